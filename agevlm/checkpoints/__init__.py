@@ -1,0 +1,1 @@
+"""Checkpoints that need no download."""

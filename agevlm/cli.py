@@ -1,0 +1,106 @@
+"""The faces of the house: `agevlm-eval` and `agevlm-train`.
+
+Commands are named here as strings and loaded when they are called, so that help is instant and the face needs no import
+of the floors above it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from agevlm import __version__
+from agevlm.errors import AgeVlmError
+
+EVAL_COMMANDS = {
+    "pope": ("benchmarks.commands:pope", "Ask a model POPE's yes/no questions and score its answers."),
+    "score": ("benchmarks.commands:score", "Score answers that already exist."),
+    "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
+}
+TRAIN_COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when called; their one-line help stands in the table."""
+
+    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = dict(table or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module_name, _, attribute = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(load_room(module_name), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.table:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, text) for name, (_, text) in self.table.items()])
+
+
+def load_room(module_name: str) -> Any:
+    """Import a module of one of our top-level packages.
+
+    Their names are generic; where another package of that name stands first on the path, say so.
+    """
+    package_name = module_name.partition(".")[0]
+    package = importlib.import_module(package_name)
+    if getattr(package, "__part_of__", None) != "agevlm":
+        where = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", ["?"])))
+        raise AgeVlmError(
+            f"the package {package_name!r} found at {where} is not AGE-VLM's: it hides ours. "
+            "Run from another folder, or rename that package"
+        )
+    return importlib.import_module(module_name)
+
+
+@click.group(cls=LazyGroup, table=EVAL_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agevlm-eval")
+def eval_group() -> None:
+    """Does my vision-language model hallucinate, where does it look, and why?"""
+
+
+@click.group(cls=LazyGroup, table=TRAIN_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agevlm-train")
+def train_group() -> None:
+    """Train AGE-VLM. This release holds the evaluation suite; training commands arrive with the model."""
+
+
+def run(group: click.Group) -> None:
+    """Run a group; our errors are one clear line and their exit code, Ctrl-C is 130."""
+    try:
+        group.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except AgeVlmError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (| head); nothing is wrong.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def eval_main() -> None:
+    """Entry point of `agevlm-eval`."""
+    run(eval_group)
+
+
+def train_main() -> None:
+    """Entry point of `agevlm-train`."""
+    run(train_group)

@@ -1,0 +1,5 @@
+"""One way to look through any vision-language model."""
+
+from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
+
+__all__ = ["Ask", "Capability", "EncodedImages", "Fingerprint", "Reply", "Vlm"]

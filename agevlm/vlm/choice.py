@@ -1,0 +1,56 @@
+"""One selector names any model: `--ckpt FOLDER | ORG/NAME[@REVISION]`, and more kinds as their adapters arrive."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from agevlm.errors import CheckpointError
+from agevlm.vlm.contract import Fingerprint, Vlm
+
+LATER = {"openai:": "served models", "lmms:": "lmms-eval models", "scenes/": "the built-in checkpoints"}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model as the user named it, with how to run it. Nothing is loaded until `load`."""
+
+    name: str
+    dtype: str = "float32"
+    device: str = "auto"
+    batch_size: int = 32
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        for prefix, what in LATER.items():
+            if self.name.startswith(prefix):
+                raise CheckpointError(
+                    f"--ckpt {self.name}: {what} are not available in this release; give a folder or hub id"
+                )
+
+    @property
+    def slug(self) -> str:
+        """A short name for folders: the last part of the name, with a hash of the whole where it is a path."""
+        path = Path(self.name)
+        if not path.exists():
+            return self.name.replace("/", "_")
+        return f"{path.resolve().name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
+
+    def fingerprint(self) -> Fingerprint:
+        """Content fingerprint, without loading weights. Raises CheckpointError if the checkpoint cannot be used."""
+        from agevlm.vlm.hf.checkpoint import find_checkpoint
+
+        return find_checkpoint(self.name).fingerprint(self.dtype, self.chat_template)
+
+    def load(self) -> Vlm:
+        """The model, ready to answer. Raises CheckpointError."""
+        from agevlm.vlm.hf.session import HfVlm
+
+        return HfVlm.load(
+            self.name,
+            dtype=self.dtype,
+            device=self.device,
+            batch_size=self.batch_size,
+            chat_template=self.chat_template,
+        )

@@ -1,0 +1,128 @@
+"""The contract between the suite and any vision-language model. Needs no torch.
+
+Shaped after segment-anything's set_image / predict: `encode` does the vision work once per image, `answer` and `rank`
+ask as many questions of it as one likes. Adapters translate one family of models each; nothing outside
+`agevlm.vlm` knows how a model is run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from agevlm.errors import NotSupported
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Capability = Literal["logprobs", "rank", "blind", "probe"]
+"""logprobs: first-token candidate log-probabilities; rank: option log-probabilities; blind: asks without an image;
+probe: hidden states and attention."""
+
+YES_NO = ("yes", "no")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question put to a model."""
+
+    prompt: str
+    """The user's text, before any chat template."""
+    image: int | None
+    """Index into the encoded images; None asks without an image (blind)."""
+    max_new_tokens: int = 128
+    candidates: tuple[str, ...] = YES_NO
+    """Answers whose first-token log-probability is wanted, summed over case and leading-space variants."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one ask; exactly one of `text` and `error` is set."""
+
+    text: str | None
+    stop: Literal["eos", "length", "error"]
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    """Natural-log probability of the first answer token being a form of each candidate; empty if not offered."""
+    token_ids: tuple[int, ...] = ()
+    """Generated token ids with the end token where one was generated."""
+    error: str | None = None
+    """Why there is no answer: exception type and message."""
+
+    @staticmethod
+    def failed(error: str) -> Reply:
+        """The reply that stands for an exception; never an empty answer."""
+        return Reply(text=None, stop="error", error=error)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a model is, by content and not by path.
+
+    Two fingerprints are equal exactly if weights, configuration, tokenizer, processor (padding included), chat
+    template, dtype and quantisation are.
+    """
+
+    digest: str
+    """Hex SHA-256 over `parts`."""
+    parts: Mapping[str, str]
+    """Hash or value of each part by name, so that a change can be named."""
+
+    def changed(self, other: Mapping[str, str]) -> list[str]:
+        """Names of the parts in which this differs from another fingerprint's parts."""
+        return sorted(k for k in {*self.parts, *other} if self.parts.get(k) != other.get(k))
+
+
+class EncodedImages(ABC):
+    """Images after the vision work, in the adapter's own form. Valid for the model that made it, until it closes."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images."""
+
+
+class Vlm(ABC):
+    """A vision-language model that answers questions about images, greedily and without state between calls."""
+
+    fingerprint: Fingerprint
+    capabilities: frozenset[Capability]
+
+    @abstractmethod
+    def encode(self, images: Sequence[Image]) -> EncodedImages:
+        """Do the vision work for RGB images of any size, once per image."""
+
+    @abstractmethod
+    def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
+        """Greedy answers, one reply per ask in the same order.
+
+        An ask that runs out of memory even by itself is answered with `Reply.failed`; other exceptions are raised.
+        """
+
+    @abstractmethod
+    def rank(self, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Summed natural-log probability of each option as the continuation of its ask's prompt.
+
+        Args:
+            encoded: the images.
+            asks: the questions; `max_new_tokens` and `candidates` play no part.
+            options: for each ask its options, as text.
+
+        Returns:
+            For each ask one log-probability per option, in order.
+        """
+
+    def probe(self, encoded: EncodedImages, asks: Sequence[Ask], spec: object) -> list[object]:
+        """Hidden states and attention, reduced inside the model to what an analysis needs.
+
+        Raises:
+            NotSupported: by default; adapters with the capability "probe" override this.
+        """
+        raise NotSupported(f"{type(self).__name__} offers no probe of hidden states or attention")
+
+    def describe(self) -> Mapping[str, object]:
+        """Facts for the manifest: model type, dtype, device, candidate token ids, settings ignored, fallbacks."""
+        return {}
+
+    def close(self) -> None:
+        """Free the model's memory; the object must not be used afterwards."""

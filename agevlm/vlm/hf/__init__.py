@@ -1,0 +1,1 @@
+"""transformers checkpoints behind the Vlm contract."""

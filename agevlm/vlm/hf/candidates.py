@@ -1,0 +1,60 @@
+"""Which vocabulary entries are a form of a candidate answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+SPACES = ("", " ", "▁", "Ġ")
+"""Nothing, and how tokenizers write a leading space: as itself, SentencePiece, byte-level BPE."""
+
+
+def forms(candidate: str) -> list[str]:
+    """Case variants of a candidate: "yes" -> yes, Yes, YES."""
+    return list(dict.fromkeys([candidate, candidate.lower(), candidate.capitalize(), candidate.upper()]))
+
+
+def candidate_token_ids(tokenizer: Any, candidates: Sequence[str]) -> dict[str, list[int]]:
+    """Token ids that stand for each candidate as a whole, over case and leading-space variants.
+
+    A candidate with no single-token form is represented by the first token of its forms, as long as no other
+    candidate shares that token (then the two cannot be told apart by a first token, and the list is empty).
+
+    Returns:
+        Candidate -> sorted token ids; empty where the tokenizer offers no way to tell.
+    """
+    vocabulary = tokenizer.get_vocab()
+    whole = {
+        c: {vocabulary[space + form] for form in forms(c) for space in SPACES if space + form in vocabulary}
+        for c in candidates
+    }
+    first: dict[str, set[int]] = {}
+    for c in candidates:
+        encoded = (tokenizer.encode(form, add_special_tokens=False) for form in forms(c))
+        first[c] = {ids[0] for ids in encoded if ids}
+    result = {}
+    for c in candidates:
+        ids = whole[c]
+        if not ids:
+            others = set().union(*(whole[o] or first[o] for o in candidates if o != c))
+            ids = first[c] - others
+        result[c] = sorted(ids)
+    return result
+
+
+def candidate_logprobs(logits: torch.Tensor, ids: dict[str, list[int]]) -> list[dict[str, float]]:
+    """Log-probability of each candidate under next-token logits.
+
+    Args:
+        logits: (rows, vocabulary), any float dtype; computed in float32.
+        ids: candidate -> token ids; candidates without ids are left out.
+
+    Returns:
+        For each row: candidate -> log of the summed probability of its tokens.
+    """
+    known = {c: torch.tensor(i, device=logits.device) for c, i in ids.items() if i}
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    columns = {c: logprobs.index_select(-1, i).logsumexp(-1).tolist() for c, i in known.items()}
+    return [{c: values[row] for c, values in columns.items()} for row in range(logits.shape[0])]

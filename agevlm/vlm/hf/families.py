@@ -1,0 +1,77 @@
+"""What differs between model families, in one place.
+
+A family says how pixels become features and how many placeholder tokens stand for them in the prompt. The default
+below holds wherever (1) `get_image_features` returns the features that replace the placeholder tokens one for one, in
+order, and (2) positions are plain. Exceptions are subclasses and stand in `FAMILIES`; a type that is not listed
+there is refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from agevlm.errors import CheckpointError
+
+
+class Family:
+    """Image features replace `<image>` placeholder tokens one for one; positions are 0, 1, 2, ..."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.image_token: str = processor.image_token
+        self.image_token_id: int = model.config.image_token_id
+        self.text_config = model.config.get_text_config()
+
+    def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
+        """One image as the model's vision inputs, on the model's device and in its dtype."""
+        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
+        device, dtype = self.model.device, self.model.dtype
+        return {
+            name: value.to(device, dtype) if torch.is_floating_point(value) else value.to(device)
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+    def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Vision features of one image in the language model's space: (visual tokens, hidden size)."""
+        output = self.model.get_image_features(**inputs)
+        pooled = getattr(output, "pooler_output", output)
+        if isinstance(pooled, (list, tuple)):
+            pooled = torch.cat(list(pooled), dim=0)
+        return pooled.reshape(-1, pooled.shape[-1])
+
+    def expand(self, text: str, visual_tokens: int) -> str:
+        """The prompt with its one placeholder repeated once per visual token, as the processor would."""
+        return text.replace(self.image_token, self.image_token * visual_tokens, 1)
+
+    def embed(self, ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """Input embeddings of one row of token ids with features in place of placeholders: (1, length, hidden)."""
+        embeddings = self.model.get_input_embeddings()(ids)
+        mask = ids == self.image_token_id
+        if features is None or not bool(mask.any()):
+            return embeddings
+        return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.dtype))
+
+
+class Llava(Family):
+    """LLaVA 1.5 and its kin (BakLLaVA, LLaVA-Interleave, TinyLLaVA-hf, ...)."""
+
+
+class LlavaNext(Family):
+    """LLaVA-NeXT (1.6): tiles of the image, packed with newline features by the model itself."""
+
+
+FAMILIES: dict[str, type[Family]] = {"llava": Llava, "llava_next": LlavaNext}
+
+
+def family_class(model_type: str) -> type[Family]:
+    """The family of a model type. Raises CheckpointError naming the known ones."""
+    try:
+        return FAMILIES[model_type]
+    except KeyError:
+        known = ", ".join(sorted(FAMILIES))
+        raise CheckpointError(f"model type {model_type!r} is not supported yet; supported: {known}") from None

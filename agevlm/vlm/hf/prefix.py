@@ -1,0 +1,138 @@
+"""One key/value cache for the prompt prefix that all questions of an image share; suffixes run as a batch on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from agevlm.vlm.hf.families import Family
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The keys and values of a token prefix, batch size 1; empty ids mean no shared prefix."""
+
+    ids: tuple[int, ...]
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    """Per layer keys and values, each (1, key/value heads, prefix length, head size)."""
+
+    def cache(self, rows: int) -> DynamicCache:
+        """A fresh cache that holds the prefix for so many rows; writing to it leaves the prefix untouched."""
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self.layers):
+            # update() concatenates, which copies: the expanded view itself is never written to.
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        return cache
+
+
+EMPTY = Prefix((), ())
+
+
+def build_prefix(family: Family, ids: Sequence[int], features: torch.Tensor | None) -> Prefix:
+    """Run the shared prefix once (image features included) and keep its keys and values."""
+    if not ids:
+        return EMPTY
+    row = torch.tensor([list(ids)], device=family.model.device)
+    cache = DynamicCache()
+    family.model(
+        inputs_embeds=family.embed(row, features),
+        attention_mask=torch.ones_like(row),
+        position_ids=torch.arange(row.shape[1], device=row.device)[None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+
+
+@dataclass
+class Prefilled:
+    """A batch of rows after their suffixes ran."""
+
+    logits: torch.Tensor
+    """(rows, longest suffix, vocabulary); row i is valid up to its own length."""
+    cache: DynamicCache
+    mask: torch.Tensor
+    """(rows, prefix + longest suffix): 1 for tokens, 0 for the right padding."""
+    lengths: torch.Tensor
+    """(rows,): suffix length of each row."""
+
+
+def prefill(
+    family: Family, prefix: Prefix, suffixes: Sequence[Sequence[int]], features: torch.Tensor | None, pad: int
+) -> Prefilled:
+    """Run right-padded suffixes on top of a shared prefix.
+
+    Right padding keeps every row's tokens at their own positions; padded slots are masked for ever after.
+
+    Args:
+        family: the model's family.
+        prefix: what the rows share; may be empty.
+        suffixes: the rest of each row, at least one token each.
+        features: the image's features if the suffixes hold its placeholders (an empty prefix), else None.
+        pad: any valid token id.
+    """
+    device = family.model.device
+    rows, longest, past = len(suffixes), max(map(len, suffixes)), len(prefix.ids)
+    ids = torch.full((rows, longest), pad, device=device)
+    mask = torch.zeros((rows, past + longest), dtype=torch.long, device=device)
+    mask[:, :past] = 1
+    for i, suffix in enumerate(suffixes):
+        ids[i, : len(suffix)] = torch.tensor(list(suffix), device=device)
+        mask[i, past : past + len(suffix)] = 1
+    embeddings = (
+        torch.cat([family.embed(row[None], features) for row in ids])
+        if features is not None
+        else family.embed(ids, None)
+    )
+    cache = prefix.cache(rows)
+    output: Any = family.model(
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        position_ids=torch.arange(past, past + longest, device=device).expand(rows, -1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    lengths = torch.tensor([len(s) for s in suffixes], device=device)
+    return Prefilled(output.logits, cache, mask, lengths)
+
+
+def decode_greedily(
+    family: Family, state: Prefilled, past: int, limits: Sequence[int], end_ids: frozenset[int], pad: int
+) -> tuple[torch.Tensor, list[list[int]]]:
+    """Greedy continuation of every row.
+
+    Returns:
+        The first step's logits, (rows, vocabulary) in float32, and the generated ids of each row, end token included.
+    """
+    rows = torch.arange(len(limits), device=state.logits.device)
+    logits = state.logits[rows, state.lengths - 1].float()
+    first = logits
+    generated: list[list[int]] = [[] for _ in limits]
+    open_rows = [limit > 0 for limit in limits]
+    positions = past + state.lengths
+    mask = state.mask
+    while any(open_rows):
+        tokens = logits.argmax(-1).tolist()
+        for i, token in enumerate(tokens):
+            if open_rows[i]:
+                generated[i].append(token)
+                open_rows[i] = token not in end_ids and len(generated[i]) < limits[i]
+        if not any(open_rows):
+            break
+        step = torch.tensor([[t if o else pad] for t, o in zip(tokens, open_rows, strict=True)], device=mask.device)
+        mask = torch.cat([mask, mask.new_ones((len(limits), 1))], dim=1)
+        output: Any = family.model(
+            input_ids=step,
+            attention_mask=mask,
+            position_ids=positions[:, None],
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        logits = output.logits[:, -1].float()
+        positions = positions + 1
+    return first, generated

@@ -1,0 +1,233 @@
+"""The benchmarks' commands. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+HUB_POPE = "lmms-lab/POPE"
+CONTROL_NAMES = ("blind", "blank", "shuffled", "other-image")
+
+JSON = click.option(
+    "--json", "json_out", metavar="FILE|-", help="Write the rows as one JSON array; - for stdout alone."
+)
+PROTOCOL = click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="Scoring protocol, repeatable; the first leads.  [all]",
+)
+PARTIAL = click.option("--allow-partial", is_flag=True, help="Exit 0 although answers are missing.")
+REPOPE = click.option(
+    "--repope", type=click.Path(path_type=Path), help="RePOPE label file or folder: score the same answers on it too."
+)
+DRAWS = click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
+SEED = click.option("--seed", default=0, show_default=True, help="Seed of order, limits, controls and intervals.")
+
+
+def _consoles() -> tuple[Any, Any]:
+    """Tables to stdout (wide where it is no terminal), remarks to stderr."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 180, highlight=False), Console(stderr=True, highlight=False)
+
+
+def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
+    from benchmarks.pope.protocols import PROTOCOLS, protocol
+
+    return tuple(protocol(n) for n in dict.fromkeys(names)) or tuple(PROTOCOLS.values())
+
+
+@click.command()
+@click.option("--ckpt", required=True, metavar="FOLDER|ORG/NAME", help="The model: a checkpoint folder or hub id.")
+@click.option(
+    "--questions",
+    multiple=True,
+    metavar="FILE|DIR|HUB_ID",
+    help=f"POPE questions in any published form, repeatable.  [{HUB_POPE}]",
+)
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder of the images (not needed with parquet or hub)."
+)
+@click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this split, repeatable.  [all]")
+@REPOPE
+@click.option(
+    "--prompt", default="default", show_default=True, metavar="default|official|FILE", help="Prompt template."
+)
+@PROTOCOL
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    type=click.Choice([*CONTROL_NAMES, "all"]),
+    help="Ask everything again with the image taken away, repeatable.",
+)
+@click.option("--limit", type=click.IntRange(1), help="So many seeded images, with all their questions.")
+@click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
+@click.option(
+    "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
+@click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
+@click.option("--verify", default=0, metavar="N", help="Check N images' answers against plain generate.")
+@DRAWS
+@SEED
+@JSON
+@PARTIAL
+def pope(plan_only: bool, **options: Any) -> None:
+    """Ask a model POPE's yes/no questions and score its answers.
+
+    Every image is encoded once for all its questions, every distinct (image, prompt) pair is asked once, and every
+    answer is on disk before the next image: the same command goes on where a killed one stopped.
+
+    \b
+    agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
+    agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
+    """
+    from agevlm.vlm.choice import ModelChoice
+    from benchmarks.pope.command import PopeSettings, run_pope, show_plan
+    from benchmarks.prompts import load_prompt
+
+    template = options["chat_template"]
+    controls = options["controls"]
+    settings = PopeSettings(
+        model=ModelChoice(
+            options["ckpt"],
+            options["dtype"],
+            options["device"],
+            options["batch_size"],
+            _text(template) if template else None,
+        ),
+        questions=options["questions"] or (HUB_POPE,),
+        images=options["images"],
+        splits=options["splits"],
+        repope=options["repope"],
+        prompt=load_prompt(options["prompt"]),
+        protocols=_protocols(options["protocols"]),
+        controls=CONTROL_NAMES if "all" in controls else controls,
+        max_new_tokens=options["max_new_tokens"],
+        limit=options["limit"],
+        seed=options["seed"],
+        draws=options["draws"],
+        out=options["out"],
+        fresh=options["fresh"],
+        verify=options["verify"],
+        json_out=options["json_out"],
+        allow_partial=options["allow_partial"],
+    )
+    console, notes = _consoles()
+    if plan_only:
+        show_plan(settings, console)
+        return
+    sys.exit(run_pope(settings, console, notes))
+
+
+def _text(path: Path) -> str:
+    from agevlm.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--chat-template {path}: cannot read: {error}") from None
+
+
+@click.group()
+def score() -> None:
+    """Score answers that already exist."""
+
+
+@score.command("pope")
+@click.option(
+    "--answers",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="LLaVA-style answers, lmms-eval samples, a folder of them, or a run folder; repeatable.",
+)
+@click.option(
+    "--questions",
+    multiple=True,
+    metavar="FILE|DIR|HUB_ID",
+    help="The questions they answer (not needed for a run folder).",
+)
+@REPOPE
+@PROTOCOL
+@DRAWS
+@SEED
+@JSON
+@PARTIAL
+def score_pope(**options: Any) -> None:
+    """Score POPE answers under every published protocol.
+
+    \b
+    agevlm-eval score pope --answers answers.jsonl --questions POPE/output/coco
+    agevlm-eval score pope --answers llava_pope_test_answers.jsonl --questions llava_pope/
+    agevlm-eval score pope --answers runs/pope-...
+    """
+    from agevlm.errors import DataError
+    from benchmarks.pope.answers import is_run_folder, load_answered, load_run
+    from benchmarks.pope.command import check_result, print_result
+    from benchmarks.pope.questions import load_questions
+    from benchmarks.pope.relabelled import with_repope
+    from benchmarks.pope.score import score as score_answers
+
+    protocols = _protocols(options["protocols"])
+    folders = [p for p in options["answers"] if is_run_folder(p)]
+    files = [p for p in options["answers"] if p not in folders]
+    answered = [one for folder in folders for one in load_run(folder)]
+    if files:
+        if not options["questions"]:
+            raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
+        answered += load_answered(files, load_questions(options["questions"]))
+    if options["repope"] is not None:
+        answered = with_repope(answered, options["repope"])
+    console, notes = _consoles()
+    scores = score_answers(answered, protocols, draws=options["draws"], seed=options["seed"])
+    print_result(scores, protocols, options["json_out"], console)
+    sys.exit(check_result(scores, options["allow_partial"], notes))
+
+
+@click.command("build-pope")
+@click.option("--annotations", required=True, type=click.Path(path_type=Path), help="COCO-style instances file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the question files.")
+@click.option("--num-images", type=click.IntRange(1), help="Sample so many usable images.  [all]")
+@click.option(
+    "--per-image", default=3, show_default=True, type=click.IntRange(1), help="Positives (and negatives) each."
+)
+@click.option("--name", help="Name in the files, NAME_pope_SPLIT.json.  [the annotation file's]")
+@SEED
+def build_pope(**options: Any) -> None:
+    """Build POPE questions from COCO-style annotations by POPE's own sampling.
+
+    An image is usable if it shows at least PER_IMAGE different categories. Random negatives are drawn from all objects,
+    popular ones by frequency, adversarial ones by co-occurrence with the object just asked about.
+    """
+    from agevlm.data.annotations import load_instances
+    from benchmarks.pope.build import build_pope as build
+    from benchmarks.pope.build import write_pope
+
+    console, _ = _consoles()
+    instances = load_instances(options["annotations"])
+    made = build(instances, num_images=options["num_images"], per_image=options["per_image"], seed=options["seed"])
+    written = write_pope(made, options["out"], name=options["name"])
+    reasons = "".join(f"; {count} {reason}" for reason, count in made.unusable.items())
+    drawn = ", ".join(f"{split} {count}" for split, count in made.fallbacks.items() if count)
+    console.print(f"{made.images_total} images: {len(made.usable)} usable{reasons}", soft_wrap=True)
+    console.print(
+        f"{len(made.questions)} questions about {len(made.sampled)} images, seed {made.seed}: "
+        f"{len(made.questions) // 3} in each of random, popular, adversarial",
+        soft_wrap=True,
+    )
+    if drawn:
+        console.print(f"negatives drawn at random because a list had no absent object left: {drawn}", soft_wrap=True)
+    for path in written:
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)

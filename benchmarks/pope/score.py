@@ -1,0 +1,388 @@
+"""From answered questions to rows of scores. Pure: the same answers give the same rows, to the last bit."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from benchmarks.pope.floors import FLOORS, floor_answers
+from benchmarks.pope.protocols import PROTOCOLS, Effect, Protocol, bounds_effects
+from benchmarks.pope.types import PAIRED, SPLITS, Question, QuestionSet
+from benchmarks.reading import Label
+from benchmarks.statistics.bootstrap import mean_of_scores, score_with_intervals
+from benchmarks.statistics.calibration import expected_calibration_error
+from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval
+from benchmarks.statistics.paired import paired_gain
+from benchmarks.statistics.ranking import clustered_auroc
+from benchmarks.statistics.scores import FIELDS, SCORES, Floats, divide
+
+IMAGE = "image"
+"""The condition in which the model sees the question's own image; the others are controls."""
+DRAWS = 2000
+POOLED, MEAN = "pooled", "mean"
+
+QuestionKey = tuple[str, str]
+"""(split, question id)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model answer; `text` is None where the model failed (an error record)."""
+
+    text: str | None
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question set with the answers to it, under each condition."""
+
+    questions: QuestionSet
+    answers: Mapping[str, Mapping[QuestionKey, Answer]]
+    """Condition ("image", "blind", ...) -> answers; questions without an entry are missing."""
+    prompt: str
+    """Name of the prompt the answers were given to, or "not stated"."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result table."""
+
+    dataset: str
+    split: str
+    condition: str
+    protocol: str
+    data_version: str
+    prompt: str
+    n: int
+    """Questions with an answer."""
+    missing: int
+    """Questions without: never asked, or an error stands in the answer's place."""
+    errors: int
+    counts: Mapping[str, int]
+    """tp, fp, tn, fn, unparsed, and counted: the denominator of accuracy."""
+    refused: int
+    empty: int
+    differs: int
+    """Answers that this protocol reads differently from `default`."""
+    scores: Mapping[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat dictionary of plain values: scores as fractions with `_low` and `_high`; undefined ones are null."""
+        flat: dict[str, Any] = {
+            "benchmark": "pope",
+            "dataset": self.dataset,
+            "split": self.split,
+            "condition": self.condition,
+            "protocol": self.protocol,
+            "data_version": self.data_version,
+            "prompt": self.prompt,
+            "n": self.n,
+            "missing": self.missing,
+            "errors": self.errors,
+            **self.counts,
+            "refused": self.refused,
+            "empty": self.empty,
+            "differs_from_default": self.differs,
+        }
+        for name, interval in self.scores.items():
+            for suffix, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high)):
+                flat[name + suffix] = None if math.isnan(value) else value
+        return flat
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An answer text that not all protocols read alike, with how often it was given and each one's label."""
+
+    dataset: str
+    answer: str
+    gold: bool
+    count: int
+    readings: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All rows, and where the protocols part."""
+
+    rows: list[Row]
+    disagreements: list[Disagreement]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for scores.json."""
+        return {
+            "rows": [r.to_json() for r in self.rows],
+            "disagreements": [
+                {"dataset": d.dataset, "answer": d.answer, "label": "yes" if d.gold else "no", "count": d.count,
+                 "readings": dict(d.readings)}
+                for d in self.disagreements
+            ],
+        }  # fmt: skip
+
+
+def score(answered: Sequence[Answered], protocols: Sequence[Protocol], *, draws: int = DRAWS, seed: int = 0) -> Scores:
+    """Score answers under protocols.
+
+    Args:
+        answered: question sets with their answers.
+        protocols: which rules to apply; `differs` is always against `default`.
+        draws: bootstrap draws over images.
+        seed: of the draws and of the folds of the object-name prior.
+    """
+    rows: list[Row] = []
+    disagreements: list[Disagreement] = []
+    for one in answered:
+        table = _Table(one, protocols, draws, seed)
+        rows += table.rows()
+        disagreements += table.disagreements()
+    return Scores(rows, disagreements)
+
+
+class _Readings:
+    """The readings of one condition's answers under one protocol, one text at a time and each text once."""
+
+    def __init__(self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool]) -> None:
+        known: dict[tuple[str | None, bool], tuple[Label, Effect]] = {}
+        self.labels: list[Label] = []
+        effects: list[Effect] = []
+        for pair in zip(texts, golds, strict=True):
+            if pair not in known:
+                label = protocol.read(*pair).label
+                known[pair] = label, protocol.count(label, pair[1])
+            label, effect = known[pair]
+            self.labels.append(label)
+            effects.append(effect)
+        self.effects = effect_array(effects)
+
+
+def effect_array(effects: Sequence[Effect]) -> Floats:
+    """Effects as an array (n, fields) in the order of `FIELDS`."""
+    return np.array([[getattr(e, f) for f in FIELDS] for e in effects], dtype=np.float64).reshape(-1, len(FIELDS))
+
+
+class _Condition:
+    """The answered questions of one set under one condition, as arrays."""
+
+    def __init__(self, questions: Sequence[Question], answers: Mapping[QuestionKey, Answer], index: Mapping[str, int]):
+        found = [(q, answers.get((q.split, q.question_id))) for q in questions]
+        self.asked = Counter(q.split for q in questions)
+        self.errors = Counter(q.split for q, a in found if a is not None and a.text is None)
+        kept = [(q, a) for q, a in found if a is not None and a.text is not None]
+        self.questions = [q for q, _ in kept]
+        self.answers = [a for _, a in kept]
+        self.splits = np.array([q.split for q in self.questions], dtype=object)
+        self.clusters = np.array([index[q.cluster] for q in self.questions], dtype=np.int64)
+        self.gold = np.array([q.label for q in self.questions], dtype=bool)
+        self.texts = [a.text for a in self.answers]
+        self.answered = Counter(q.split for q in self.questions)
+
+    def of(self, split: str) -> Any:
+        """Mask of a split's questions; all of them for pooled."""
+        return np.ones(len(self.questions), bool) if split in (POOLED, MEAN) else self.splits == split
+
+    def total(self, counter: Counter[str], split: str) -> int:
+        return counter.total() if split in (POOLED, MEAN) else counter[split]
+
+    def probability_yes(self) -> Floats | None:
+        """P(yes) among yes and no of the first answer token; None unless every answer has both log-probabilities."""
+        if not self.answers or not all({"yes", "no"} <= a.logprobs.keys() for a in self.answers):
+            return None
+        margin = np.array([a.logprobs["yes"] - a.logprobs["no"] for a in self.answers])
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(margin, -700, 700))), dtype=np.float64)
+
+
+class _Table:
+    """All rows of one answered set."""
+
+    def __init__(self, answered: Answered, protocols: Sequence[Protocol], draws: int, seed: int) -> None:
+        self.set = answered.questions
+        self.prompt = answered.prompt
+        self.protocols = list(protocols)
+        self.seed = seed
+        clusters = sorted({q.cluster for q in self.set.questions})
+        self.index = {c: i for i, c in enumerate(clusters)}
+        self.weights = resampling_weights(len(clusters), draws, seed)
+        present = {q.split for q in self.set.questions}
+        self.splits = [s for s in SPLITS if s in present] + sorted(present - set(SPLITS))
+        self.conditions = {
+            name: _Condition(self.set.questions, answers, self.index) for name, answers in answered.answers.items()
+        }
+        self.readings = {
+            (name, p.name): _Readings(p, condition.texts, condition.gold.tolist())
+            for name, condition in self.conditions.items()
+            for p in {q.name: q for q in [PROTOCOLS["default"], *self.protocols]}.values()
+        }
+
+    def rows(self) -> list[Row]:
+        rows = []
+        for name, condition in self.conditions.items():
+            for protocol in self.protocols:
+                readings = self.readings[name, protocol.name]
+                extra = self._extra(name, condition, protocol)
+                rows += self._block(name, condition, protocol.name, readings.effects, readings.labels, extra)
+        for floor in FLOORS:
+            condition = self._floor(floor)
+            readings = _Readings(PROTOCOLS["default"], condition.texts, condition.gold.tolist())
+            rows += self._block(f"floor:{floor}", condition, "default", readings.effects, readings.labels, {})
+        return rows
+
+    def disagreements(self, most: int = 20) -> list[Disagreement]:
+        """The most frequent answers (own image) that the protocols read differently."""
+        condition = self.conditions.get(IMAGE)
+        if condition is None or len(self.protocols) < 2:
+            return []
+        counted = Counter(zip(condition.texts, condition.gold.tolist(), strict=True))
+        found = []
+        for (text, gold), count in counted.items():
+            readings = {p.name: p.read(text, gold).label.value for p in self.protocols}
+            if len(set(readings.values())) > 1:
+                found.append(Disagreement(self.set.name, text or "", gold, count, readings))
+        return sorted(found, key=lambda d: (-d.count, d.answer, d.gold))[:most]
+
+    def _floor(self, floor: str) -> _Condition:
+        """A floor's answers to the questions that the model answered too (to all where nothing was answered)."""
+        asked = self.conditions.get(IMAGE)
+        questions = asked.questions if asked is not None and asked.questions else list(self.set.questions)
+        answers = {}
+        for split in self.splits:
+            part = [q for q in questions if q.split == split]
+            for q, yes in zip(part, floor_answers(floor, part, self.seed), strict=True):
+                answers[q.split, q.question_id] = Answer("Yes" if yes else "No")
+        return _Condition(questions, answers, self.index)
+
+    def _block(
+        self,
+        name: str,
+        condition: _Condition,
+        protocol: str,
+        effects: Floats,
+        labels: Sequence[Label],
+        extra: Mapping[str, Mapping[str, Interval]],
+    ) -> list[Row]:
+        """The rows of one condition and protocol: each answered split, then pooled and mean."""
+        cells = {}
+        for split in self.splits:
+            mask = condition.of(split)
+            if condition.asked[split]:
+                cells[split] = self._cell(effects[mask], condition.clusters[mask])
+        scored: dict[str, dict[str, Interval]] = score_with_intervals(cells, self.weights)
+        if len(cells) > 1:
+            total = np.sum(list(cells.values()), axis=0)
+            scored |= score_with_intervals({POOLED: total}, self.weights)
+            scored[MEAN] = {s: mean_of_scores(list(cells.values()), s, self.weights) for s in SCORES}
+        default = self.readings[name, "default"].labels if (name, "default") in self.readings else labels
+        differs = Counter(q.split for q, a, b in zip(condition.questions, labels, default, strict=True) if a is not b)
+        refused = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.REFUSED)
+        empty = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.EMPTY)
+        rows = []
+        for split, scores in scored.items():
+            sums = effects[condition.of(split)].sum(axis=0)
+            counts = {f: int(v) for f, v in zip(FIELDS, sums, strict=True)}
+            n = condition.total(condition.answered, split)
+            rows.append(
+                Row(
+                    dataset=self.set.name,
+                    split=split,
+                    condition=name,
+                    protocol=protocol,
+                    data_version=self.set.data_version,
+                    prompt="none" if name.startswith("floor:") else self.prompt,
+                    n=n,
+                    missing=condition.total(condition.asked, split) - n,
+                    errors=condition.total(condition.errors, split),
+                    counts={**{f: counts[f] for f in ("tp", "fp", "tn", "fn", "unparsed")}, "counted": counts["n"]},
+                    refused=condition.total(refused, split),
+                    empty=condition.total(empty, split),
+                    differs=condition.total(differs, split),
+                    scores={**scores, **extra.get(split, {})},
+                )
+            )
+        return rows
+
+    def _cell(self, effects: Floats, clusters: Any) -> Floats:
+        counts = np.zeros((len(self.index), len(FIELDS)))
+        np.add.at(counts, clusters, effects)
+        return counts
+
+    def _extra(self, name: str, condition: _Condition, protocol: Protocol) -> dict[str, dict[str, Interval]]:
+        """Scores beyond the five: bounds, ranking, calibration, pairs, gain over a control."""
+        extra: dict[str, dict[str, Interval]] = {}
+        splits = [s for s in self.splits if condition.asked[s]]
+        for split in [*splits, *([POOLED] if len(splits) > 1 else [])]:
+            mask = condition.of(split)
+            scores: dict[str, Interval] = {}
+            if protocol.name == "default":
+                scores |= self._bounds(condition, self.readings[name, "default"].labels, mask)
+                scores |= self._probability_scores(condition, mask)
+            if split == PAIRED:
+                scores["pair_accuracy"] = self._pairs(condition, mask, self.readings[name, protocol.name].effects)
+            if name != IMAGE and IMAGE in self.conditions:
+                scores["gain_accuracy"] = self._gain(split, name, protocol.name)
+            extra[split] = scores
+        return extra
+
+    def _bounds(self, condition: _Condition, labels: Sequence[Label], mask: Any) -> dict[str, Interval]:
+        """Accuracy and F1 if every unreadable answer were wrong, and if it were right."""
+        pairs = [bounds_effects(label, bool(g)) for label, g in zip(labels, condition.gold, strict=True)]
+        cells = {
+            bound: self._cell(effect_array([p[i] for p in pairs])[mask], condition.clusters[mask])
+            for i, bound in enumerate(("if_unparsed_wrong", "if_unparsed_right"))
+        }
+        scored = score_with_intervals(cells, self.weights)
+        return {f"{s}_{bound}": scored[bound][s] for bound in cells for s in ("accuracy", "f1")}
+
+    def _probability_scores(self, condition: _Condition, mask: Any) -> dict[str, Interval]:
+        p_yes = condition.probability_yes()
+        if p_yes is None or not mask.any():
+            return {}
+        gold, clusters = condition.gold[mask], condition.clusters[mask]
+        return {
+            "auroc": clustered_auroc(p_yes[mask], gold, clusters, self.weights),
+            "ece": expected_calibration_error(p_yes[mask], gold, clusters, self.weights),
+        }
+
+    def _pairs(self, condition: _Condition, mask: Any, effects: Floats) -> Interval:
+        """Share of pairs (original and edited image) of which both questions are right (POPEv2)."""
+        right: dict[int, list[bool]] = {}
+        kept = np.flatnonzero(mask)
+        for cluster, correct in zip(condition.clusters[kept], effects[kept, FIELDS.index("correct")], strict=True):
+            right.setdefault(int(cluster), []).append(bool(correct))
+        both, pairs = np.zeros(len(self.index)), np.zeros(len(self.index))
+        for cluster, outcomes in right.items():
+            if len(outcomes) == 2:
+                both[cluster] = all(outcomes)
+                pairs[cluster] = 1
+        return score_interval(
+            float(divide(both.sum(), pairs.sum())),
+            divide(self.weights @ both, self.weights @ pairs),
+            int(np.count_nonzero(pairs)),
+            0.95,
+        )
+
+    def _gain(self, split: str, control: str, protocol: str) -> Interval:
+        """Accuracy with the image minus accuracy under the control, paired by question."""
+        correct: list[dict[QuestionKey, float]] = []
+        for name in (IMAGE, control):
+            condition, effects = self.conditions[name], self.readings[name, protocol].effects
+            keep = condition.of(split)
+            correct.append(
+                {
+                    (q.split, q.question_id): float(e[FIELDS.index("correct")])
+                    for q, e, k in zip(condition.questions, effects, keep, strict=True)
+                    if k and e[FIELDS.index("n")]
+                }
+            )
+        shared = [k for k in correct[0] if k in correct[1]]
+        cluster = {(q.split, q.question_id): self.index[q.cluster] for q in self.set.questions}
+        return paired_gain(
+            np.array([correct[0][k] for k in shared]),
+            np.array([correct[1][k] for k in shared]),
+            np.array([cluster[k] for k in shared], dtype=np.int64),
+            self.weights,
+        )

@@ -1,0 +1,166 @@
+"""One POPE run: from question sets, images and a model's fingerprint to planned asks, and back to scores."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from agevlm.data.images import EncodedFile, decode
+from agevlm.data.sources import ImageSource, require_images
+from agevlm.errors import DataError
+from benchmarks import controls
+from benchmarks.plan import Group, Planner, Shown
+from benchmarks.pope.score import IMAGE
+from benchmarks.pope.types import Question, QuestionSet
+from benchmarks.prompts import Prompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class PopePlan:
+    """What a POPE run will ask, and which answer each question waits for."""
+
+    sets: tuple[QuestionSet, ...]
+    groups: list[Group]
+    rows: list[dict[str, Any]]
+    """The rows of questions.jsonl: data version, question, and the answer key under each condition."""
+
+    @property
+    def images(self) -> int:
+        """Distinct images as shown, controls included."""
+        return sum(g.shown is not None for g in self.groups)
+
+    @property
+    def pairs(self) -> int:
+        """Distinct (image as shown, prompt) pairs."""
+        return sum(len(g.asks) for g in self.groups)
+
+    @property
+    def questions(self) -> int:
+        return len(self.rows)
+
+
+def limit_images(sets: Sequence[QuestionSet], limit: int | None, seed: int) -> tuple[QuestionSet, ...]:
+    """`limit` seeded images (pairs in POPEv2) of each set, with all their questions in all splits."""
+    if limit is None:
+        return tuple(sets)
+    limited = []
+    for one in sets:
+        clusters = sorted({q.cluster for q in one.questions})
+        chosen = set(random.Random(seed).sample(clusters, min(limit, len(clusters))))
+        kept = tuple(q for q in one.questions if q.cluster in chosen)
+        limited.append(QuestionSet(one.name, one.data_version, one.content_sha256, kept, one.image_bytes))
+    return tuple(limited)
+
+
+def plan_pope(
+    sets: Sequence[QuestionSet],
+    sources: Sequence[ImageSource],
+    *,
+    prompt: Prompt,
+    conditions: Sequence[str],
+    decoding: Mapping[str, Any],
+    fingerprint: str,
+    seed: int,
+) -> PopePlan:
+    """Plan every question under every condition; identical (image, prompt) pairs are planned once.
+
+    Args:
+        sets: the questions.
+        sources: where each set's images are, one per set.
+        prompt: template of the asks.
+        conditions: "image" and controls.
+        decoding: settings that are part of an answer's identity.
+        fingerprint: the model's digest, likewise.
+        seed: of the order and the controls.
+
+    Raises:
+        DataError: images are missing (how many, the first names), or a control is impossible.
+    """
+    planner = Planner(decoding, fingerprint)
+    rows = []
+    for one, source in zip(sets, sources, strict=True):
+        require_images(source, (q.image for q in one.questions))
+        shown = _Shower(one, source, conditions, seed)
+        for question in one.questions:
+            text = prompt.of(question.text)
+            keys = {c: planner.add(shown.of(question, c), text) for c in conditions}
+            plain = {k: v for k, v in asdict(question).items() if k != "where"}
+            rows.append({"data_version": one.data_version, "question": plain, "keys": keys})
+    return PopePlan(tuple(sets), planner.groups(seed), rows)
+
+
+class _Shower:
+    """What a question's image becomes under each condition, by content."""
+
+    def __init__(self, one: QuestionSet, source: ImageSource, conditions: Sequence[str], seed: int) -> None:
+        self.source, self.seed = source, seed
+        self._files: dict[str, tuple[str, tuple[int, int] | None]] = {}
+        self._blank = "blank" in conditions
+        self._others: dict[str, str] = {}
+        if "other-image" in conditions:
+            clusters: dict[str, set[str]] = {}
+            for q in one.questions:
+                clusters.setdefault(q.cluster, set()).add(q.image)
+            self._others = controls.derangement({c: sorted(i) for c, i in clusters.items()}, seed)
+            if not self._others:
+                raise DataError(f"control other-image: {one.name} has one image only; it needs at least two")
+
+    def of(self, question: Question, condition: str) -> Shown | None:
+        name = question.image
+        if condition == "blind":
+            return None
+        if condition == IMAGE:
+            return Shown(self._file(name)[0], name)
+        if condition == "other-image":
+            other = self._others[name]
+            return Shown(self._file(other)[0], other)
+        sha, size = self._file(name)
+        if condition == "blank":
+            width, height = size or (0, 0)
+            return Shown(f"blank {width}x{height}" if size else f"blank of {sha}", name, "blank")
+        if condition == "shuffled":
+            return Shown(f"shuffled {controls.GRID}x{controls.GRID} seed {self.seed} of {sha}", name, "shuffled")
+        raise DataError(f"unknown control {condition!r}; known: {', '.join(controls.CONTROLS)}")
+
+    def _file(self, name: str) -> tuple[str, tuple[int, int] | None]:
+        if name not in self._files:
+            file = self.source.read(name)
+            self._files[name] = file.sha256, _size(file) if self._blank else None
+        return self._files[name]
+
+
+def _size(file: EncodedFile) -> tuple[int, int] | None:
+    """(width, height) as shown, from the header alone; None if unreadable (the run reports that image)."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(io.BytesIO(file.data)) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except Exception:
+        return None
+
+
+def load_pixels(shown: Shown, sources: Sequence[ImageSource], seed: int) -> Image:
+    """The pixels of an image as shown. Raises DataError if its file is bad."""
+    for source in sources:
+        if not source.missing([shown.name]):
+            file = source.read(shown.name)
+            break
+    else:
+        raise DataError(f"image {shown.name}: gone since the run was planned")
+    image = decode(file)
+    if shown.control == "blank":
+        return controls.blank(image.size)
+    if shown.control == "shuffled":
+        return controls.shuffled(image, file.sha256, seed)
+    if shown.identity != file.sha256:
+        raise DataError(f"image {shown.name}: changed since the run was planned; give the command again")
+    return image

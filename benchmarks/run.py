@@ -1,0 +1,155 @@
+"""The run loop: group by group through a model, every answer or error on disk before the next group begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agevlm.errors import AgeVlmError, DataError
+from agevlm.vlm.contract import Ask, Reply, Vlm
+from benchmarks.plan import Group, Shown
+from benchmarks.records import AnswerRecord, AnswerWriter
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+GIVE_UP = 3
+"""So many groups in a row in which the model itself fails with the same error end the run: it is no accident then."""
+PREFETCH = 4
+"""Images decoded ahead of the model."""
+
+
+class RunStopped(AgeVlmError):
+    """The run cannot go on; what is answered is kept."""
+
+    exit_code = 4
+
+
+@dataclass
+class Tally:
+    """What a run loop did."""
+
+    groups: int = 0
+    answers: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+    examples: list[str] = field(default_factory=list)
+    """The first few errors, with the image they belong to."""
+
+    def note(self, record: AnswerRecord) -> None:
+        """Count one record."""
+        if record.error is None:
+            self.answers += 1
+            return
+        self.errors += 1
+        if len(self.examples) < 3 and record.error not in " ".join(self.examples):
+            self.examples.append(f"{record.image or 'no image'}: {record.error}")
+
+
+def run_groups(
+    vlm: Vlm,
+    groups: Sequence[Group],
+    load: Callable[[Shown], Image],
+    writer: AnswerWriter,
+    *,
+    max_new_tokens: int,
+    advance: Callable[[Group, Tally], None] = lambda *_: None,
+) -> Tally:
+    """Ask everything in the groups.
+
+    An image that cannot be opened, and a model that fails on a group, become error records of that group's asks,
+    which a later run asks again; the rest goes on.
+
+    Args:
+        vlm: the model.
+        groups: what to ask, in order.
+        load: the pixels of an image as shown; raises DataError if the file is bad.
+        writer: takes each group's records as one commit.
+        max_new_tokens: per answer.
+        advance: called after each committed group.
+
+    Raises:
+        RunStopped: the model failed with the same error on GIVE_UP groups in a row.
+        RunFolderError: records cannot be written.
+    """
+    tally = Tally()
+    started = time.perf_counter()
+    failures: list[str] = []
+
+    def pixels(group: Group) -> Image | None:
+        return None if group.shown is None else load(group.shown)
+
+    for group, image in prefetch(groups, pixels, PREFETCH):
+        replies, failure = _answer(vlm, group, image, max_new_tokens)
+        records = [_record(group, ask.key, ask.prompt, reply) for ask, reply in zip(group.asks, replies, strict=True)]
+        writer.commit(records)
+        for record in records:
+            tally.note(record)
+        tally.groups += 1
+        tally.seconds = time.perf_counter() - started
+        advance(group, tally)
+        failures = [*failures, failure] if failure and failure in (failures or [failure]) else [failure] * bool(failure)
+        if len(failures) >= GIVE_UP:
+            raise RunStopped(
+                f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; {tally.answers} new answers are "
+                "kept, and the same command goes on from there"
+            )
+    return tally
+
+
+def _answer(vlm: Vlm, group: Group, image: Image | DataError | None, tokens: int) -> tuple[list[Reply], str]:
+    """Replies to a group's asks and, if the model itself failed, why."""
+    if isinstance(image, DataError):
+        return [Reply.failed(f"DataError: {image}")] * len(group.asks), ""
+    index = None if image is None else 0
+    asks = [Ask(a.prompt, index, tokens) for a in group.asks]
+    try:
+        return vlm.answer(vlm.encode([] if image is None else [image]), asks), ""
+    except Exception as error:
+        # Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
+        text = str(error).strip().splitlines()
+        failure = f"{type(error).__name__}: {text[0] if text else ''}"
+        return [Reply.failed(failure)] * len(group.asks), failure
+
+
+def _record(group: Group, key: str, prompt: str, reply: Reply) -> AnswerRecord:
+    return AnswerRecord(
+        key=key,
+        image=None if group.shown is None else group.shown.name,
+        shown=None if group.shown is None else group.shown.identity,
+        prompt=prompt,
+        text=reply.text,
+        stop=reply.stop,
+        logprobs=dict(reply.logprobs),
+        tokens=len(reply.token_ids),
+        error=reply.error,
+    )
+
+
+def prefetch(items: Iterable[T], load: Callable[[T], R], depth: int) -> Iterator[tuple[T, R | DataError]]:
+    """Items with what `load` made of them in a background thread, in order; a DataError is handed over, not raised."""
+
+    def guarded(item: T) -> R | DataError:
+        try:
+            return load(item)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: list[tuple[T, Any]] = []
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(guarded, item)))
+                if len(waiting) > depth:
+                    first, future = waiting.pop(0)
+                    yield first, future.result()
+            for first, future in waiting:
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

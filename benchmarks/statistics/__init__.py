@@ -1,0 +1,1 @@
+"""Clustered statistics: scores of counts, intervals over images, ranking and calibration of probabilities."""

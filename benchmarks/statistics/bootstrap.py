@@ -1,0 +1,82 @@
+"""Scores of cells of a table with intervals that resample images jointly over all cells.
+
+Every cell is an array of counts per image, (G, 9) in the order of `FIELDS`, over the *same* list of images: a row of
+zeros where the cell has no question about an image. One set of weights then serves all cells, so a draw takes an
+image with all its questions in all splits, and sums or means over cells keep their correlation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from benchmarks.statistics.clusters import Interval, score_interval
+from benchmarks.statistics.scores import FIELDS, SCORES, Floats, score_counts, score_terms
+
+__all__ = ["Interval", "mean_of_scores", "score_with_intervals"]
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def score_with_intervals(
+    counts_by_cell: Mapping[Key, Floats], weights: Floats, level: float = 0.95
+) -> dict[Key, dict[str, Interval]]:
+    """Every score of every cell, with its interval.
+
+    `counts_by_cell` holds (G, 9) per cell, `weights` is (draws, G) from `resampling_weights`; a thousand draws or
+    more. Clusters of a score are the images with a non-zero denominator of it. Values and limits lie in [0, 1], or
+    are NaN where the score is undefined (see `score_counts`, `score_interval`). Raises ValueError where shapes differ
+    or `level` is outside (0, 1).
+    """
+    if not counts_by_cell:
+        return {}
+    stacked = _stack(list(counts_by_cell.values()), weights)
+    estimates, draws, clusters = _scores(stacked, weights)
+    return {
+        key: {
+            score: score_interval(
+                float(estimates[score][cell]), draws[score][:, cell], int(clusters[score][cell]), level
+            )
+            for score in SCORES
+        }
+        for cell, key in enumerate(counts_by_cell)
+    }
+
+
+def mean_of_scores(cells: Sequence[Floats], score: str, weights: Floats, level: float = 0.95) -> Interval:
+    """The unweighted mean of one score over cells (the mean F1 of the three splits) with its joint interval.
+
+    `cells` are counts (G, 9), `weights` (draws, G). NaN where the score of any cell is; draws in which any cell has
+    none are left out. G of the interval is that of the cell with the fewest images in its denominator. Raises
+    ValueError where there is no cell, shapes differ, `score` is unknown or `level` is outside (0, 1).
+    """
+    if score not in SCORES:
+        raise ValueError(f"unknown score {score!r}, known are {SCORES}")
+    if not cells:
+        raise ValueError("need at least one cell")
+    estimates, draws, clusters = _scores(_stack(cells, weights), weights)
+    return score_interval(float(estimates[score].mean()), draws[score].mean(axis=1), int(clusters[score].min()), level)
+
+
+def _stack(cells: Sequence[Floats], weights: Floats) -> Floats:
+    """Cells side by side, (G, cells, 9)."""
+    expected = (weights.shape[-1], len(FIELDS))
+    for counts in cells:
+        if weights.ndim != 2 or np.shape(counts) != expected:
+            raise ValueError(
+                f"weights of shape {weights.shape} need counts of shape {expected}, got {np.shape(counts)}"
+            )
+    return np.stack([np.asarray(counts, dtype=np.float64) for counts in cells], axis=1)
+
+
+def _scores(stacked: Floats, weights: Floats) -> tuple[dict[str, Floats], dict[str, Floats], dict[str, Floats]]:
+    """Per score: estimates (cells,), draws (draws, cells) and numbers of clusters (cells,)."""
+    clusters, cells, fields = stacked.shape
+    resampled = (weights @ stacked.reshape(clusters, cells * fields)).reshape(-1, cells, fields)
+    contributing = {
+        score: np.count_nonzero(denominator, axis=0).astype(np.float64)
+        for score, (_, denominator) in score_terms(stacked).items()
+    }
+    return score_counts(stacked.sum(axis=0)), score_counts(resampled), contributing

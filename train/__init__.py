@@ -1,0 +1,3 @@
+"""How weights come to be: stages, loop, losses, data, teacher."""
+
+__part_of__ = "agevlm"
