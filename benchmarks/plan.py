@@ -1,18 +1,20 @@
 """What will be asked: unique (image as shown, prompt) pairs, grouped by image, in a seeded order.
 
 The plan is a pure function of the questions, the images' content, the prompt, the decoding, the model's fingerprint and
-the seed; never of labels, ids, or what was answered before. Groups are the unit of work, of commits and of
-division over processes.
+the seed; never of labels, ids, the order of rows, or what was answered before. Groups are the unit of work, of commits
+and of division over processes. The order is by lots that each image and prompt draws for itself, so that a change to
+one image leaves all other groups as they are.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.records import answer_key
+from benchmarks.records import AnswerRecord, answer_key
 
 BLIND_GROUP = 64
 """Most prompts without an image in one group."""
@@ -44,6 +46,13 @@ class Group:
 
     shown: Shown | None
     asks: tuple[PlannedAsk, ...]
+    failed_before: bool = False
+    """Whether an earlier launch asked some of it and got no answer."""
+
+
+def lot(seed: int, *content: str | None) -> str:
+    """A seeded draw that depends on the content alone: things sorted by their lots are shuffled."""
+    return hashlib.sha256(json.dumps([seed, *content]).encode()).hexdigest()
 
 
 @dataclass
@@ -59,7 +68,9 @@ class Planner:
         """Plan one ask; the key of its answer record."""
         identity = None if shown is None else shown.identity
         if shown is not None:
-            self._shown.setdefault(shown.identity, shown)
+            # Of files with the same content the first by name stands for all, whichever question came first.
+            known = self._shown.get(shown.identity, shown)
+            self._shown[shown.identity] = min(known, shown, key=lambda s: s.name)
         prompts = self._asks.setdefault(identity, {})
         if prompt not in prompts:
             prompts[prompt] = PlannedAsk(answer_key(identity, prompt, self.decoding, self.fingerprint), prompt)
@@ -67,28 +78,33 @@ class Planner:
 
     def groups(self, seed: int) -> list[Group]:
         """The groups in seeded order, the prompts of each in seeded order."""
-        rng = random.Random(seed)
-        groups = []
-        for identity in sorted(self._asks, key=lambda i: (i is None, i or "")):
-            asks = sorted(self._asks[identity].values(), key=lambda a: a.key)
-            rng.shuffle(asks)
-            if identity is not None:
-                groups.append(Group(self._shown[identity], tuple(asks)))
-                continue
-            groups += [Group(None, tuple(asks[i : i + BLIND_GROUP])) for i in range(0, len(asks), BLIND_GROUP)]
-        rng.shuffle(groups)
-        return groups
+        drawn = []
+        for identity, prompts in self._asks.items():
+            asks = sorted(prompts.values(), key=lambda a: lot(seed, identity, a.prompt))
+            size = BLIND_GROUP if identity is None else len(asks)
+            shown = None if identity is None else self._shown[identity]
+            for start in range(0, len(asks), size):
+                group = Group(shown, tuple(asks[start : start + size]))
+                drawn.append((lot(seed, identity, str(start)), group))
+        return [group for _, group in sorted(drawn, key=lambda d: d[0])]
 
 
-def remaining(groups: Iterable[Group], done: Iterable[str]) -> list[Group]:
-    """The groups with what is not yet answered; finished groups are left out."""
-    answered = set(done)
-    left = []
+def remaining(groups: Iterable[Group], records: Mapping[str, AnswerRecord]) -> list[Group]:
+    """What has no answer yet: groups never tried in the plan's order, then those in which some ask failed before.
+
+    Args:
+        groups: of the plan.
+        records: what earlier launches wrote, by key; an error record is no answer.
+    """
+    fresh, failed = [], []
     for group in groups:
-        asks = tuple(a for a in group.asks if a.key not in answered)
-        if asks:
-            left.append(Group(group.shown, asks))
-    return left
+        found = {a.key: records[a.key] for a in group.asks if a.key in records}
+        asks = tuple(a for a in group.asks if a.key not in found or found[a.key].error is not None)
+        if any(a.key in found for a in asks):
+            failed.append(Group(group.shown, asks, failed_before=True))
+        elif asks:
+            fresh.append(Group(group.shown, asks))
+    return fresh + failed
 
 
 def share(groups: Sequence[Group], rank: int, world: int) -> list[Group]:

@@ -6,10 +6,24 @@ import os
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from agevlm.errors import AgeVlmError
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=24)
 """How long a rank waits for the others: as long as the slowest may take."""
+
+
+class RankLost(AgeVlmError):
+    """Another process of the launch has ended before its work was done."""
+
+    exit_code = 4
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this launch has ended; see its message. All answers are kept, and the same command "
+            "goes on from there"
+        )
 
 
 class Ranks:
@@ -19,18 +33,22 @@ class Ranks:
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self._state: Any = None
+        self._joined = False
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def start(self, device: str) -> None:
-        """Join the other processes: gloo on CPU, NCCL on CUDA."""
-        if self.world > 1 and self._state is None:
-            from accelerate import PartialState
+    def start(self) -> None:
+        """Join the other processes.
 
-            self._state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
+        By gloo on any device: only small Python objects are exchanged, and a GPU must not spin while it waits.
+        """
+        if self.world > 1:
+            import torch.distributed
+
+            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+            self._joined = True
 
     def device(self, wanted: str) -> str:
         """The device for this rank: each local rank its own GPU."""
@@ -43,26 +61,30 @@ class Ranks:
         return wanted
 
     def broadcast(self, value: T) -> T:
-        """The first rank's value on every rank; also a barrier."""
-        if self._state is None:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        box = [value]
-        broadcast_object_list(box, from_process=0)
-        return box[0]
+        """The first rank's value on every rank; also a barrier. Raises RankLost."""
+        return self.gather(value)[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in rank order, on every rank; also a barrier."""
-        if self._state is None:
-            return [value]
-        from accelerate.utils import gather_object
+        """Every rank's value, in rank order, on every rank; also a barrier.
 
-        gathered: list[T] = gather_object([value])
+        Raises:
+            RankLost: another process has ended.
+        """
+        if not self._joined:
+            return [value]
+        import torch.distributed
+
+        gathered: list[Any] = [None] * self.world
+        try:
+            torch.distributed.all_gather_object(gathered, value)
+        except RuntimeError as error:
+            raise RankLost from error
         return gathered
 
     def close(self) -> None:
         """Leave the group of processes in good order."""
-        if self._state is not None:
-            self._state.destroy_process_group()
-            self._state = None
+        if self._joined:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
+            self._joined = False

@@ -64,34 +64,47 @@ def read_commits(path: Path) -> Iterator[tuple[list[AnswerRecord], int]]:
     A torn commit at the end (a killed writer) is left out.
 
     Raises:
-        RunFolderError: damage anywhere else, with file and line.
+        RunFolderError: damage anywhere else, with file and line, and which lines to remove.
     """
     with path.open("rb") as file:
         pending: list[AnswerRecord] = []
-        size = 0
-        damage: str | None = None
+        size, begin, number = 0, 1, 0
+        damage: tuple[int, str] | None = None
         for number, line in enumerate(file, start=1):
-            if damage is not None:
-                raise RunFolderError(
-                    f"{path}:{damage}; records after it are whole, so this is no interrupted write. "
-                    "Remove the damaged lines (their questions are asked again), or start over with --fresh"
-                )
             try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("no end of line")
-                row = json.loads(line)
-                place, total = row.pop("commit")
-                record = AnswerRecord(**row)
-                if place != len(pending):
-                    raise ValueError(f"record {place} of its commit where {len(pending)} was expected")
+                record, place, total = _parse(line)
+                if damage is None and place != len(pending):
+                    damage = number, f"record {place} of its commit where {len(pending)} was expected"
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                damage = f"{number}: not a whole answer record ({error})"
+                damage = damage or (number, str(error))
+                continue
+            if damage is not None:
+                if place == 0:
+                    raise _damaged(path, damage, begin, number - 1)
                 continue
             pending.append(record)
             size += len(line)
             if len(pending) == total:
                 yield pending, size
-                pending, size = [], 0
+                pending, size, begin = [], 0, number + 1
+        if damage is not None and damage[0] < number:
+            raise _damaged(path, damage, begin, number)
+
+
+def _parse(line: bytes) -> tuple[AnswerRecord, int, int]:
+    """A line's record, its place in its commit, and the commit's length."""
+    if not line.endswith(b"\n"):
+        raise ValueError("no end of line")
+    row = json.loads(line)
+    place, total = row.pop("commit")
+    return AnswerRecord(**row), place, total
+
+
+def _damaged(path: Path, damage: tuple[int, str], first: int, last: int) -> RunFolderError:
+    return RunFolderError(
+        f"{path}:{damage[0]}: not a whole answer record ({damage[1]}); more follows it, so this is no interrupted "
+        f"write. Remove lines {first} to {last} (their questions are asked again), or start over with --fresh"
+    )
 
 
 class AnswerWriter:
@@ -102,13 +115,15 @@ class AnswerWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --out") from None
         try:
             if not lock(self._fd):
                 raise RunFolderError(f"{path}: another process is writing it; wait for it or give another --out")
             self._size = sum(size for _, size in read_commits(path))
             os.ftruncate(self._fd, self._size)
-            os.lseek(self._fd, self._size, os.SEEK_SET)
         except BaseException:
             os.close(self._fd)
             raise
@@ -121,14 +136,13 @@ class AnswerWriter:
         """
         data = to_lines(records).encode("ascii")
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._fd, data[written:], self._size + written)
             os.fsync(self._fd)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._size)
-                os.lseek(self._fd, self._size, os.SEEK_SET)
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise RunFolderError(
                 f"{self.path}: {'the disk is full' if full else error.strerror}; all earlier answers are safe. "
@@ -142,13 +156,19 @@ class AnswerWriter:
 
 
 def lock(fd: int) -> bool:
-    """Take an exclusive advisory lock without waiting; False if another process holds it."""
+    """Take an exclusive advisory lock without waiting; False if another process holds it.
+
+    Raises:
+        RunFolderError: the file system has no locks.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
             return False
-        raise
+        raise RunFolderError(
+            f"files here cannot be locked against a second command: {error.strerror}; give another --out"
+        ) from error
     return True
 
 

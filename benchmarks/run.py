@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agevlm.errors import AgeVlmError, DataError
+from agevlm.errors import AgeVlmError
 from agevlm.vlm.contract import Ask, Reply, Vlm
-from benchmarks.plan import Group, Shown
+from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.records import AnswerRecord, AnswerWriter
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 GIVE_UP = 3
-"""So many groups in a row in which the model itself fails with the same error end the run: it is no accident then."""
+"""So many groups in a row in which the model itself fails with the same error end the run: it is no accident then.
+Groups that failed in an earlier launch do not count, or a few hopeless images would keep a run from ever ending."""
 PREFETCH = 4
 """Images decoded ahead of the model."""
 
@@ -85,45 +87,51 @@ def run_groups(
     def pixels(group: Group) -> Image | None:
         return None if group.shown is None else load(group.shown)
 
-    for group, image in prefetch(groups, pixels, PREFETCH):
-        replies, failure = _answer(vlm, group, image, max_new_tokens)
-        records = [_record(group, ask.key, ask.prompt, reply) for ask, reply in zip(group.asks, replies, strict=True)]
-        writer.commit(records)
-        for record in records:
-            tally.note(record)
-        tally.groups += 1
-        tally.seconds = time.perf_counter() - started
-        advance(group, tally)
-        failures = [*failures, failure] if failure and failure in (failures or [failure]) else [failure] * bool(failure)
-        if len(failures) >= GIVE_UP:
-            raise RunStopped(
-                f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; {tally.answers} new answers are "
-                "kept, and the same command goes on from there"
-            )
+    with contextlib.closing(prefetch(groups, pixels, PREFETCH)) as stream:
+        for group, image in stream:
+            replies, failure = _answer(vlm, group, image, max_new_tokens)
+            records = [_record(group, ask, reply) for ask, reply in zip(group.asks, replies, strict=True)]
+            writer.commit(records)
+            for record in records:
+                tally.note(record)
+            tally.groups += 1
+            tally.seconds = time.perf_counter() - started
+            advance(group, tally)
+            if not group.failed_before:
+                failures = [f for f in [*failures, failure] if f == failure != ""]
+            if len(failures) >= GIVE_UP:
+                raise RunStopped(
+                    f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; {tally.answers} new answers "
+                    "are kept, and the same command goes on from there"
+                )
     return tally
 
 
-def _answer(vlm: Vlm, group: Group, image: Image | DataError | None, tokens: int) -> tuple[list[Reply], str]:
+def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int) -> tuple[list[Reply], str]:
     """Replies to a group's asks and, if the model itself failed, why."""
-    if isinstance(image, DataError):
-        return [Reply.failed(f"DataError: {image}")] * len(group.asks), ""
+    if isinstance(image, Exception):
+        return [Reply.failed(_one_line(image))] * len(group.asks), ""
     index = None if image is None else 0
     asks = [Ask(a.prompt, index, tokens) for a in group.asks]
     try:
         return vlm.answer(vlm.encode([] if image is None else [image]), asks), ""
     except Exception as error:
         # Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
-        text = str(error).strip().splitlines()
-        failure = f"{type(error).__name__}: {text[0] if text else ''}"
+        failure = _one_line(error)
         return [Reply.failed(failure)] * len(group.asks), failure
 
 
-def _record(group: Group, key: str, prompt: str, reply: Reply) -> AnswerRecord:
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _record(group: Group, ask: PlannedAsk, reply: Reply) -> AnswerRecord:
     return AnswerRecord(
-        key=key,
+        key=ask.key,
         image=None if group.shown is None else group.shown.name,
         shown=None if group.shown is None else group.shown.identity,
-        prompt=prompt,
+        prompt=ask.prompt,
         text=reply.text,
         stop=reply.stop,
         logprobs=dict(reply.logprobs),
@@ -132,13 +140,16 @@ def _record(group: Group, key: str, prompt: str, reply: Reply) -> AnswerRecord:
     )
 
 
-def prefetch(items: Iterable[T], load: Callable[[T], R], depth: int) -> Iterator[tuple[T, R | DataError]]:
-    """Items with what `load` made of them in a background thread, in order; a DataError is handed over, not raised."""
+def prefetch(items: Iterable[T], load: Callable[[T], R], depth: int) -> Generator[tuple[T, R | Exception]]:
+    """Items with what `load` made of them in a background thread, in order; an exception is handed over, not raised.
 
-    def guarded(item: T) -> R | DataError:
+    Not DataError alone: broken files bring out surprises in image libraries, and one of them must not end a run.
+    """
+
+    def guarded(item: T) -> R | Exception:
         try:
             return load(item)
-        except DataError as error:
+        except Exception as error:
             return error
 
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -9,6 +9,7 @@ lock                held while a command owns the folder
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -52,16 +53,20 @@ class RunFolder:
             raise RunFolderError(
                 f"run folder {self.path}: cannot be used: {error.strerror}; give another --out"
             ) from None
-        if not lock(fd):
-            owner = os.pread(fd, 1000, 0).decode("utf-8", "replace").strip()
-            os.close(fd)
-            raise RunFolderError(f"run folder {self.path} is in use by {owner}; wait for it or give another --out")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode(), 0)
         self._lock_fd = fd
-        for path in self.answer_files:
-            # A rank that outlived its launch holds its own file's lock; opening the file says so.
-            AnswerWriter(path).close()
+        try:
+            if not lock(fd):
+                owner = os.pread(fd, 1000, 0).decode("utf-8", "replace").strip() or "another command"
+                raise RunFolderError(f"run folder {self.path} is in use by {owner}; wait for it or give another --out")
+            with contextlib.suppress(OSError):  # a courtesy to the next command; on a full disk it goes without
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()} since {now()}\n".encode(), 0)
+            for path in self.answer_files:
+                # A rank that outlived its launch holds its own file's lock; opening the file says so.
+                AnswerWriter(path).close()
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the folder back."""
@@ -117,25 +122,31 @@ class RunFolder:
             ) from None
 
     def write_json(self, name: str, content: Any) -> Path:
-        """Write a JSON file so that a reader sees the old or the new content, never a part."""
-        return self.write_text(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        """Write a JSON file so that a reader sees the old or the new content, never a part.
+
+        Raises:
+            RunFolderError: the disk is full or failing.
+        """
+        return self._write(name, json.dumps(content, indent=1) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-        """Write a JSON-lines file, old or new, never a part."""
-        return self.write_text(name, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        """Write a JSON-lines file, likewise. Raises RunFolderError."""
+        return self._write(name, "".join(json.dumps(r) + "\n" for r in rows))
 
-    def write_text(self, name: str, text: str) -> Path:
-        """Write a text file, old or new, never a part. Raises RunFolderError on a full or failing disk."""
+    def _write(self, name: str, text: str) -> Path:
+        """Write plain ASCII (JSON's escapes carry the rest, file names that are no UTF-8 and lone surrogates too)."""
         path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
+        # One name for all launches, so that what a killed one left is written over.
+        temporary = path.with_name(f".{name}.part")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="ascii") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise RunFolderError(f"{path}: {error.strerror}; the answers are safe, make room and try again") from error
         return path
 

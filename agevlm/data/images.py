@@ -1,15 +1,15 @@
 """Opening image files: one way, one EXIF policy, no surprises.
 
 The policy: pixels are RGB, 8 bit, first frame, with the EXIF orientation applied (what `datasets` and transformers'
-`load_image` do too). Files that are missing, empty, truncated, of no known format or absurdly large are a `DataError`
-that names the file; nothing is ever repaired silently.
+`load_image` do too); transparency is dropped, 16-bit grey is scaled down. Files that are missing, empty, truncated, of
+no known format, of 32-bit pixels without a defined range or absurdly large are a `DataError` that names the file;
+nothing is ever repaired silently.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,20 +52,28 @@ def decode(file: EncodedFile) -> Image:
     """Decode to an RGB PIL image with the EXIF orientation applied.
 
     Raises:
-        DataError: no known image format, truncated data, or a decompression bomb.
+        DataError: no known image format, truncated data, 32-bit pixels, or a decompression bomb.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file.data)) as image:
-                image.load()
-                return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(io.BytesIO(file.data)) as image:
+            # Compared here because turning Pillow's warning into an error is not safe in a thread.
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         head = file.data[:12]
         raise DataError(f"image {file.name}: not an image file (it begins with {head!r})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image {file.name}: too large to open safely: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:
+        # Pillow's readers raise whatever foreign bytes lead them to (struct.error, KeyError, zlib.error, ...).
         raise DataError(f"image {file.name}: damaged or truncated file: {error}; fetch it again") from None
+    if upright.mode.startswith("I;16"):
+        # convert() would clip every value above 255 to white.
+        upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if upright.mode in ("I", "F"):
+        raise DataError(f"image {file.name}: 32-bit pixels (mode {upright.mode}) have no defined range; store 8 bits")
+    return upright.convert("RGB")

@@ -9,6 +9,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def memory_message(error: BaseException) -> str:
+    """One line that says that and where memory ran out."""
+    return f"out of memory: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
 class Batcher:
     """Runs items in batches; on out-of-memory halves the batch and remembers the size that fitted.
 
@@ -39,7 +44,7 @@ class Batcher:
             except Exception as error:
                 if not self._out_of_memory(error):
                     raise
-                message = f"out of memory: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                message = memory_message(error)
             if message is None:
                 results.extend(done)
                 start += len(batch)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,10 @@ TOKENIZER_FILES = {
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "tekken.json",
 }
+SETTLED_NS = 2_000_000_000
+"""A file that changed less than this ago may change again within one tick of the file system's clock, unseen."""
 
 
 def part_of(name: str) -> str | None:
@@ -70,7 +74,8 @@ class HashCache:
             return str(entry[3])
         with real.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._known[str(real)] = [*state, digest]
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
+            self._known[str(real)] = [*state, digest]
         return digest
 
     def save(self) -> None:
@@ -98,10 +103,9 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, str], cache: HashCac
     """
     cache = cache or HashCache()
     digests: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*")):
-        part = part_of(path.name)
-        if part is None and path.parent.name == "additional_chat_templates":
-            part = "chat_template"
+    # Only what transformers reads: a trainer's output folder holds whole checkpoints of other steps below it.
+    for path in sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/*.jinja")]):
+        part = "chat_template" if path.suffix == ".jinja" else part_of(path.name)
         if part and path.is_file():
             digests.setdefault(part, []).append(f"{path.relative_to(folder).as_posix()} {cache.sha256(path)}")
     cache.save()

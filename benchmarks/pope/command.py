@@ -122,7 +122,7 @@ def show_plan(settings: PopeSettings, console: Console) -> None:
     loaded = load_data(settings)
     plan = make_plan(settings, loaded, settings.model.fingerprint())
     folder = run_folder(settings, loaded)
-    left = remaining(plan.groups, _done(folder))
+    left = remaining(plan.groups, folder.answers())
     pairs = sum(len(g.asks) for g in left)
     images = sum(g.shown is not None for g in left)
     path = Path(settings.model.name)
@@ -156,7 +156,7 @@ def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
         notes: for progress and remarks (stderr).
     """
     ranks = Ranks()
-    ranks.start(settings.model.device)
+    ranks.start()
     try:
         return _run(settings, ranks, console, notes)
     finally:
@@ -177,13 +177,12 @@ def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console)
     if fingerprint is None:
         folder.release()
         raise error if ranks.first and error is not None else NotStarted()
-    plan = make_plan(settings, loaded, fingerprint)
     with _owned(folder, ranks), _stoppable():
-        before = folder.answers()
-        done = {key for key, record in before.items() if record.error is None}
-        left = remaining(plan.groups, done)
+        plan = make_plan(settings, loaded, fingerprint)
+        left = remaining(plan.groups, folder.answers())
         if ranks.first:
-            _write_manifest(settings, folder, loaded, plan, fingerprint, ranks, len(done))
+            reused = plan.pairs - sum(len(g.asks) for g in left)
+            _write_manifest(settings, folder, loaded, plan, fingerprint, ranks, reused)
         ranks.gather(None)  # no rank may write before every rank has read what there is
         tally, description = _ask(settings, loaded, folder, plan, left, ranks, notes)
         tallies = ranks.gather(tally)
@@ -278,7 +277,7 @@ def _ask(
             _verify(settings, loaded, folder, plan, vlm, notes)
         return tally, vlm.describe()
     except KeyboardInterrupt:
-        kept = len(folder.answers())
+        kept = sum(r.error is None for r in folder.answers().values())
         notes.print(f"interrupted: {kept} answers are safe in {folder.path}; the same command goes on from there",
                     soft_wrap=True)  # fmt: skip
         raise
@@ -450,10 +449,6 @@ def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
     total = sum(missing.values())
     notes.print(f"{total} answers are missing; scores are over those that are there", style="yellow")
     return 0 if allow_partial else PartialRun.exit_code
-
-
-def _done(folder: RunFolder) -> set[str]:
-    return {k for k, r in folder.answers().items() if r.error is None} if folder.path.is_dir() else set()
 
 
 def _split_counts(one: QuestionSet) -> dict[str, int]:

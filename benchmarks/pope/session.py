@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,16 @@ from agevlm.data.images import EncodedFile, decode
 from agevlm.data.sources import ImageSource, require_images
 from agevlm.errors import DataError
 from benchmarks import controls
-from benchmarks.plan import Group, Planner, Shown
+from benchmarks.plan import Group, Planner, Shown, lot
 from benchmarks.pope.score import IMAGE
 from benchmarks.pope.types import Question, QuestionSet
 from benchmarks.prompts import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+CHANGES = ("blank", "shuffled")
+"""Controls that change the pixels of the question's own image."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,16 @@ class PopePlan:
 
 
 def limit_images(sets: Sequence[QuestionSet], limit: int | None, seed: int) -> tuple[QuestionSet, ...]:
-    """`limit` seeded images (pairs in POPEv2) of each set, with all their questions in all splits."""
+    """`limit` seeded images (pairs in POPEv2) of each set, with all their questions in all splits.
+
+    A larger limit takes the same images and more, and sets of the same images (RePOPE's) take the same ones.
+    """
     if limit is None:
         return tuple(sets)
     limited = []
     for one in sets:
-        clusters = sorted({q.cluster for q in one.questions})
-        chosen = set(random.Random(seed).sample(clusters, min(limit, len(clusters))))
+        clusters = {q.cluster for q in one.questions}
+        chosen = set(sorted(clusters, key=lambda c: lot(seed, c))[:limit])
         kept = tuple(q for q in one.questions if q.cluster in chosen)
         limited.append(QuestionSet(one.name, one.data_version, one.content_sha256, kept, one.image_bytes))
     return tuple(limited)
@@ -100,8 +105,8 @@ class _Shower:
 
     def __init__(self, one: QuestionSet, source: ImageSource, conditions: Sequence[str], seed: int) -> None:
         self.source, self.seed = source, seed
-        self._files: dict[str, tuple[str, tuple[int, int] | None]] = {}
-        self._blank = "blank" in conditions
+        self._changes = [c for c in CHANGES if c in conditions]
+        self._identities: dict[tuple[str, str | None], str] = {}
         self._others: dict[str, str] = {}
         if "other-image" in conditions:
             clusters: dict[str, set[str]] = {}
@@ -112,27 +117,42 @@ class _Shower:
                 raise DataError(f"control other-image: {one.name} has one image only; it needs at least two")
 
     def of(self, question: Question, condition: str) -> Shown | None:
-        name = question.image
         if condition == "blind":
             return None
         if condition == IMAGE:
-            return Shown(self._file(name)[0], name)
+            return self._shown(question.image, None)
         if condition == "other-image":
-            other = self._others[name]
-            return Shown(self._file(other)[0], other)
-        sha, size = self._file(name)
-        if condition == "blank":
-            width, height = size or (0, 0)
-            return Shown(f"blank {width}x{height}" if size else f"blank of {sha}", name, "blank")
-        if condition == "shuffled":
-            return Shown(f"shuffled {controls.GRID}x{controls.GRID} seed {self.seed} of {sha}", name, "shuffled")
+            return self._shown(self._others[question.image], None)
+        if condition in CHANGES:
+            return self._shown(question.image, condition)
         raise DataError(f"unknown control {condition!r}; known: {', '.join(controls.CONTROLS)}")
 
-    def _file(self, name: str) -> tuple[str, tuple[int, int] | None]:
-        if name not in self._files:
-            file = self.source.read(name)
-            self._files[name] = file.sha256, _size(file) if self._blank else None
-        return self._files[name]
+    def _shown(self, name: str, change: str | None) -> Shown:
+        if (name, None) not in self._identities:
+            file = _file(self.source, name)
+            for each in (None, *self._changes):
+                identity = _identity(file, each, self.seed) if file is not None else f"unreadable {name}"
+                self._identities[name, each] = identity
+        return Shown(self._identities[name, change], name, change)
+
+
+def _file(source: ImageSource, name: str) -> EncodedFile | None:
+    """The file; None if it is empty or unreadable, which the run reports when it comes to that image."""
+    try:
+        return source.read(name)
+    except DataError:
+        return None
+
+
+def _identity(file: EncodedFile, change: str | None, seed: int) -> str:
+    """Content identity of a file as shown: the same exactly if the pixels and how they came about are."""
+    if change == "blank" and (size := _size(file)):
+        return f"blank {size[0]}x{size[1]}"
+    if change == "blank":
+        return f"blank of {file.sha256}"
+    if change == "shuffled":
+        return f"shuffled {controls.GRID}x{controls.GRID} seed {seed} of {file.sha256}"
+    return file.sha256
 
 
 def _size(file: EncodedFile) -> tuple[int, int] | None:
@@ -149,18 +169,20 @@ def _size(file: EncodedFile) -> tuple[int, int] | None:
 
 
 def load_pixels(shown: Shown, sources: Sequence[ImageSource], seed: int) -> Image:
-    """The pixels of an image as shown. Raises DataError if its file is bad."""
-    for source in sources:
-        if not source.missing([shown.name]):
-            file = source.read(shown.name)
-            break
-    else:
+    """The pixels of an image as shown.
+
+    Raises:
+        DataError: its file is bad, or no longer what was planned.
+    """
+    holders = [s for s in dict.fromkeys(sources) if not s.missing([shown.name])]
+    if not holders:
         raise DataError(f"image {shown.name}: gone since the run was planned")
-    image = decode(file)
-    if shown.control == "blank":
-        return controls.blank(image.size)
-    if shown.control == "shuffled":
-        return controls.shuffled(image, file.sha256, seed)
-    if shown.identity != file.sha256:
-        raise DataError(f"image {shown.name}: changed since the run was planned; give the command again")
-    return image
+    # Several containers may hold different files of one name.
+    for file in (source.read(shown.name) for source in holders):
+        if _identity(file, shown.control, seed) != shown.identity:
+            continue
+        if shown.control == "blank" and (size := _size(file)):
+            return controls.blank(size)
+        image = decode(file)
+        return controls.shuffled(image, file.sha256, seed) if shown.control == "shuffled" else image
+    raise DataError(f"image {shown.name}: changed since the run was planned; give the command again")

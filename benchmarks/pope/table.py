@@ -13,7 +13,16 @@ from benchmarks.pope.score import IMAGE, MEAN, POOLED, Disagreement, Row, Scores
 from benchmarks.statistics.clusters import Interval
 from benchmarks.statistics.scores import SCORES
 
-HEADS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "yes_ratio": "yes ratio"}
+HEADS = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "yes_ratio": "yes ratio",
+    "pair_accuracy": "pair accuracy",
+    "auroc": "AUROC",
+    "ece": "ECE",
+}
 
 
 def percent(interval: Interval | None, *, sign: bool = False, width: int = 1) -> str:
@@ -24,7 +33,8 @@ def percent(interval: Interval | None, *, sign: bool = False, width: int = 1) ->
     value = f"{100 * interval.value:{plus}.{width}f}"
     if math.isnan(interval.low):
         return value
-    return f"{value}\n[dim]{100 * interval.low:{plus}.{width}f} … {100 * interval.high:{plus}.{width}f}[/dim]"
+    dash = " … " if sign else "–"
+    return f"{value}\n[dim]{100 * interval.low:{plus}.{width}f}{dash}{100 * interval.high:{plus}.{width}f}[/dim]"
 
 
 def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> None:
@@ -34,7 +44,8 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
         main = protocols[0]
         prompt = next((r.prompt for r in rows if not r.condition.startswith("floor:")), "not stated")
         note = f"data {version} · prompt {prompt}"
-        console.print(_main_table([r for r in rows if r.protocol in (main, "default")], main, f"POPE · {note}"))
+        leading = [r for r in rows if r.protocol == main or r.condition.startswith("floor:")]
+        console.print(_main_table(leading, f"POPE · {note} · protocol {main}"))
         gains = [r for r in rows if "gain_accuracy" in r.scores and r.protocol == main]
         if gains:
             console.print(_gain_table(gains, note))
@@ -45,34 +56,28 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
                 console.print(_disagreement_table(shown[:10], protocols))
 
 
-def _main_table(rows: Iterable[Row], main: str, title: str) -> Table:
-    table = Table(title=f"{title} · per cent, 95% interval over images", title_justify="left", show_lines=False)
-    for head in ("split", "condition", "protocol"):
+def _main_table(rows: Iterable[Row], title: str) -> Table:
+    rows = list(rows)
+    table = Table(title=f"{title} · per cent, 95% interval over images", title_justify="left")
+    for head in ("split", "condition"):
         table.add_column(head)
     for head in ("n", "missing", "unparsed"):
         table.add_column(head, justify="right")
-    for score in SCORES:
+    shown = [*SCORES, *(s for s in ("pair_accuracy", "auroc", "ece") if any(s in r.scores for r in rows))]
+    for score in shown:
         table.add_column(HEADS[score], justify="right", no_wrap=True)
-    table.add_column("AUROC", justify="right", no_wrap=True)
-    table.add_column("ECE", justify="right", no_wrap=True)
-    rows = [r for r in rows if r.protocol == main or r.condition.startswith("floor:")]
     for split in dict.fromkeys(r.split for r in rows):
         for row in (r for r in rows if r.split == split):
             missing = str(row.missing) + (f" ({row.errors} errors)" if row.errors else "")
             table.add_row(
                 "mean of splits" if split == MEAN else split,
                 row.condition,
-                row.protocol,
                 str(row.n),
                 f"[red]{missing}[/red]" if row.missing else missing,
                 str(row.counts["unparsed"]),
-                *(percent(row.scores[s]) for s in SCORES),
-                percent(row.scores.get("auroc")),
-                percent(row.scores.get("ece")),
+                *(percent(row.scores.get(s)) for s in shown),
                 style="dim" if row.condition.startswith("floor:") else None,
             )
-            if "pair_accuracy" in row.scores:
-                table.add_row(split, row.condition, "pair accuracy", *[""] * 3, percent(row.scores["pair_accuracy"]))
         table.add_section()
     return table
 

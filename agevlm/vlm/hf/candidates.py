@@ -19,8 +19,8 @@ def forms(candidate: str) -> list[str]:
 def candidate_token_ids(tokenizer: Any, candidates: Sequence[str]) -> dict[str, list[int]]:
     """Token ids that stand for each candidate as a whole, over case and leading-space variants.
 
-    A candidate with no single-token form is represented by the first token of its forms, as long as no other
-    candidate shares that token (then the two cannot be told apart by a first token, and the list is empty).
+    A candidate with no single-token form is represented by the first tokens of its forms (bare spaces aside) that no
+    other candidate shares; where all are shared, a first token cannot tell them apart, and the list is empty.
 
     Returns:
         Candidate -> sorted token ids; empty where the tokenizer offers no way to tell.
@@ -30,10 +30,11 @@ def candidate_token_ids(tokenizer: Any, candidates: Sequence[str]) -> dict[str, 
         c: {vocabulary[space + form] for form in forms(c) for space in SPACES if space + form in vocabulary}
         for c in candidates
     }
+    spaces = {vocabulary[s] for s in SPACES if s in vocabulary}
     first: dict[str, set[int]] = {}
     for c in candidates:
-        encoded = (tokenizer.encode(form, add_special_tokens=False) for form in forms(c))
-        first[c] = {ids[0] for ids in encoded if ids}
+        encoded = (tokenizer.encode(s + form, add_special_tokens=False) for form in forms(c) for s in ("", " "))
+        first[c] = {ids[0] for ids in encoded if ids and ids[0] not in spaces}
     result = {}
     for c in candidates:
         ids = whole[c]

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import HashCache, fingerprint_folder
+from agevlm.vlm.hf.families import family_class
 
 if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+COMPUTED = (".position_ids", ".inv_freq")
+"""Constants that old checkpoints store beside the weights; the model computes them."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 
 
@@ -48,7 +51,8 @@ def find_checkpoint(name: str) -> Checkpoint:
     """A local folder, or a hub id (`org/name` or `org/name@revision`) that is fetched without any pickled file.
 
     Raises:
-        CheckpointError: no such folder, no configuration, no or only pickled weights, or the hub cannot be reached.
+        CheckpointError: no such folder, no configuration, a model type that no family handles, no or only pickled
+            weights, a missing shard, or the hub cannot be reached.
     """
     folder = Path(name).expanduser()
     if not folder.exists():
@@ -66,6 +70,10 @@ def find_checkpoint(name: str) -> Checkpoint:
         raise CheckpointError(f"checkpoint {name}: cannot read {config_file}: {error}") from None
     if not isinstance(config, dict) or not config.get("model_type"):
         raise CheckpointError(f"checkpoint {name}: {config_file} names no model_type")
+    try:
+        family_class(config)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {name}: {error}") from None
     _check_weights(name, folder)
     return Checkpoint(name, folder, config)
 
@@ -118,7 +126,8 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         The model in eval mode on `device` and its processor.
 
     Raises:
-        CheckpointError: unknown model type, missing or unexpected weights, no processor, no such device.
+        CheckpointError: damaged, missing or unexpected weights, no processor, no chat template, no such device, or
+            the model does not fit on it.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -136,7 +145,7 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
             f"checkpoint {name}: cannot load: {type(error).__name__}: {_first_line(error)}"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        keys = sorted(map(str, info.get(kind) or []))
+        keys = sorted(k for k in map(str, info.get(kind) or []) if not k.endswith(COMPUTED))
         if keys:
             # transformers only warns, and missing weights are then random: every score would be meaningless.
             raise CheckpointError(
@@ -147,11 +156,21 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         processor = AutoProcessor.from_pretrained(checkpoint.folder)
     except Exception as error:
         raise CheckpointError(f"checkpoint {name}: cannot load its processor: {_first_line(error)}") from error
+    lacking = [part for part in ("image_processor", "tokenizer", "image_token") if not hasattr(processor, part)]
+    if lacking:
+        # Without a processor's files transformers hands out the bare tokenizer or image processor.
+        raise CheckpointError(
+            f"checkpoint {name}: has no complete processor ({type(processor).__name__} lacks {', '.join(lacking)}); "
+            "fetch preprocessor_config.json, processor_config.json and the tokenizer files"
+        )
     if chat_template is not None:
         processor.chat_template = chat_template
     if not getattr(processor, "chat_template", None):
         raise CheckpointError(f"checkpoint {name}: has no chat template; give one with --chat-template FILE")
-    return model.to(target).eval(), processor
+    try:
+        return model.to(target).eval(), processor
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {name}: cannot move to device {target}: {_first_line(error)}") from error
 
 
 def _device(name: str, torch: Any) -> torch.device:
@@ -161,8 +180,12 @@ def _device(name: str, torch: Any) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise CheckpointError(f"device {name}: unknown; give cpu, cuda, cuda:N or auto") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {name}: this machine (or this build of torch) has no CUDA device")
+    if device.type not in ("cpu", "cuda"):
+        raise CheckpointError(f"device {name}: not supported; give cpu, cuda, cuda:N or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckpointError(
+            f"device {name}: this machine (or this build of torch) has {torch.cuda.device_count()} CUDA devices"
+        )
     return device
 
 

@@ -3,17 +3,19 @@
 A family says how pixels become features and how many placeholder tokens stand for them in the prompt. The default
 below holds wherever (1) `get_image_features` returns the features that replace the placeholder tokens one for one, in
 order, and (2) positions are plain. Exceptions are subclasses and stand in `FAMILIES`; a type that is not listed
-there is refused rather than guessed.
+there is refused rather than guessed. torch is imported only when an image comes, so that refusing is quick.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from PIL.Image import Image
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from agevlm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
 
 
 class Family:
@@ -28,6 +30,8 @@ class Family:
 
     def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
         """One image as the model's vision inputs, on the model's device and in its dtype."""
+        import torch
+
         inputs = self.processor.image_processor(images=[image], return_tensors="pt")
         device, dtype = self.model.device, self.model.dtype
         return {
@@ -38,6 +42,8 @@ class Family:
 
     def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Vision features of one image in the language model's space: (visual tokens, hidden size)."""
+        import torch
+
         output = self.model.get_image_features(**inputs)
         pooled = getattr(output, "pooler_output", output)
         if isinstance(pooled, (list, tuple)):
@@ -68,10 +74,24 @@ class LlavaNext(Family):
 FAMILIES: dict[str, type[Family]] = {"llava": Llava, "llava_next": LlavaNext}
 
 
-def family_class(model_type: str) -> type[Family]:
-    """The family of a model type. Raises CheckpointError naming the known ones."""
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
+ROW_MARKS = ("pixtral",)
+"""Vision towers whose prompts hold a mark after each row of patches: not one placeholder per feature."""
+
+
+def family_class(config: Mapping[str, Any]) -> type[Family]:
+    """The family of a checkpoint by its config.json.
+
+    Raises:
+        CheckpointError: a model type or vision tower that no family handles; names the known types.
+    """
+    model_type = config.get("model_type")
+    if model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise CheckpointError(f"model type {model_type!r} is not supported yet; supported: {known}") from None
+        raise CheckpointError(f"model type {model_type!r} is not supported yet; supported: {known}")
+    tower = (config.get("vision_config") or {}).get("model_type")
+    if tower in ROW_MARKS:
+        raise CheckpointError(
+            f"model type {model_type!r} with a {tower!r} vision tower is not supported yet: its prompts mark the end of "
+            "each row of patches"
+        )
+    return FAMILIES[model_type]

@@ -28,6 +28,10 @@ class Prefix:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         return cache
 
+    def first(self, length: int) -> Prefix:
+        """The first so many tokens of it: later tokens never change earlier keys and values."""
+        return Prefix(self.ids[:length], tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers))
+
 
 EMPTY = Prefix((), ())
 
@@ -53,8 +57,8 @@ def build_prefix(family: Family, ids: Sequence[int], features: torch.Tensor | No
 class Prefilled:
     """A batch of rows after their suffixes ran."""
 
-    logits: torch.Tensor
-    """(rows, longest suffix, vocabulary); row i is valid up to its own length."""
+    logits: list[torch.Tensor]
+    """For each row (wanted positions, vocabulary) in the model's dtype."""
     cache: DynamicCache
     mask: torch.Tensor
     """(rows, prefix + longest suffix): 1 for tokens, 0 for the right padding."""
@@ -63,7 +67,12 @@ class Prefilled:
 
 
 def prefill(
-    family: Family, prefix: Prefix, suffixes: Sequence[Sequence[int]], features: torch.Tensor | None, pad: int
+    family: Family,
+    prefix: Prefix,
+    suffixes: Sequence[Sequence[int]],
+    wanted: Sequence[Sequence[int]],
+    features: torch.Tensor | None,
+    pad: int,
 ) -> Prefilled:
     """Run right-padded suffixes on top of a shared prefix.
 
@@ -73,8 +82,9 @@ def prefill(
         family: the model's family.
         prefix: what the rows share; may be empty.
         suffixes: the rest of each row, at least one token each.
+        wanted: for each row the positions within its suffix whose logits are needed.
         features: the image's features if the suffixes hold its placeholders (an empty prefix), else None.
-        pad: any valid token id.
+        pad: any valid token id but the image placeholder's.
     """
     device = family.model.device
     rows, longest, past = len(suffixes), max(map(len, suffixes)), len(prefix.ids)
@@ -90,27 +100,31 @@ def prefill(
         else family.embed(ids, None)
     )
     cache = prefix.cache(rows)
+    # The vocabulary projection is a large share of a short suffix: only where some row needs it.
+    kept = sorted(set().union(*wanted))
+    column = {position: n for n, position in enumerate(kept)}
     output: Any = family.model(
         inputs_embeds=embeddings,
         attention_mask=mask,
         position_ids=torch.arange(past, past + longest, device=device).expand(rows, -1),
         past_key_values=cache,
         use_cache=True,
+        logits_to_keep=torch.tensor(kept, device=device),
     )
+    logits = [output.logits[i, [column[p] for p in positions]] for i, positions in enumerate(wanted)]
     lengths = torch.tensor([len(s) for s in suffixes], device=device)
-    return Prefilled(output.logits, cache, mask, lengths)
+    return Prefilled(logits, cache, mask, lengths)
 
 
 def decode_greedily(
     family: Family, state: Prefilled, past: int, limits: Sequence[int], end_ids: frozenset[int], pad: int
 ) -> tuple[torch.Tensor, list[list[int]]]:
-    """Greedy continuation of every row.
+    """Greedy continuation of every row; `state` holds the logits of each row's last token.
 
     Returns:
         The first step's logits, (rows, vocabulary) in float32, and the generated ids of each row, end token included.
     """
-    rows = torch.arange(len(limits), device=state.logits.device)
-    logits = state.logits[rows, state.lengths - 1].float()
+    logits = torch.cat(state.logits).float()
     first = logits
     generated: list[list[int]] = [[] for _ in limits]
     open_rows = [limit > 0 for limit in limits]

@@ -47,6 +47,7 @@ def plain_generate(vlm: HfVlm, image: Image | None, ask: Ask) -> tuple[tuple[int
         temperature=None,
         top_p=None,
         top_k=None,
+        eos_token_id=sorted(vlm.end_ids) or None,
         pad_token_id=vlm.pad_id,
         output_logits=True,
         return_dict_in_generate=True,

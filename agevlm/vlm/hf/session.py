@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,13 +12,13 @@ import torch
 from PIL.Image import Image
 
 from agevlm.errors import CheckpointError
-from agevlm.vlm.batching import Batcher
+from agevlm.vlm.batching import Batcher, memory_message
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.families import Family, family_class
-from agevlm.vlm.hf.prefix import EMPTY, Prefix, build_prefix, decode_greedily, prefill
+from agevlm.vlm.hf.prefix import EMPTY, Prefix, Prefilled, build_prefix, decode_greedily, prefill
 
 R = TypeVar("R")
 
@@ -33,6 +34,9 @@ LOGIT_SETTINGS: dict[str, tuple[object, ...]] = {
     "forced_bos_token_id": (None,),
     "forced_eos_token_id": (None,),
     "sequence_bias": (None,),
+    "guidance_scale": (None, 1.0),
+    "exponential_decay_length_penalty": (None,),
+    "watermarking_config": (None,),
 }
 """generation_config entries that change greedy logits, with their neutral values. Greedy here is the plain argmax; a
 checkpoint that sets one of them is told so in `describe` (and its plain `generate` would differ)."""
@@ -42,10 +46,12 @@ checkpoint that sets one of them is told so in `describe` (and its plain `genera
 class HfImages(EncodedImages):
     """Vision features per image and, once a question was asked, the keys and values of its prompt prefix."""
 
+    owner: HfVlm
+    """The model whose features these are."""
     features: list[torch.Tensor]
     """Per image (visual tokens, hidden size), on the model's device."""
     prefixes: dict[int | None, Prefix] = field(default_factory=dict)
-    """The prefix last used for each image; None for asks without an image."""
+    """The prefix last built for each image; None for asks without an image."""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -72,7 +78,8 @@ class HfVlm(Vlm):
     def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int = 32) -> None:
         self.model, self.processor, self.fingerprint = model, processor, fingerprint
         self.tokenizer = processor.tokenizer
-        self.family: Family = family_class(model.config.model_type)(model, processor)
+        self.family: Family = family_class(model.config.to_dict())(model, processor)
+        prompts.check_template(processor)
         self.batcher = Batcher(batch_size, is_out_of_memory, release_memory)
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
@@ -81,8 +88,8 @@ class HfVlm(Vlm):
         if end is None:
             end = self.tokenizer.eos_token_id
         self.end_ids = frozenset([end] if isinstance(end, int) else end or [])
-        pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else min(self.end_ids, default=0)
+        # Not the tokenizer's: some name none, and some one beyond the embedding table. Padding is masked anyway.
+        self.pad_id = int(self.family.image_token_id == 0)
 
     @classmethod
     def load(
@@ -107,10 +114,12 @@ class HfVlm(Vlm):
             CheckpointError: see `find_checkpoint` and `load`.
         """
         found = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(str(checkpoint))
-        family_class(found.model_type)
         fingerprint = found.fingerprint(dtype, chat_template)
         model, processor = load(found, dtype=dtype, device=device, chat_template=chat_template)
-        return cls(model, processor, fingerprint, batch_size=batch_size)
+        try:
+            return cls(model, processor, fingerprint, batch_size=batch_size)
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {found.name}: {error}") from error
 
     def describe(self) -> Mapping[str, object]:
         config = self.model.generation_config
@@ -132,7 +141,7 @@ class HfVlm(Vlm):
         for image in images:
             self.vision_calls += 1
             features.append(self.family.features(self.family.preprocess(image)))
-        return HfImages(features)
+        return HfImages(self, features)
 
     @torch.inference_mode()
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
@@ -141,10 +150,10 @@ class HfVlm(Vlm):
 
         def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[Reply]:
             suffixes = [rows[i].ids[len(prefix.ids) :] for i in batch]
-            state = self._prefill(images, image, prefix, suffixes)
+            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             limits = [rows[i].limit for i in batch]
             first, generated = decode_greedily(self.family, state, len(prefix.ids), limits, self.end_ids, self.pad_id)
-            self.language_positions += len(batch) * (max(map(len, generated), default=0) - 1)
+            self.language_positions += len(batch) * max(0, *(len(ids) - 1 for ids in generated))
             return [
                 self._reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))
             ]
@@ -168,14 +177,11 @@ class HfVlm(Vlm):
             past = len(prefix.ids)
             # The last token of the continuation is predicted, never an input.
             inputs = [(rows[i].ids + rows[i].continuation[:-1])[past:] for i in batch]
-            logits = self._prefill(images, image, prefix, inputs).logits
+            wanted = [range(len(s) - len(rows[i].continuation), len(s)) for s, i in zip(inputs, batch, strict=True)]
             scores = []
-            for n, i in enumerate(batch):
-                end = len(inputs[n])
-                start = end - len(rows[i].continuation)
-                logprobs = torch.log_softmax(logits[n, start:end].float(), dim=-1)
+            for i, logits in zip(batch, self._prefill(images, image, prefix, inputs, wanted).logits, strict=True):
                 target = torch.tensor(rows[i].continuation, device=logits.device)
-                scores.append(float(logprobs.gather(-1, target[:, None]).sum()))
+                scores.append(float(torch.log_softmax(logits.float(), dim=-1).gather(-1, target[:, None]).sum()))
             return scores
 
         def failed(_: int, message: str) -> float:
@@ -203,31 +209,57 @@ class HfVlm(Vlm):
             by_image.setdefault(row.image, []).append(i)
         results: dict[int, R] = {}
         for image, members in by_image.items():
-
-            def batch(items: Sequence[int], image: int | None = image, members: list[int] = members) -> list[R]:
-                return run(image, self._prefix(images, image, [rows[i].ids for i in members]), items)
-
-            results.update(zip(members, self.batcher.map(members, batch, failed), strict=True))
+            prefix, problem = self._prefix_or_problem(images, image, [rows[i].ids for i in members])
+            if prefix is None:
+                results.update({i: failed(i, problem) for i in members})
+            else:
+                done = self.batcher.map(members, partial(run, image, prefix), failed)
+                results.update(zip(members, done, strict=True))
         return [results[i] for i in range(len(rows))]
 
+    def _prefix_or_problem(
+        self, images: HfImages, image: int | None, rows: list[list[int]]
+    ) -> tuple[Prefix | None, str]:
+        """The prefix; where memory runs out twice, None and why. (Smaller batches of questions would not help.)"""
+        problem = ""
+        for _ in range(2):
+            try:
+                return self._prefix(images, image, rows), ""
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = memory_message(error)
+            # Other images' prefixes are kept only for speed.
+            images.prefixes.clear()
+            release_memory()
+        return None, problem
+
     def _prefix(self, images: HfImages, image: int | None, rows: list[list[int]]) -> Prefix:
-        """The shared prefix of an image's rows: the one at hand if all rows begin with it, else a new one."""
-        known = images.prefixes.get(image)
-        if known is not None and all(len(r) > len(known.ids) and tuple(r[: len(known.ids)]) == known.ids for r in rows):
-            return known
+        """The shared prefix of an image's rows: what they share with the one at hand if that is most of it."""
         length = prompts.common_prefix(rows)
         if self.family.image_token_id in rows[0][length:]:
             # The template puts text that differs before the image: nothing can be shared, rows run whole.
-            length = 0
+            return EMPTY
+        known = images.prefixes.get(image, EMPTY)
+        shared = min(length, prompts.common_prefix([known.ids, rows[0]], leave=0))
+        if 2 * shared >= length and self.family.image_token_id not in rows[0][shared:]:
+            return known.first(shared)
+        prefix = build_prefix(self.family, rows[0][:length], self._features(images, image))
         self.language_positions += length
-        prefix = build_prefix(self.family, rows[0][:length], self._features(images, image)) if length else EMPTY
         images.prefixes[image] = prefix
         return prefix
 
-    def _prefill(self, images: HfImages, image: int | None, prefix: Prefix, suffixes: list[list[int]]) -> Any:
+    def _prefill(
+        self,
+        images: HfImages,
+        image: int | None,
+        prefix: Prefix,
+        suffixes: list[list[int]],
+        wanted: Sequence[Sequence[int]],
+    ) -> Prefilled:
         self.language_positions += len(suffixes) * max(map(len, suffixes))
         features = None if prefix.ids else self._features(images, image)
-        return prefill(self.family, prefix, suffixes, features, self.pad_id)
+        return prefill(self.family, prefix, suffixes, wanted, features, self.pad_id)
 
     def _row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
         """An ask's rendered text (placeholders expanded) and its token ids."""
@@ -240,9 +272,16 @@ class HfVlm(Vlm):
                 f"the chat template (or the prompt) puts {found} image placeholders {self.family.image_token!r} into a "
                 f"prompt that should hold {int(ask.image is not None)}"
             )
-        if ask.image is not None:
-            text = self.family.expand(text, len(images.features[ask.image]))
+        visual = 0 if ask.image is None else len(images.features[ask.image])
+        if visual:
+            text = self.family.expand(text, visual)
         ids = prompts.token_ids(self.tokenizer, text)
+        placeholders = ids.count(self.family.image_token_id)
+        if placeholders != visual:
+            raise CheckpointError(
+                f"the prompt's tokens hold {placeholders} image placeholders (token {self.family.image_token_id}, "
+                f"{self.family.image_token!r}) for {visual} visual tokens: tokenizer and config.json do not agree"
+            )
         return text, Row(ask.image, ids, limit=ask.max_new_tokens)
 
     def _reply(self, first: torch.Tensor, ids: list[int], ask: Ask) -> Reply:
@@ -260,10 +299,11 @@ class HfVlm(Vlm):
     def _features(images: HfImages, image: int | None) -> torch.Tensor | None:
         return None if image is None else images.features[image]
 
-    @staticmethod
-    def _own(encoded: EncodedImages) -> HfImages:
+    def _own(self, encoded: EncodedImages) -> HfImages:
         if not isinstance(encoded, HfImages):
             raise TypeError(f"these images were encoded by another adapter: {type(encoded).__name__}")
+        if encoded.owner is not self:
+            raise ValueError("these images were encoded by another model")
         return encoded
 
 
@@ -271,7 +311,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that device or host memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    # CPU allocator, the CUDA driver, cuBLAS: plain RuntimeErrors all.
+    signs = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def release_memory() -> None:
