@@ -80,7 +80,6 @@ def run(group: click.Group) -> None:
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
         sys.exit(130)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 HUB_POPE = "lmms-lab/POPE"
+TABLE_WIDTH = 124
 CONTROL_NAMES = ("blind", "blank", "shuffled", "other-image")
 
 JSON = click.option(
@@ -30,10 +31,12 @@ SEED = click.option("--seed", default=0, show_default=True, help="Seed of order,
 
 
 def _consoles() -> tuple[Any, Any]:
-    """Tables to stdout (wide where it is no terminal), remarks to stderr."""
+    """Tables to stdout, never squeezed below what they need; remarks to stderr."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 180, highlight=False), Console(stderr=True, highlight=False)
+    console = Console(highlight=False)
+    console.width = max(console.width if sys.stdout.isatty() else 0, TABLE_WIDTH)
+    return console, Console(stderr=True, highlight=False)
 
 
 def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -54,22 +54,26 @@ def shuffled(image: Image, sha256: str, seed: int) -> Image:
 
 
 def derangement(clusters: Mapping[str, Sequence[str]], seed: int) -> dict[str, str]:
-    """For each image another one, from another cluster; a seeded cyclic permutation, so no image maps to itself.
+    """For each image another one that shares no cluster with it; a seeded cyclic permutation.
 
     Args:
         clusters: cluster -> its images (one image each in POPE; in POPEv2 the original and its edited twin).
         seed: of the permutation.
 
     Returns:
-        Image -> the image shown in its place; empty if there are fewer than two clusters.
+        Image -> the image shown in its place; empty if all images are bound to one another by their clusters.
     """
-    names = sorted(clusters)
-    if len(names) < 2:
+    # An image may be in several clusters (edited in two ways, say); what is bound by any chain of them stays apart.
+    family: dict[str, set[str]] = {}
+    for images in clusters.values():
+        merged = set(images).union(*(family.get(i, ()) for i in images))
+        family.update(dict.fromkeys(merged, merged))
+    families = sorted({min(f): sorted(f) for f in family.values()}.values())
+    if len(families) < 2:
         return {}
-    random.Random(seed).shuffle(names)
+    random.Random(seed).shuffle(families)
     exchanged = {}
-    for cluster, other in zip(names, names[1:] + names[:1], strict=True):
-        targets = sorted(clusters[other])
-        for index, image in enumerate(sorted(clusters[cluster])):
+    for images, targets in zip(families, families[1:] + families[:1], strict=True):
+        for index, image in enumerate(images):
             exchanged[image] = targets[index % len(targets)]
     return exchanged

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-RECORD_BYTES = 520
-QUESTION_BYTES = 420
+RECORD_BYTES = 420
+QUESTION_BYTES = 330
 PROMPT_TOKENS = 25
 """Tokens of a question with its short-answer instruction; POPE's vary by a few."""
 EFFICIENCY = 0.4

@@ -136,6 +136,8 @@ class AnswerWriter:
         """
         data = to_lines(records).encode("ascii")
         try:
+            # What an earlier commit left when even cutting it off had failed.
+            os.ftruncate(self._fd, self._size)
             written = 0
             while written < len(data):
                 written += os.pwrite(self._fd, data[written:], self._size + written)

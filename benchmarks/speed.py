@@ -75,7 +75,9 @@ def picture(index: int) -> bytes:
     from PIL import Image
 
     rng = np.random.default_rng(index)
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.BICUBIC
+    )
     pixels = np.asarray(coarse, dtype=np.int64) + rng.integers(-12, 13, (480, 640, 3))
     file = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
@@ -175,6 +177,8 @@ SIDES: dict[str, Side] = {
     "the same, distinct questions": distinct,
 }
 PLAIN = "plain generate"
+ONE_BY_ONE = (PLAIN, "image reuse")
+"""Sides that run question by question: two questions warm them up as well as eighteen do."""
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -226,9 +230,7 @@ class Measured:
         """Plain values: rates, ratios to the reference and work per question."""
         questions = sum(map(len, self.answers))
         return {
-            "questions_per_second": statistics.median(
-                len(a) / s for a, s in zip(self.answers, self.wall, strict=True)
-            ),
+            "questions_per_second": statistics.median(len(a) / s for a, s in zip(self.answers, self.wall, strict=True)),
             "ratio": _spread(reference.wall, self.wall),
             "cpu_ratio": _spread(reference.cpu, self.cpu),
             "vision_calls_per_question": self.vision_calls / questions,
@@ -246,8 +248,8 @@ def _spread(reference: Sequence[float], ours: Sequence[float]) -> dict[str, floa
 def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None]) -> dict[str, Measured]:
     """Time every side on every image: the same questions, the order of the sides reversed on every other image.
 
-    Before that, pictures that are not measured bring every shape of batch into play once, since kernels are chosen and
-    buffers allocated on a shape's first use.
+    Before that, pictures that are not measured warm every side up, since kernels are chosen and buffers allocated on
+    first use; sides that batch meet every number of distinct questions.
     """
     import torch
 
@@ -258,11 +260,8 @@ def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None])
     batches = {len(set(r)): r for r in rows}
     advance("warming up")
     for name, side in SIDES.items():
-        if side in (session, distinct):
-            for place, row in enumerate(batches.values()):
-                side(vlm, picture(images + place), row, limit)
-        else:
-            SIDES[name](vlm, picture(images), rows[0][:2], limit)
+        for place, row in enumerate(batches.values()):
+            side(vlm, picture(images + place), row[:2] if name in ONE_BY_ONE else row, limit)
     results = {name: Measured() for name in SIDES}
     on_gpu = vlm.model.device.type == "cuda"
     for index in range(images):
@@ -270,7 +269,7 @@ def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None])
         for name in list(SIDES)[:: 1 if index % 2 == 0 else -1]:
             advance(f"image {index + 1} of {images}: {name}")
             into = results[name]
-            with counted(vlm) as work, torch.inference_mode():
+            with counted(vlm) as work:
                 if on_gpu:
                     torch.cuda.synchronize()
                 wall, cpu = time.perf_counter(), time.process_time()
@@ -389,7 +388,8 @@ def synthetic_answers(kind: str) -> Answered:
     from benchmarks.pope.types import Question, QuestionSet
 
     rng = random.Random(0)
-    questions, answers = [], {}
+    questions: list[Question] = []
+    answers: dict[tuple[str, str], Answer] = {}
     for image in range(SCORED_IMAGES):
         for place, text in enumerate(question_rows(image)):
             split, label = SPLITS[place // 6], place % 6 < 3
@@ -530,7 +530,9 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         f"{machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
         + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items())
     )
-    table = Table(title=f"{report['images']} images x {PER_IMAGE} questions; ratios: median (lowest - highest) by image")
+    table = Table(
+        title=f"{report['images']} images x {PER_IMAGE} questions; ratios: median (lowest - highest) by image"
+    )
     for column in ("", "questions/s", "wall ratio", "CPU ratio", "vision calls/q", "language positions/q", "differ"):
         table.add_column(column, justify="right" if column else "left")
     for name, row in report["sides"].items():
@@ -544,13 +546,13 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(
-        f"{equal['questions']} questions, {equal['distinct_questions']} distinct (image, question) pairs; plain answers: "
-        f"{equal['yes']} yes, {equal['no']} no"
+        f"{equal['questions']} questions, {equal['distinct_questions']} distinct (image, question) pairs; "
+        f"plain answers: {equal['yes']} yes, {equal['no']} no"
     )
     for flip in equal["flips"]:
         console.print(
-            f"flip: {flip['side']}, image {flip['image']}, {flip['question']!r}: {flip['ours']!r} for {flip['plain']!r}, "
-            f"margin {flip['margin']:.3g}",
+            f"flip: {flip['side']}, image {flip['image']}, {flip['question']!r}: {flip['ours']!r} for "
+            f"{flip['plain']!r}, margin {flip['margin']:.3g}",
             markup=False,
         )
     if not report["scoring"]:
@@ -564,9 +566,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "answers" else "right")
     for kind, row in report["scoring"].items():
         met = "yes" if row["wall"] < SCORING_AIM_SECONDS else "no"
-        table.add_row(
-            SCORING_KINDS[kind], str(row["distinct_texts"]), f"{row['wall']:.2f}", f"{row['cpu']:.2f}", met
-        )
+        table.add_row(SCORING_KINDS[kind], str(row["distinct_texts"]), f"{row['wall']:.2f}", f"{row['cpu']:.2f}", met)
     console.print(table)
 
 

@@ -261,9 +261,11 @@ def _ask(
         settings.model.batch_size,
         settings.model.chat_template,
     )
-    vlm = model.load()
-    writer = folder.writer(ranks.rank)
-    try:
+    with _told_on_interrupt(folder, notes), contextlib.ExitStack() as stack:
+        vlm = model.load()
+        stack.callback(vlm.close)
+        writer = folder.writer(ranks.rank)
+        stack.callback(writer.close)
         with _progress(notes, mine, ranks) as advance:
             tally = run_groups(
                 vlm,
@@ -276,14 +278,18 @@ def _ask(
         if settings.verify and ranks.first:
             _verify(settings, loaded, folder, plan, vlm, notes)
         return tally, vlm.describe()
+
+
+@contextlib.contextmanager
+def _told_on_interrupt(folder: RunFolder, notes: Console) -> Iterator[None]:
+    """On Ctrl-C say what is kept and how to go on."""
+    try:
+        yield
     except KeyboardInterrupt:
         kept = sum(r.error is None for r in folder.answers().values())
-        notes.print(f"interrupted: {kept} answers are safe in {folder.path}; the same command goes on from there",
-                    soft_wrap=True)  # fmt: skip
+        what = f"interrupted: {kept} answers are safe in {folder.path}; the same command goes on from there"
+        notes.print(what, soft_wrap=True)
         raise
-    finally:
-        writer.close()
-        vlm.close()
 
 
 class _Rate(ProgressColumn):
@@ -471,6 +477,8 @@ def _sum(tallies: Sequence[Tally]) -> Tally:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.95:
+        return "under a second"
     if seconds < 90:
         return f"{seconds:.1f} s"
     if seconds < 5400:

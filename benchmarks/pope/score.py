@@ -100,11 +100,21 @@ class Row:
 class Disagreement:
     """An answer text that not all protocols read alike, with how often it was given and each one's label."""
 
-    dataset: str
+    data_version: str
     answer: str
     gold: bool
     count: int
     readings: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for scores.json."""
+        return {
+            "data_version": self.data_version,
+            "answer": self.answer,
+            "label": "yes" if self.gold else "no",
+            "count": self.count,
+            "readings": dict(self.readings),
+        }
 
 
 @dataclass(frozen=True)
@@ -118,12 +128,8 @@ class Scores:
         """Plain values, for scores.json."""
         return {
             "rows": [r.to_json() for r in self.rows],
-            "disagreements": [
-                {"dataset": d.dataset, "answer": d.answer, "label": "yes" if d.gold else "no", "count": d.count,
-                 "readings": dict(d.readings)}
-                for d in self.disagreements
-            ],
-        }  # fmt: skip
+            "disagreements": [d.to_json() for d in self.disagreements],
+        }
 
 
 def score(answered: Sequence[Answered], protocols: Sequence[Protocol], *, draws: int = DRAWS, seed: int = 0) -> Scores:
@@ -242,7 +248,7 @@ class _Table:
         for (text, gold), count in counted.items():
             readings = {p.name: p.read(text, gold).label.value for p in self.protocols}
             if len(set(readings.values())) > 1:
-                found.append(Disagreement(self.set.name, text or "", gold, count, readings))
+                found.append(Disagreement(self.set.data_version, text or "", gold, count, readings))
         return sorted(found, key=lambda d: (-d.count, d.answer, d.gold))[:most]
 
     def _floor(self, floor: str) -> _Condition:

@@ -1,11 +1,13 @@
-"""POPE scores for people: tables in a terminal."""
+"""POPE scores for people: tables in a terminal, two lines to a row so that they fit a hundred columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.pope.protocols import PROTOCOLS
@@ -19,127 +21,126 @@ HEADS = {
     "recall": "recall",
     "f1": "F1",
     "yes_ratio": "yes ratio",
-    "pair_accuracy": "pair accuracy",
+    "pair_accuracy": "pair acc.",
     "auroc": "AUROC",
     "ece": "ECE",
 }
+EXTRA = ("pair_accuracy", "auroc", "ece")
+LONGEST_ANSWER = 200
+HEADLINE = {"mean of F1": MEAN, "pooled": POOLED}
+"""The row in which a protocol's own headline number stands, where it is not per split."""
 
 
-def percent(interval: Interval | None, *, sign: bool = False, width: int = 1) -> str:
+def percent(interval: Interval | None, *, sign: bool = False) -> str:
     """Value and 95% interval in per cent on two lines; a dash where undefined."""
     if interval is None or math.isnan(interval.value):
         return "–"
     plus = "+" if sign else ""
-    value = f"{100 * interval.value:{plus}.{width}f}"
+    value = f"{100 * interval.value:{plus}.1f}"
     if math.isnan(interval.low):
         return value
     dash = " … " if sign else "–"
-    return f"{value}\n[dim]{100 * interval.low:{plus}.{width}f}{dash}{100 * interval.high:{plus}.{width}f}[/dim]"
+    return f"{value}\n[dim]{100 * interval.low:{plus}.1f}{dash}{100 * interval.high:{plus}.1f}[/dim]"
 
 
 def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> None:
     """Per data set: the first protocol's scores with controls and floors, then the protocols side by side."""
-    for dataset, version in dict.fromkeys((r.dataset, r.data_version) for r in scores.rows):
-        rows = [r for r in scores.rows if (r.dataset, r.data_version) == (dataset, version)]
-        main = protocols[0]
-        prompt = next((r.prompt for r in rows if not r.condition.startswith("floor:")), "not stated")
+    main = protocols[0]
+    for version in dict.fromkeys(r.data_version for r in scores.rows):
+        rows = [r for r in scores.rows if r.data_version == version]
+        prompt = next((r.prompt for r in rows if not is_floor(r)), "not stated")
         note = f"data {version} · prompt {prompt}"
-        leading = [r for r in rows if r.protocol == main or r.condition.startswith("floor:")]
-        console.print(_main_table(leading, f"POPE · {note} · protocol {main}"))
+        console.print(_main_table([r for r in rows if r.protocol == main or is_floor(r)], f"{note} · protocol {main}"))
         gains = [r for r in rows if "gain_accuracy" in r.scores and r.protocol == main]
         if gains:
             console.print(_gain_table(gains, note))
         if len(protocols) > 1:
             console.print(_protocol_table([r for r in rows if r.condition == IMAGE], prompt, note))
-            shown = [d for d in scores.disagreements if d.dataset == dataset]
-            if shown:
-                console.print(_disagreement_table(shown[:10], protocols))
+            parted = [d for d in scores.disagreements if d.data_version == version]
+            if parted:
+                console.print(_disagreement_table(parted[:10]))
 
 
-def _main_table(rows: Iterable[Row], title: str) -> Table:
-    rows = list(rows)
-    table = Table(title=f"{title} · per cent, 95% interval over images", title_justify="left")
-    for head in ("split", "condition"):
-        table.add_column(head)
-    for head in ("n", "missing", "unparsed"):
-        table.add_column(head, justify="right")
-    shown = [*SCORES, *(s for s in ("pair_accuracy", "auroc", "ece") if any(s in r.scores for r in rows))]
-    for score in shown:
-        table.add_column(HEADS[score], justify="right", no_wrap=True)
-    for split in dict.fromkeys(r.split for r in rows):
-        for row in (r for r in rows if r.split == split):
-            missing = str(row.missing) + (f" ({row.errors} errors)" if row.errors else "")
-            table.add_row(
-                "mean of splits" if split == MEAN else split,
-                row.condition,
-                str(row.n),
-                f"[red]{missing}[/red]" if row.missing else missing,
-                str(row.counts["unparsed"]),
-                *(percent(row.scores.get(s)) for s in shown),
-                style="dim" if row.condition.startswith("floor:") else None,
-            )
+def is_floor(row: Row) -> bool:
+    """Whether a row is a floor's and no model's."""
+    return row.condition.startswith("floor:")
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    """An empty table whose first column is text and the others numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _by_split(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[r for r in rows if r.split == split] for split in dict.fromkeys(r.split for r in rows)]
+
+
+def _label(row: Row, second: str) -> str:
+    return f"{'mean of splits' if row.split == MEAN else row.split}\n  {second}"
+
+
+def _main_table(rows: Sequence[Row], note: str) -> Table:
+    shown = [*SCORES, *(s for s in EXTRA if any(s in r.scores for r in rows))]
+    title = f"POPE · {note} · per cent, 95% interval over images"
+    table = _table(title, "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
+    for group in _by_split(rows):
+        for row in group:
+            missing = f"{row.missing} ({row.errors} errors)" if row.errors else str(row.missing)
+            counts = f"{row.n}\n{f'[red]{missing}[/red]' if row.missing else missing} / {row.counts['unparsed']}"
+            cells = [percent(row.scores.get(s)) for s in shown]
+            table.add_row(_label(row, row.condition), counts, *cells, style="dim" if is_floor(row) else None)
+            if row.counts["unparsed"] and "f1_if_unparsed_right" in row.scores:
+                for bound in ("wrong", "right"):
+                    values = [row.scores.get(f"{s}_if_unparsed_{bound}") for s in shown]
+                    table.add_row(f"  … were all {bound}", "", *(percent(v) if v is not None else "" for v in values))
         table.add_section()
     return table
 
 
 def _gain_table(rows: Sequence[Row], note: str) -> Table:
-    table = Table(title=f"What the image adds · {note} · points of accuracy, paired by question", title_justify="left")
-    table.add_column("split")
-    table.add_column("gain over")
-    table.add_column("accuracy gain", justify="right", no_wrap=True)
-    table.add_column("yes ratio under control", justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.split, row.condition, percent(row.scores["gain_accuracy"], sign=True), percent(row.scores["yes_ratio"])
-        )
+    title = f"What the image adds · {note} · points of accuracy, paired by question"
+    table = _table(title, "split\n  gain over", "accuracy gain", "yes ratio under control")
+    for group in _by_split(rows):
+        for row in group:
+            gain = percent(row.scores["gain_accuracy"], sign=True)
+            table.add_row(_label(row, row.condition), gain, percent(row.scores["yes_ratio"]))
+        table.add_section()
     return table
 
 
 def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
-    table = Table(title=f"The same answers under every protocol · {note}", title_justify="left")
-    for head in ("split", "protocol"):
-        table.add_column(head)
-    for head in ("n", "unparsed", "differs"):
-        table.add_column(head, justify="right")
-    for score in SCORES:
-        table.add_column(HEADS[score], justify="right", no_wrap=True)
+    title = f"The same answers under every protocol · {note}"
+    table = _table(title, "split\n  protocol", "n\nunparsed / differs", *(HEADS[s] for s in SCORES))
     marked = False
-    for split in dict.fromkeys(r.split for r in rows):
-        for row in (r for r in rows if r.split == split):
+    for group in _by_split(rows):
+        for row in group:
             own = PROTOCOLS[row.protocol]
-            other_prompt = own.prompt is not None and own.prompt != prompt
+            other_prompt = own.prompt != prompt
             marked |= other_prompt
-            headline = {"mean of F1": MEAN, "pooled": POOLED}.get(own.aggregate)
-            name = row.protocol + ("*" if other_prompt else "") + (" ◂" if headline == split else "")
-            table.add_row(
-                "mean of splits" if split == MEAN else split,
-                name,
-                str(row.counts["counted"]) if row.protocol == "repope" else str(row.n),
-                str(row.counts["unparsed"]),
-                str(row.differs),
-                *(percent(row.scores[s]) for s in SCORES),
-            )
+            name = row.protocol + ("*" if other_prompt else "") + (" ◂" * (HEADLINE.get(own.aggregate) == row.split))
+            counts = f"{row.counts['counted']}\n{row.counts['unparsed']} / {row.differs}"
+            table.add_row(_label(row, name), counts, *(percent(row.scores[s]) for s in SCORES))
         table.add_section()
-    caption = ["differs: answers read otherwise than by default", "◂ the protocol's own headline row"]
-    if marked:
-        caption.append("* its published numbers are made with another prompt than these answers")
-    table.caption = " · ".join(caption)
-    table.caption_justify = "left"
+    caption = "differs: answers read otherwise than by default · ◂ the protocol's own headline row"
+    table.caption = caption + " · * its published numbers are made with another prompt" * marked
     return table
 
 
-def _disagreement_table(found: Sequence[Disagreement], protocols: Sequence[str]) -> Table:
-    from rich.markup import escape
-
-    table = Table(title="Where the protocols part (most frequent answers)", title_justify="left")
-    table.add_column("answer", overflow="fold", max_width=48)
+def _disagreement_table(found: Sequence[Disagreement]) -> Table:
+    table = Table(title="Where the protocols part: most frequent answers", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("answer", overflow="fold", ratio=2)
     table.add_column("label")
     table.add_column("times", justify="right")
-    for name in protocols:
-        table.add_column(name)
+    table.add_column("read as", ratio=3)
     for one in found:
-        text = one.answer if len(one.answer) <= 200 else one.answer[:200] + "…"
-        table.add_row(
-            escape(repr(text)), "yes" if one.gold else "no", str(one.count), *(one.readings[p] for p in protocols)
-        )
+        text = one.answer if len(one.answer) <= LONGEST_ANSWER else one.answer[:LONGEST_ANSWER] + "…"
+        readings: dict[str, list[str]] = {}
+        for protocol, label in one.readings.items():
+            readings.setdefault(label, []).append(protocol)
+        read = "; ".join(f"[bold]{label}[/bold]: {', '.join(names)}" for label, names in readings.items())
+        table.add_row(escape(repr(text)), "yes" if one.gold else "no", str(one.count), read)
     return table

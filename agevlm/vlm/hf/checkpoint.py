@@ -83,7 +83,7 @@ def _check_weights(name: str, folder: Path) -> None:
     if index.is_file():
         try:
             shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"checkpoint {name}: cannot read {index}: {error!r}") from None
         missing = sorted(s for s in shards if not (folder / s).is_file())
         if missing:

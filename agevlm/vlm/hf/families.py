@@ -26,7 +26,10 @@ class Family:
         self.processor = processor
         self.image_token: str = processor.image_token
         self.image_token_id: int = model.config.image_token_id
-        self.text_config = model.config.get_text_config()
+        text_config = model.config.get_text_config()
+        windows = (getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        self.window: int | None = min((w for w in windows if w), default=None)
+        """Tokens that some layer can look back, if limited."""
 
     def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
         """One image as the model's vision inputs, on the model's device and in its dtype."""
@@ -91,7 +94,7 @@ def family_class(config: Mapping[str, Any]) -> type[Family]:
     tower = (config.get("vision_config") or {}).get("model_type")
     if tower in ROW_MARKS:
         raise CheckpointError(
-            f"model type {model_type!r} with a {tower!r} vision tower is not supported yet: its prompts mark the end of "
-            "each row of patches"
+            f"model type {model_type!r} with a {tower!r} vision tower is not supported yet: its prompts mark the end "
+            "of each row of patches"
         )
     return FAMILIES[model_type]

@@ -18,7 +18,7 @@ from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.families import Family, family_class
-from agevlm.vlm.hf.prefix import EMPTY, Prefix, Prefilled, build_prefix, decode_greedily, prefill
+from agevlm.vlm.hf.prefix import EMPTY, Prefilled, Prefix, build_prefix, decode_greedily, prefill
 
 R = TypeVar("R")
 
@@ -212,10 +212,22 @@ class HfVlm(Vlm):
             prefix, problem = self._prefix_or_problem(images, image, [rows[i].ids for i in members])
             if prefix is None:
                 results.update({i: failed(i, problem) for i in members})
-            else:
-                done = self.batcher.map(members, partial(run, image, prefix), failed)
-                results.update(zip(members, done, strict=True))
+                continue
+            for group in self._paddable(rows, members):
+                done = self.batcher.map(group, partial(run, image, prefix), failed)
+                results.update(zip(group, done, strict=True))
         return [results[i] for i in range(len(rows))]
+
+    def _paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
+        """Members whose rows may be padded to one length.
+
+        A sliding window counts padded slots too: where it is shorter than a row, only rows of one length may meet.
+        """
+        lengths = {i: len(rows[i].ids) + len(rows[i].continuation) for i in members}
+        longest = max(lengths.values()) + max(rows[i].limit for i in members)
+        if self.family.window is None or longest <= self.family.window:
+            return [members]
+        return [[i for i in members if lengths[i] == n] for n in sorted(set(lengths.values()))]
 
     def _prefix_or_problem(
         self, images: HfImages, image: int | None, rows: list[list[int]]
@@ -237,8 +249,8 @@ class HfVlm(Vlm):
     def _prefix(self, images: HfImages, image: int | None, rows: list[list[int]]) -> Prefix:
         """The shared prefix of an image's rows: what they share with the one at hand if that is most of it."""
         length = prompts.common_prefix(rows)
-        if self.family.image_token_id in rows[0][length:]:
-            # The template puts text that differs before the image: nothing can be shared, rows run whole.
+        if not length or self.family.image_token_id in rows[0][length:]:
+            # Where the template puts text that differs before the image nothing can be shared: rows run whole.
             return EMPTY
         known = images.prefixes.get(image, EMPTY)
         shared = min(length, prompts.common_prefix([known.ids, rows[0]], leave=0))

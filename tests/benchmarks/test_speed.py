@@ -1,0 +1,142 @@
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import speed
+from benchmarks.pope.protocols import PROTOCOLS
+
+POPE_DISTINCT = 10.25
+
+
+def run(*arguments, size="tiny"):
+    return CliRunner().invoke(speed.main, ["--size", size, *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report of two images and one scoring, as figures and as text."""
+    file = tmp_path_factory.mktemp("speed") / "speed.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "SCORING_KINDS", {"yes/no": "Yes and No alone"})
+        result = run("--images", 2, "--scoring-repeats", 1, "--json", file)
+    assert result.exit_code == 0, result.output
+    return json.loads(file.read_text()), result.stdout
+
+
+def test_questions_repeat_as_popes_do():
+    rows = [speed.question_rows(i) for i in range(40)]
+    assert {len(r) for r in rows} == {18}
+    assert sum(len(set(r)) for r in rows) / len(rows) == pytest.approx(POPE_DISTINCT)
+    for row in rows:
+        splits = [row[i : i + 6] for i in (0, 6, 12)]
+        assert splits[0][:3] == splits[1][:3] == splits[2][:3]
+        assert all(len(set(s)) == 6 for s in splits)
+        assert not {q for s in splits for q in s[3:]} & set(splits[0][:3])
+
+
+def test_work_per_question(report):
+    sides = report[0]["sides"]
+    plain, image, prefix, distinct = sides.values()
+    assert plain["vision_calls_per_question"] == 1
+    for side in (image, prefix, distinct):
+        assert side["vision_calls_per_question"] == pytest.approx(1 / 18)
+    assert image["language_positions_per_question"] == plain["language_positions_per_question"]
+    # 16 visual tokens of 43 positions: hardly a prefix, and still the suffixes alone remain
+    assert prefix["language_positions_per_question"] <= 23
+    assert distinct["language_positions_per_question"] <= 14
+
+
+@pytest.mark.slow
+def test_positions_with_a_usual_number_of_visual_tokens(tmp_path):
+    file = tmp_path / "speed.json"
+    arguments = ("--hidden", 256, "--layers", 2, "--images", 1, "--scoring-repeats", 0, "--json", file)
+    assert run(*arguments, size="small").exit_code == 0
+    plain, _, prefix, distinct = json.loads(file.read_text())["sides"].values()
+    assert plain["language_positions_per_question"] > 576
+    assert prefix["language_positions_per_question"] <= 55
+    assert distinct["language_positions_per_question"] <= 46
+
+
+def test_report(report):
+    figures, text = report
+    assert figures["images"] == 2
+    assert figures["answers"]["questions"] == 36
+    assert figures["answers"]["yes"] + figures["answers"]["no"] == 36
+    assert min(figures["answers"]["yes"], figures["answers"]["no"]) > 0
+    assert set(figures["answers"]["differing"].values()) == {0}
+    assert not figures["answers"]["flips"]
+    for side in figures["sides"].values():
+        assert side["questions_per_second"] > 0
+        assert side["ratio"]["low"] <= side["ratio"]["median"] <= side["ratio"]["high"]
+        assert len(side["wall_seconds"]) == len(side["cpu_seconds"]) == 2
+    assert {"cpu", "cores", "device", "threads", "dtype", "parameters", "python", "packages"} <= figures[
+        "machine"
+    ].keys()
+    (scored,) = figures["scoring"].values()
+    assert (scored["answers"], scored["draws"], scored["protocols"]) == (9000, 2000, len(PROTOCOLS))
+    assert scored["wall"] > 0
+    assert scored["cpu"] > 0
+    for words in (*speed.SIDES, "questions/s", "wall ratio", "Scoring 9000 answers", "torch"):
+        assert words in text
+
+
+@pytest.mark.parametrize("side", [s for s in speed.SIDES if s != speed.PLAIN])
+def test_a_wrong_answer_fails_the_run(side, monkeypatch):
+    honest = speed.SIDES[side]
+
+    def wrong(*arguments):
+        said = honest(*arguments)
+        return [*said[:-1], replace(said[-1], ids=(*said[-1].ids, 0))]
+
+    monkeypatch.setitem(speed.SIDES, side, wrong)
+    result = run("--images", 1, "--scoring-repeats", 0)
+    assert result.exit_code == 1
+    assert f"FAILED: 1 answers of {side!r} differ" in result.stderr
+
+
+def test_in_half_precision_a_difference_is_a_flip_with_its_margin(monkeypatch, tmp_path):
+    side = "image and prefix reuse"
+
+    def wrong(vlm, *arguments):
+        said = speed.session(vlm, *arguments)
+        other = "No" if "Yes" in said[-1].text else "Yes"
+        token = vlm.tokenizer.encode(f" {other}", add_special_tokens=False)[0]
+        return [*said[:-1], speed.Said((token, *said[-1].ids[1:]), other)]
+
+    monkeypatch.setitem(speed.SIDES, side, wrong)
+    file = tmp_path / "speed.json"
+    result = run("--images", 1, "--scoring-repeats", 0, "--dtype", "bfloat16", "--json", file)
+    assert result.exit_code == 0, result.output
+    flips = [f for f in json.loads(file.read_text())["answers"]["flips"] if f["side"] == side]
+    assert {f["question"] for f in flips} >= {speed.question_rows(0)[-1]}
+    assert all(f["margin"] >= 0 and f["ours"] != f["plain"] for f in flips)
+    assert "flip: image and prefix reuse" in result.stdout
+
+
+def test_empty_answers_fail_the_run(monkeypatch):
+    def silent(vlm, jpeg, prompts, limit):
+        return [speed.Said((vlm.tokenizer.eos_token_id,), "") for _ in prompts]
+
+    monkeypatch.setattr(speed, "SIDES", dict.fromkeys(speed.SIDES, silent))
+    result = run("--images", 1, "--scoring-repeats", 0)
+    assert result.exit_code == 1
+    assert "18 answers of plain generate are empty" in result.stderr
+
+
+@pytest.mark.parametrize(("kind", "fewest", "most"), [("yes/no", 2, 2), ("messy", 100, 1000), ("distinct", 9000, 9000)])
+def test_synthetic_answers(kind, fewest, most):
+    answered = speed.synthetic_answers(kind)
+    given = answered.answers["image"]
+    assert len(given) == len(answered.questions.questions) == 9000
+    assert len({q.cluster for q in answered.questions.questions}) == 500
+    assert fewest <= len({a.text for a in given.values()}) <= most
+    assert any(a.text is None for a in given.values()) == (kind == "messy")
+
+
+def test_a_missing_checkpoint_is_one_line():
+    result = run("--ckpt", "/nowhere", "--scoring-repeats", 0)
+    assert result.exit_code != 0
+    assert "/nowhere" in result.stderr
+    assert "Traceback" not in result.output
