@@ -85,8 +85,7 @@ def _label(row: Row, second: str) -> str:
 
 def _main_table(rows: Sequence[Row], note: str) -> Table:
     shown = [*SCORES, *(s for s in EXTRA if any(s in r.scores for r in rows))]
-    title = f"POPE · {note} · per cent, 95% interval over images"
-    table = _table(title, "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
+    table = _table(f"POPE · {note}", "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
     for group in _by_split(rows):
         for row in group:
             missing = f"{row.missing} ({row.errors} errors)" if row.errors else str(row.missing)
@@ -98,6 +97,7 @@ def _main_table(rows: Sequence[Row], note: str) -> Table:
                     values = [row.scores.get(f"{s}_if_unparsed_{bound}") for s in shown]
                     table.add_row(f"  … were all {bound}", "", *(percent(v) if v is not None else "" for v in values))
         table.add_section()
+    table.caption = "per cent; 95% intervals over images"
     return table
 
 

@@ -48,7 +48,6 @@ def test_work_per_question(report):
     assert distinct["language_positions_per_question"] <= 14
 
 
-@pytest.mark.slow
 def test_positions_with_a_usual_number_of_visual_tokens(tmp_path):
     file = tmp_path / "speed.json"
     arguments = ("--hidden", 256, "--layers", 2, "--images", 1, "--scoring-repeats", 0, "--json", file)
