@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,7 +82,7 @@ class _Text:
     """A lower-case, plain-ASCII-punctuation copy of an answer that remembers where its characters came from."""
 
     chars: str
-    origin: list[int]
+    origin: Sequence[int]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         return self.origin[start], self.origin[end - 1] + 1
@@ -114,6 +115,8 @@ def _plain(char: str) -> str:
 
 def _normalise(answer: str) -> _Text:
     """The plain form of an answer with each run of white space as one character."""
+    if answer.isascii() and answer.isprintable() and "  " not in answer:
+        return _Text(answer.lower(), range(len(answer)))
     chars: list[str] = []
     origin: list[int] = []
     for position, char in enumerate(answer):

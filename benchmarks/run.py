@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agevlm.errors import AgeVlmError
@@ -66,7 +66,7 @@ def run_groups(
     """Ask everything in the groups.
 
     An image that cannot be opened, and a model that fails on a group, become error records of that group's asks,
-    which a later run asks again; the rest goes on.
+    which a later run asks again (each ask by itself if they fail together once more); the rest goes on.
 
     Args:
         vlm: the model.
@@ -118,7 +118,11 @@ def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int
     except Exception as error:
         # Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
         failure = _one_line(error)
-        return [Reply.failed(failure)] * len(group.asks), failure
+    if group.failed_before and len(group.asks) > 1:
+        # The second time: one prompt may be what the model cannot take, and must not cost the others their answers.
+        alone = [_answer(vlm, replace(group, asks=(ask,)), image, tokens) for ask in group.asks]
+        return [reply for replies, _ in alone for reply in replies], failure
+    return [Reply.failed(failure)] * len(group.asks), failure
 
 
 def _one_line(error: Exception) -> str:

@@ -235,49 +235,34 @@ _MOST_FULL_STOPS = 32
 """VLMEvalKit passes re.UNICODE (32) where the number of replacements belongs: later full stops stay."""
 
 
-def _vlmevalkit_characters(answer: str) -> list[tuple[str, int]]:
-    """The lower-cased answer after the punctuation rule, each character with its place in the answer.
+_FULL_STOP = re.compile(r"\.(?!\d)")
+
+
+def _vlmevalkit_text(answer: str) -> str:
+    """The lower-cased answer after the punctuation rule.
 
     A punctuation mark that touches a space somewhere in the answer is deleted everywhere, and so is every mark where
     a comma separates two digits; otherwise it becomes a space. A full stop is deleted unless a digit follows.
     """
     delete_all = _DIGIT_COMMA_DIGIT.search(answer) is not None
-    deleted = {mark for mark in _PUNCTUATION if delete_all or f"{mark} " in answer or f" {mark}" in answer}
-    kept = [
-        (" " if character in _PUNCTUATION else character, position)
-        for position, original in enumerate(answer)
-        if original not in deleted
-        for character in original.lower()
-    ]
-    result = []
-    full_stops = 0
-    for place, (character, position) in enumerate(kept):
-        before_digit = place + 1 < len(kept) and kept[place + 1][0].isdecimal()
-        if character == "." and not before_digit and full_stops < _MOST_FULL_STOPS:
-            full_stops += 1
-        else:
-            result.append((character, position))
-    return result
+    table = {
+        ord(mark): None if delete_all or f"{mark} " in answer or f" {mark}" in answer else " "
+        for mark in _PUNCTUATION
+        if mark in answer
+    }
+    return _FULL_STOP.sub("", answer.translate(table).lower(), count=_MOST_FULL_STOPS)
 
 
 def _read_vlmevalkit(answer: str) -> Reading:
-    characters = _vlmevalkit_characters(answer)
-    text = "".join(character for character, _ in characters)
-    spans: dict[str, tuple[int, int]] = {}
-    end = 0
-    for word in text.split():
-        start = text.index(word, end)
-        end = start + len(word)
-        if word in ("yes", "no"):
-            spans.setdefault(word, (characters[start][1], characters[end - 1][1] + 1))
-    if len(spans) != 1:
-        return Reading(Label.UNPARSED, "both-words" if spans else "neither-word")
-    word, span = spans.popitem()
-    return Reading(_label(word == "yes"), "one-word", span)
+    found = {"yes", "no"}.intersection(_vlmevalkit_text(answer).split())
+    if len(found) != 1:
+        return Reading(Label.UNPARSED, "both-words" if found else "neither-word")
+    return Reading(_label("yes" in found), "one-word")
 
 
 # --- the protocols ----------------------------------------------------------------------------------------------------
 
+_OFFICIAL_RULE = _reading(_read_official)
 _CURRENT_DATA = "pope-coco@3df3ba1, 3 x 3,000 rows"
 
 _ALL = (
@@ -298,7 +283,7 @@ _ALL = (
         prompt="official",
         aggregate="per split",
         data=_CURRENT_DATA,
-        read=_reading(_read_official),
+        read=_OFFICIAL_RULE,
         count=_counting(_missed),
     ),
     Protocol(
@@ -308,7 +293,7 @@ _ALL = (
         prompt="default",
         aggregate="mean of F1",
         data="pope-coco@e3e3926, random split with 2,910 rows",
-        read=_reading(_read_official),
+        read=_OFFICIAL_RULE,
         count=_counting(_missed),
     ),
     Protocol(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from benchmarks.statistics.calibration import expected_calibration_error
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval
 from benchmarks.statistics.paired import paired_gain
 from benchmarks.statistics.ranking import clustered_auroc
-from benchmarks.statistics.scores import FIELDS, SCORES, Floats, divide
+from benchmarks.statistics.scores import FIELDS, Floats, divide
 
 IMAGE = "image"
 """The condition in which the model sees the question's own image; the others are controls."""
@@ -151,25 +152,23 @@ def score(answered: Sequence[Answered], protocols: Sequence[Protocol], *, draws:
 
 
 class _Readings:
-    """The readings of one condition's answers under one protocol, one text at a time and each text once."""
+    """The readings of one condition's answers under one protocol, each distinct text read once."""
 
     def __init__(self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool]) -> None:
-        known: dict[tuple[str | None, bool], tuple[Label, Effect]] = {}
-        self.labels: list[Label] = []
-        effects: list[Effect] = []
+        known: dict[tuple[str | None, bool], Label] = {}
         for pair in zip(texts, golds, strict=True):
             if pair not in known:
-                label = protocol.read(*pair).label
-                known[pair] = label, protocol.count(label, pair[1])
-            label, effect = known[pair]
-            self.labels.append(label)
-            effects.append(effect)
-        self.effects = effect_array(effects)
+                known[pair] = protocol.read(*pair).label
+        self.labels = [known[pair] for pair in zip(texts, golds, strict=True)]
+        self.effects = effects_of(self.labels, golds, protocol.count)
 
 
-def effect_array(effects: Sequence[Effect]) -> Floats:
-    """Effects as an array (n, fields) in the order of `FIELDS`."""
-    return np.array([[getattr(e, f) for f in FIELDS] for e in effects], dtype=np.float64).reshape(-1, len(FIELDS))
+def effects_of(labels: Sequence[Label], golds: Sequence[bool], count: Callable[[Label, bool], Effect]) -> Floats:
+    """The effects of labels as an array (n, fields) in the order of `FIELDS`; there are few distinct ones."""
+    places: dict[tuple[Label, bool], int] = {}
+    index = np.array([places.setdefault(p, len(places)) for p in zip(labels, golds, strict=True)], dtype=np.int64)
+    table = [[getattr(count(*pair), field) for field in FIELDS] for pair in places]
+    return np.array(table, dtype=np.float64).reshape(-1, len(FIELDS))[index]
 
 
 class _Condition:
@@ -201,6 +200,10 @@ class _Condition:
             return None
         margin = np.array([a.logprobs["yes"] - a.logprobs["no"] for a in self.answers])
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(margin, -700, 700))), dtype=np.float64)
+
+
+def _bound(which: int, label: Label, gold: bool) -> Effect:
+    return bounds_effects(label, gold)[which]
 
 
 class _Table:
@@ -243,12 +246,15 @@ class _Table:
         condition = self.conditions.get(IMAGE)
         if condition is None or len(self.protocols) < 2:
             return []
-        counted = Counter(zip(condition.texts, condition.gold.tolist(), strict=True))
+        names = [p.name for p in self.protocols]
+        answers = list(zip(condition.texts, condition.gold.tolist(), strict=True))
+        counted = Counter(answers)
+        read = dict(zip(answers, zip(*(self.readings[IMAGE, n].labels for n in names), strict=True), strict=True))
         found = []
-        for (text, gold), count in counted.items():
-            readings = {p.name: p.read(text, gold).label.value for p in self.protocols}
-            if len(set(readings.values())) > 1:
-                found.append(Disagreement(self.set.data_version, text or "", gold, count, readings))
+        for (text, gold), labels in read.items():
+            if len(set(labels)) > 1:
+                readings = {n: label.value for n, label in zip(names, labels, strict=True)}
+                found.append(Disagreement(self.set.data_version, text or "", gold, counted[text, gold], readings))
         return sorted(found, key=lambda d: (-d.count, d.answer, d.gold))[:most]
 
     def _floor(self, floor: str) -> _Condition:
@@ -281,7 +287,7 @@ class _Table:
         if len(cells) > 1:
             total = np.sum(list(cells.values()), axis=0)
             scored |= score_with_intervals({POOLED: total}, self.weights)
-            scored[MEAN] = {s: mean_of_scores(list(cells.values()), s, self.weights) for s in SCORES}
+            scored[MEAN] = mean_of_scores(list(cells.values()), self.weights)
         default = self.readings[name, "default"].labels if (name, "default") in self.readings else labels
         differs = Counter(q.split for q, a, b in zip(condition.questions, labels, default, strict=True) if a is not b)
         refused = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.REFUSED)
@@ -335,9 +341,9 @@ class _Table:
 
     def _bounds(self, condition: _Condition, labels: Sequence[Label], mask: Any) -> dict[str, Interval]:
         """Accuracy and F1 if every unreadable answer were wrong, and if it were right."""
-        pairs = [bounds_effects(label, bool(g)) for label, g in zip(labels, condition.gold, strict=True)]
+        golds = condition.gold.tolist()
         cells = {
-            bound: self._cell(effect_array([p[i] for p in pairs])[mask], condition.clusters[mask])
+            bound: self._cell(effects_of(labels, golds, partial(_bound, i))[mask], condition.clusters[mask])
             for i, bound in enumerate(("if_unparsed_wrong", "if_unparsed_right"))
         }
         scored = score_with_intervals(cells, self.weights)

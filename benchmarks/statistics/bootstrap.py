@@ -45,19 +45,20 @@ def score_with_intervals(
     }
 
 
-def mean_of_scores(cells: Sequence[Floats], score: str, weights: Floats, level: float = 0.95) -> Interval:
-    """The unweighted mean of one score over cells (the mean F1 of the three splits) with its joint interval.
+def mean_of_scores(cells: Sequence[Floats], weights: Floats, level: float = 0.95) -> dict[str, Interval]:
+    """The unweighted mean of each score over cells (the mean F1 of the three splits) with its joint interval.
 
     `cells` are counts (G, 9), `weights` (draws, G). NaN where the score of any cell is; draws in which any cell has
-    none are left out. G of the interval is that of the cell with the fewest images in its denominator. Raises
-    ValueError where there is no cell, shapes differ, `score` is unknown or `level` is outside (0, 1).
+    none are left out. G of an interval is that of the cell with the fewest images in its denominator. Raises
+    ValueError where there is no cell, shapes differ or `level` is outside (0, 1).
     """
-    if score not in SCORES:
-        raise ValueError(f"unknown score {score!r}, known are {SCORES}")
     if not cells:
         raise ValueError("need at least one cell")
     estimates, draws, clusters = _scores(_stack(cells, weights), weights)
-    return score_interval(float(estimates[score].mean()), draws[score].mean(axis=1), int(clusters[score].min()), level)
+    return {
+        s: score_interval(float(estimates[s].mean()), draws[s].mean(axis=1), int(clusters[s].min()), level)
+        for s in SCORES
+    }
 
 
 def _stack(cells: Sequence[Floats], weights: Floats) -> Floats:

@@ -106,7 +106,10 @@ BROKEN = {
     "a tokenizer only": (lambda f: without(f, "processor_config.json"), "processor"),
     "an image processor only": (lambda f: without(f, "tokenizer.json", "tokenizer_config.json"), "processor"),
     "no chat template": (lambda f: without(f, "chat_template.jinja"), "no chat template.*--chat-template"),
-    "a template that fails": (lambda f: written(f, "chat_template.jinja", "{{ raise_exception('') }}"), "template fails"),
+    "a template that fails": (
+        lambda f: written(f, "chat_template.jinja", "{{ raise_exception('no') }}"),
+        "template fails",
+    ),
     "a damaged template": (lambda f: written(f, "chat_template.jinja", "{% for %}"), "template fails"),
     "a template for plain strings": (
         lambda f: written(f, "chat_template.jinja", "{% for m in messages %}{{ m['content'] }}{% endfor %}"),

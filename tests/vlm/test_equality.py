@@ -167,7 +167,10 @@ QUESTION_FIRST = (
     "{{ part['text'] }} {% endfor %}{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
     "<image>{% endfor %}{% endfor %}ASSISTANT:"
 )
-WITH_BOS = "<s>USER: {% for p in messages[0]['content'] %}{{ '<image>' if p['type'] == 'image' else p['text'] }} {% endfor %}A:"
+WITH_BOS = (
+    "<s>USER: {% for part in messages[0]['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }} {% endfor %}ASSISTANT:"
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
