@@ -1,17 +1,29 @@
 import json
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import speed
 from benchmarks.pope.protocols import PROTOCOLS
+from benchmarks.speed import __main__ as command
+from benchmarks.speed import scoring
+from benchmarks.speed.questions import question_rows
+from benchmarks.speed.scoring import synthetic_answers
+from benchmarks.speed.sides import PLAIN, SIDES, Said, session
 
 POPE_DISTINCT = 10.25
 
 
 def run(*arguments, size="tiny"):
-    return CliRunner().invoke(speed.main, ["--size", size, *map(str, arguments)])
+    return CliRunner().invoke(command.main, ["--size", size, *map(str, arguments)])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_built_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "load_model", cache(command.load_model))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +31,14 @@ def report(tmp_path_factory):
     """The report of two images and one scoring, as figures and as text."""
     file = tmp_path_factory.mktemp("speed") / "speed.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speed, "SCORING_KINDS", {"yes/no": "Yes and No alone"})
+        patch.setattr(scoring, "SCORING_KINDS", {"yes/no": "Yes and No alone"})
         result = run("--images", 2, "--scoring-repeats", 1, "--json", file)
     assert result.exit_code == 0, result.output
     return json.loads(file.read_text()), result.stdout
 
 
 def test_questions_repeat_as_popes_do():
-    rows = [speed.question_rows(i) for i in range(40)]
+    rows = [question_rows(i) for i in range(40)]
     assert {len(r) for r in rows} == {18}
     assert sum(len(set(r)) for r in rows) / len(rows) == pytest.approx(POPE_DISTINCT)
     for row in rows:
@@ -77,19 +89,19 @@ def test_report(report):
     assert (scored["answers"], scored["draws"], scored["protocols"]) == (9000, 2000, len(PROTOCOLS))
     assert scored["wall"] > 0
     assert scored["cpu"] > 0
-    for words in (*speed.SIDES, "questions/s", "wall ratio", "Scoring 9000 answers", "torch"):
+    for words in (*SIDES, "questions/s", "wall ratio", "Scoring 9000 answers", "torch"):
         assert words in text
 
 
-@pytest.mark.parametrize("side", [s for s in speed.SIDES if s != speed.PLAIN])
+@pytest.mark.parametrize("side", [s for s in SIDES if s != PLAIN])
 def test_a_wrong_answer_fails_the_run(side, monkeypatch):
-    honest = speed.SIDES[side]
+    honest = SIDES[side]
 
     def wrong(*arguments):
         said = honest(*arguments)
         return [*said[:-1], replace(said[-1], ids=(*said[-1].ids, 0))]
 
-    monkeypatch.setitem(speed.SIDES, side, wrong)
+    monkeypatch.setitem(SIDES, side, wrong)
     result = run("--images", 1, "--scoring-repeats", 0)
     assert result.exit_code == 1
     assert f"FAILED: 1 answers of {side!r} differ" in result.stderr
@@ -99,26 +111,27 @@ def test_in_half_precision_a_difference_is_a_flip_with_its_margin(monkeypatch, t
     side = "image and prefix reuse"
 
     def wrong(vlm, *arguments):
-        said = speed.session(vlm, *arguments)
+        said = session(vlm, *arguments)
         other = "No" if "Yes" in said[-1].text else "Yes"
         token = vlm.tokenizer.encode(f" {other}", add_special_tokens=False)[0]
-        return [*said[:-1], speed.Said((token, *said[-1].ids[1:]), other)]
+        return [*said[:-1], Said((token, *said[-1].ids[1:]), other)]
 
-    monkeypatch.setitem(speed.SIDES, side, wrong)
+    monkeypatch.setitem(SIDES, side, wrong)
     file = tmp_path / "speed.json"
     result = run("--images", 1, "--scoring-repeats", 0, "--dtype", "bfloat16", "--json", file)
     assert result.exit_code == 0, result.output
     flips = [f for f in json.loads(file.read_text())["answers"]["flips"] if f["side"] == side]
-    assert {f["question"] for f in flips} >= {speed.question_rows(0)[-1]}
+    assert {f["question"] for f in flips} >= {question_rows(0)[-1]}
     assert all(f["margin"] >= 0 and f["ours"] != f["plain"] for f in flips)
     assert "flip: image and prefix reuse" in result.stdout
 
 
 def test_empty_answers_fail_the_run(monkeypatch):
     def silent(vlm, jpeg, prompts, limit):
-        return [speed.Said((vlm.tokenizer.eos_token_id,), "") for _ in prompts]
+        return [Said((vlm.tokenizer.eos_token_id,), "") for _ in prompts]
 
-    monkeypatch.setattr(speed, "SIDES", dict.fromkeys(speed.SIDES, silent))
+    for side in SIDES:
+        monkeypatch.setitem(SIDES, side, silent)
     result = run("--images", 1, "--scoring-repeats", 0)
     assert result.exit_code == 1
     assert "18 answers of plain generate are empty" in result.stderr
@@ -126,7 +139,7 @@ def test_empty_answers_fail_the_run(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "fewest", "most"), [("yes/no", 2, 2), ("messy", 100, 1000), ("distinct", 9000, 9000)])
 def test_synthetic_answers(kind, fewest, most):
-    answered = speed.synthetic_answers(kind)
+    answered = synthetic_answers(kind)
     given = answered.answers["image"]
     assert len(given) == len(answered.questions.questions) == 9000
     assert len({q.cluster for q in answered.questions.questions}) == 500

@@ -184,6 +184,15 @@ def test_a_question_before_the_image_shares_nothing_and_still_equals_plain_gener
     assert_equal_to_plain(model, pictures, same, model.answer(encoded, same))
 
 
+def test_a_known_prefix_that_ends_before_the_image_is_not_reused(checkpoint, pictures):
+    # Asked one by one, each question and its image are the prefix; the questions part only at their last words.
+    model = HfVlm.load(checkpoint(), device="cpu", chat_template=QUESTION_FIRST)
+    encoded = model.encode(pictures[:1])
+    for end in ("dog", "cat"):
+        asks = [Ask("What? " * 30 + end, 0, 6)]
+        assert_equal_to_plain(model, pictures, asks, model.answer(encoded, asks))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_template_that_writes_bos_itself_gets_no_second_one(checkpoint, pictures, kind):
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=WITH_BOS)

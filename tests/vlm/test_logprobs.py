@@ -118,6 +118,13 @@ def word_pieces(vocabulary, *, space):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
+def test_an_option_right_after_the_prompt_gets_no_space_that_its_tokenizer_puts_before_a_text():
+    tokenizer = word_pieces(["▁A:", "Yes", "▁Yes", *"A:Yes", "▁"], space="▁")
+    for option, piece in [("Yes", "Yes"), (" Yes", "▁Yes")]:
+        ids = prompts.continuation_ids(tokenizer, "A:", prompts.token_ids(tokenizer, "A:"), option)
+        assert tokenizer.convert_ids_to_tokens(ids) == [piece]
+
+
 @pytest.mark.parametrize("space", ["▁", "Ġ"])
 def test_all_case_and_leading_space_forms_of_a_candidate_are_found_and_nothing_else(space):
     forms = ["Yes", f"{space}Yes", f"{space}yes", "YES", "No", f"{space}no"]
