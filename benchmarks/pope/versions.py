@@ -61,7 +61,7 @@ def content_sha256(questions: Iterable[Question]) -> str:
         json.dumps([q.split, image_stem(q.image), q.text, "yes" if q.label else "no"], ensure_ascii=False)
         for q in questions
     )
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def split_hashes(questions: Iterable[Question]) -> dict[str, str]:

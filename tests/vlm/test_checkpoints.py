@@ -254,6 +254,20 @@ def test_other_language_models_answer_as_plain_generation(pictures, case):
     assert_plain(HfVlm(network, processor, Fingerprint("", {})), pictures, tokens=16)
 
 
+def test_a_sliding_window_that_is_reached_only_while_answering_is_respected(pictures):
+    sizes = TinyLlava()
+    processor = build_processor(sizes)
+    shape = build_model(sizes, processor, 0).config
+    torch.manual_seed(0)
+    longest = len(processor.tokenizer(prompts.render(processor, "What? " * 12, with_image=False))["input_ids"])
+    text = MistralConfig(sliding_window=longest + 2, **COMMON)
+    config = LlavaConfig(vision_config=shape.vision_config, text_config=text, image_token_index=4)
+    model = HfVlm(LlavaForConditionalGeneration(config).eval(), processor, Fingerprint("", {}))
+    asks = [Ask("What? " * 12, None, 40), Ask("?", None, 40), Ask("Is there a dog?", None, 40)]
+    replies = model.answer(model.encode([]), asks)
+    assert find_flips(model, None, asks, replies) == []
+
+
 def test_the_sliding_window_of_the_fixture_matters(pictures):
     sizes = TinyLlava()
     processor = build_processor(sizes)

@@ -142,6 +142,13 @@ def test_a_candidate_without_a_form_of_its_own_is_told_by_its_first_piece_but_ne
         assert {c: set(n) for c, n in names.items()} == {"yes": {"y", "Y"}, "no": {"n", "N"}}
 
 
+def test_a_bare_space_never_stands_for_the_one_candidate_without_a_form_of_its_own():
+    tokenizer = word_pieces(["▁Yes", *"yesnoYESNO", "▁"], space="▁")
+    ids = candidate_token_ids(tokenizer, ("yes", "no"))
+    assert tokenizer.convert_ids_to_tokens(ids["yes"]) == ["▁Yes"]
+    assert "▁" not in tokenizer.convert_ids_to_tokens(ids["no"])
+
+
 def test_the_first_piece_with_a_leading_space_counts_too():
     tokenizer = word_pieces(["Ġy", "ĠY", "Ġn", "ĠN", *"yYeEsSnNoO", "Ġ"], space="Ġ")
     names = {c: tokenizer.convert_ids_to_tokens(i) for c, i in candidate_token_ids(tokenizer, ("yes", "no")).items()}

@@ -1,0 +1,62 @@
+"""The report as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.speed.questions import PER_IMAGE
+from benchmarks.speed.scoring import SCORING_AIM_SECONDS, SCORING_KINDS
+from benchmarks.speed.sides import PLAIN
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_report(console: Console, report: dict[str, Any]) -> None:
+    """Print what the JSON file holds: the machine, the sides, the answers that differ and scoring."""
+    from rich.table import Table
+
+    machine, equal = report["machine"], report["answers"]
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); model on {machine['device']}, "
+        f"{machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
+        + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items())
+    )
+    table = Table(
+        title=f"{report['images']} images x {PER_IMAGE} questions; ratios: median (lowest - highest) by image"
+    )
+    for column in ("", "questions/s", "wall ratio", "CPU ratio", "vision calls/q", "language positions/q", "differ"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in report["sides"].items():
+        table.add_row(
+            name,
+            f"{row['questions_per_second']:.2f}",
+            *(f"{r['median']:.1f} ({r['low']:.1f} - {r['high']:.1f})" for r in (row["ratio"], row["cpu_ratio"])),
+            f"{row['vision_calls_per_question']:.3f}",
+            f"{row['language_positions_per_question']:.1f}",
+            "-" if name == PLAIN else f"{equal['differing'][name]} of {equal['questions']}",
+        )
+    console.print(table)
+    console.print(
+        f"{equal['questions']} questions, {equal['distinct_questions']} distinct (image, question) pairs; "
+        f"plain answers: {equal['yes']} yes, {equal['no']} no"
+    )
+    for flip in equal["flips"]:
+        console.print(
+            f"flip: {flip['side']}, image {flip['image']}, {flip['question']!r}: {flip['ours']!r} for "
+            f"{flip['plain']!r}, margin {flip['margin']:.3g}",
+            markup=False,
+        )
+    if not report["scoring"]:
+        return
+    first = next(iter(report["scoring"].values()))
+    table = Table(
+        title=f"Scoring {first['answers']} answers under {first['protocols']} protocols with {first['draws']} draws, "
+        f"median of {len(first['runs'])} fresh processes (aim: under {SCORING_AIM_SECONDS:g} s)"
+    )
+    for column in ("answers", "distinct texts", "wall s", "CPU s", "aim met"):
+        table.add_column(column, justify="left" if column == "answers" else "right")
+    for kind, row in report["scoring"].items():
+        met = "yes" if row["wall"] < SCORING_AIM_SECONDS else "no"
+        table.add_row(SCORING_KINDS[kind], str(row["distinct_texts"]), f"{row['wall']:.2f}", f"{row['cpu']:.2f}", met)
+    console.print(table)

@@ -1,0 +1,105 @@
+"""The ways of answering the questions of one image that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agevlm.vlm.hf.session import HfVlm
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer: the generated token ids, end token included, and their text."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+Side = Callable[["HfVlm", bytes, Sequence[str], int], list[Said]]
+
+
+def decode_jpeg(jpeg: bytes) -> Any:
+    """The picture in a file, decoded as the suite decodes every image."""
+    from agevlm.data.images import EncodedFile, decode
+
+    return decode(EncodedFile("picture.jpg", jpeg))
+
+
+def _settings(vlm: HfVlm, limit: int) -> dict[str, Any]:
+    """Arguments that make `generate` greedy; nothing is asked for that a harness would not need."""
+    from agevlm.vlm.hf.session import LOGIT_SETTINGS
+
+    config = vlm.model.generation_config
+    neutral = {k: n[-1] for k, n in LOGIT_SETTINGS.items() if getattr(config, k, None) not in n}
+    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    return {**greedy, "max_new_tokens": limit, "pad_token_id": vlm.pad_id, **neutral}
+
+
+def _said(vlm: HfVlm, ids: Sequence[int]) -> Said:
+    return Said(tuple(ids), vlm.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def plain(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
+    """What harnesses do: decode, preprocess, encode and `generate` for each question, with nothing shared."""
+    from agevlm.vlm.hf.prompts import add_special_tokens, render
+
+    answers = []
+    for prompt in prompts:
+        text = render(vlm.processor, prompt, with_image=True)
+        inputs = vlm.processor(
+            text=text,
+            images=decode_jpeg(jpeg),
+            return_tensors="pt",
+            add_special_tokens=add_special_tokens(vlm.tokenizer, text),
+        ).to(vlm.model.device, vlm.model.dtype)
+        output = vlm.model.generate(**inputs, **_settings(vlm, limit))
+        answers.append(_said(vlm, output[0, inputs["input_ids"].shape[1] :].tolist()))
+    return answers
+
+
+def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
+    """The image is encoded once; each question's whole prompt runs through `generate` on its features."""
+    import torch
+
+    from agevlm.vlm.hf.prompts import render, token_ids
+
+    features = vlm.family.features(vlm.family.preprocess(decode_jpeg(jpeg)))
+    answers = []
+    for prompt in prompts:
+        text = vlm.family.expand(render(vlm.processor, prompt, with_image=True), len(features))
+        row = torch.tensor([token_ids(vlm.tokenizer, text)], device=vlm.model.device)
+        embeddings = vlm.family.embed(row, features)
+        output = vlm.model.generate(
+            inputs_embeds=embeddings, attention_mask=torch.ones_like(row), **_settings(vlm, limit)
+        )
+        answers.append(_said(vlm, output[0].tolist()))
+    return answers
+
+
+def session(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
+    """The suite's session: the image and the shared prompt prefix once, the questions' suffixes as a batch."""
+    from agevlm.vlm.contract import Ask
+
+    replies = vlm.answer(vlm.encode([decode_jpeg(jpeg)]), [Ask(p, 0, limit) for p in prompts])
+    return [Said(r.token_ids, r.text or "") for r in replies]
+
+
+def distinct(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
+    """The session, asked every distinct question once."""
+    unique = list(dict.fromkeys(prompts))
+    answers = dict(zip(unique, session(vlm, jpeg, unique, limit), strict=True))
+    return [answers[p] for p in prompts]
+
+
+SIDES: dict[str, Side] = {
+    "plain generate": plain,
+    "image reuse": image_reuse,
+    "image and prefix reuse": session,
+    "the same, distinct questions": distinct,
+}
+PLAIN = "plain generate"
+ONE_BY_ONE = (PLAIN, "image reuse")
+"""Sides that run question by question: two questions warm them up as well as eighteen do."""
