@@ -60,17 +60,33 @@ def test_every_named_command_exists_and_has_help():
 
 
 def test_a_wrong_flag_a_wrong_command_and_a_missing_option_exit_2():
-    for arguments in (["pope"], ["pope", "--ckpt", "x", "--nonsense"], ["nonsense"], ["pope", "--ckpt", "x", "--limit", "0"]):
+    for arguments in (
+        ["pope"],
+        ["pope", "--ckpt", "x", "--nonsense"],
+        ["nonsense"],
+        ["pope", "--ckpt", "x", "--limit", "0"],
+    ):
         result = CliRunner().invoke(eval_group, arguments)
         assert result.exit_code == 2
 
 
 def test_our_errors_are_one_line_and_their_exit_code(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", "from agevlm.cli import eval_main; eval_main()", "score", "pope", "--answers", "none.jsonl",
-         "--questions", "none.json"],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "from agevlm.cli import eval_main; eval_main()",
+            "score",
+            "pope",
+            "--answers",
+            "none.jsonl",
+            "--questions",
+            "none.json",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -83,8 +99,11 @@ def test_a_foreign_package_of_the_same_name_is_told_apart(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", "from agevlm.cli import eval_main; eval_main()", "build-pope", "--help"],
-        capture_output=True, text=True, env=environment, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2
     assert "is not AGE-VLM's" in done.stderr
     assert str(tmp_path) in done.stderr

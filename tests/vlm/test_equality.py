@@ -269,3 +269,4 @@ def test_a_planted_flip_is_found_with_its_texts_and_margin(vlm, pictures):
         (asks[3].prompt, "short", replies[3].text),
     ]
     assert flips[0].margin == pytest.approx(plain_generate(model, pictures[0], asks[1])[1][2])
+    assert flips[1].margin == pytest.approx(plain_generate(model, pictures[0], asks[3])[1][1])

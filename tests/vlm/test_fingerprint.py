@@ -73,6 +73,13 @@ def test_a_further_file_of_a_part_counts(copy_of, file, part):
     assert fingerprint(folder).changed(before.parts) == [part]
 
 
+def test_the_same_content_under_another_name_is_another_fingerprint(copy_of):
+    one, other = copy_of(), copy_of()
+    (one / "special_tokens_map.json").write_text("{}")
+    (other / "added_tokens.json").write_text("{}")
+    assert fingerprint(one).changed(fingerprint(other).parts) == ["tokenizer"]
+
+
 @pytest.mark.parametrize(
     "file",
     [

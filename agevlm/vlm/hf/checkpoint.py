@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-COMPUTED = (".position_ids", ".inv_freq")
-"""Constants that old checkpoints store beside the weights; the model computes them."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 
 
@@ -145,7 +143,7 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
             f"checkpoint {name}: cannot load: {type(error).__name__}: {_first_line(error)}"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        keys = sorted(k for k in map(str, info.get(kind) or []) if not k.endswith(COMPUTED))
+        keys = sorted(map(str, info.get(kind) or []))
         if keys:
             # transformers only warns, and missing weights are then random: every score would be meaningless.
             raise CheckpointError(

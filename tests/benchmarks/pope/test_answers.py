@@ -69,7 +69,7 @@ def test_without_prompts_the_file_name_decides_and_without_both_it_is_refused(tm
     rows = [{"question_id": r["question_id"], "text": "No"} for r in answer_rows(questions, "random")]
     (found,) = load(write_lines(tmp_path / "my_popular.jsonl", rows), questions)
     assert {q.split for q in found.questions.questions} == {"popular"}
-    with pytest.raises(DataError, match="fit more than one set of questions .*random.*popular"):
+    with pytest.raises(DataError, match=r"fit more than one set of questions .*random.*popular"):
         load(write_lines(tmp_path / "answers.jsonl", rows), questions)
 
 
@@ -94,9 +94,9 @@ def test_a_folder_of_answer_files_is_one_model(tmp_path, questions):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: rows[:3] + [{"question_id": 99, "text": "Yes"}], r"a.jsonl:4: question 99 is not among them"),
+        (lambda rows: [*rows[:3], {"question_id": 99, "text": "Yes"}], r"a.jsonl:4: question 99 is not among them"),
         (
-            lambda rows: rows[:3] + [{**rows[3], "prompt": "Is there a zebra in the image?"}],
+            lambda rows: [*rows[:3], {**rows[3], "prompt": "Is there a zebra in the image?"}],
             r"a.jsonl:4: question 4 asks 'Is there a zebra in the image\?', the question file 'Is there a boat",
         ),
         (lambda rows: [*rows, rows[0]], "question 1 of random is answered twice"),
@@ -163,7 +163,12 @@ def test_the_llava_release_joins_asked_ids_with_labels(tmp_path):
                 number = 2 * i + k + 1
                 rows.append({"question_id": number, "image": f"{i}.jpg", "text": ask(thing), "label": label})
                 asked.append(
-                    {"question_id": offset + number, "image": f"{i}.jpg", "text": ask(thing) + SUFFIX, "category": split}
+                    {
+                        "question_id": offset + number,
+                        "image": f"{i}.jpg",
+                        "text": ask(thing) + SUFFIX,
+                        "category": split,
+                    }
                 )
         write_lines(folder / f"coco_pope_{split}.json", rows)
     write_lines(folder / "llava_pope_test.jsonl", asked)

@@ -84,11 +84,40 @@ def here(capsys):
 
 
 def pope(data: Path, checkpoint: Path, *extra: object) -> tuple[object, ...]:
-    return ("pope", "--ckpt", checkpoint, "--questions", data / "questions", "--images", data / "images", "--out",
-            data / "run", "--draws", 100, "--max-new-tokens", 8, "--device", "cpu", *extra)  # fmt: skip
+    return (
+        "pope",
+        "--ckpt",
+        checkpoint,
+        "--questions",
+        data / "questions",
+        "--images",
+        data / "images",
+        "--out",
+        data / "run",
+        "--draws",
+        100,
+        "--max-new-tokens",
+        8,
+        "--device",
+        "cpu",
+        *extra,
+    )
 
 
-FIELDS = ["benchmark", "split", "protocol", "data_version", "prompt", "n", "missing", "tp", "fp", "tn", "fn", "unparsed"]
+FIELDS = [
+    "benchmark",
+    "split",
+    "protocol",
+    "data_version",
+    "prompt",
+    "n",
+    "missing",
+    "tp",
+    "fp",
+    "tn",
+    "fn",
+    "unparsed",
+]
 SCORES = ["accuracy", "precision", "recall", "f1", "yes_ratio"]
 
 
@@ -107,8 +136,15 @@ def test_json_on_stdout_is_one_array_of_rows_and_nothing_else(here, data, checkp
     assert [r["n"] for r in image] == [20, 20, 40, 40]
     assert all(r["prompt"] == "default" for r in image)
     assert {r["protocol"] for r in rows if r["condition"] == "image"} >= {
-        "default", "official", "llava", "lmms-eval", "vlmevalkit", "vcd", "repope", "strict"
-    }  # fmt: skip
+        "default",
+        "official",
+        "llava",
+        "lmms-eval",
+        "vlmevalkit",
+        "vcd",
+        "repope",
+        "strict",
+    }
     assert {r["condition"] for r in rows} == {"image", "floor:always-yes", "floor:always-no", "floor:object-prior"}
     assert "30 asks about 5 images" in result.err
 
@@ -163,7 +199,7 @@ def test_controls_share_what_they_can_and_report_gains(here, data, checkpoint):
     result = here(*pope(data, checkpoint, "--control", "all", "--json", "-"))
     assert result.code == 0, result.err
     for control in ("blind", "blank", "shuffled", "other-image"):
-        (row,) = [r for r in result.rows(condition=control, split="pooled", protocol="default")]
+        (row,) = list(result.rows(condition=control, split="pooled", protocol="default"))
         assert row["n"] == 40
         assert row["gain_accuracy_low"] <= row["gain_accuracy"] <= row["gain_accuracy_high"]
     records = [json.loads(line) for line in (data / "run/answers-00000.jsonl").read_text().splitlines()]
@@ -262,7 +298,9 @@ def test_an_unknown_split_protocol_or_checkpoint_says_what_there_is(here, data, 
     assert "no config.json" in here(*pope(data, empty)).err
     assert "no such folder" in here(*pope(data, tmp_path / "nowhere")).err
     assert "not available in this release" in here(*pope(data, "openai:http://localhost#x")).err
-    assert "give their folder with --images" in here("pope", "--ckpt", checkpoint, "--questions", data / "questions").err
+    assert (
+        "give their folder with --images" in here("pope", "--ckpt", checkpoint, "--questions", data / "questions").err
+    )
 
 
 def test_a_parquet_file_brings_its_own_images(here, data, checkpoint):
@@ -286,8 +324,21 @@ def test_a_parquet_file_brings_its_own_images(here, data, checkpoint):
                 }
             )
     pq.write_table(pa.Table.from_pylist(rows), data / "test.parquet")
-    result = here("pope", "--ckpt", checkpoint, "--questions", data / "test.parquet", "--out", data / "run", "--json", "-",
-                  "--draws", 100, "--max-new-tokens", 4)  # fmt: skip
+    result = here(
+        "pope",
+        "--ckpt",
+        checkpoint,
+        "--questions",
+        data / "test.parquet",
+        "--out",
+        data / "run",
+        "--json",
+        "-",
+        "--draws",
+        100,
+        "--max-new-tokens",
+        4,
+    )
     assert result.code == 0, result.err
     assert result.rows(condition="image", split="popular", protocol="default")[0]["n"] == 6
 
@@ -298,11 +349,33 @@ def test_popev2_is_scored_by_pairs(here, data, checkpoint):
         (data / "v2" / folder).mkdir(parents=True)
         for i in range(3):
             picture(10 * i + len(folder)).save(data / "v2" / folder / f"{i}.jpg")
-            rows.append({"image_id": i, "image_name": f"/{folder}/{i}.jpg", "target_object": "remote",
-                         "query": "Is there a remote in the image?", "label": label})  # fmt: skip
+            rows.append(
+                {
+                    "image_id": i,
+                    "image_name": f"/{folder}/{i}.jpg",
+                    "target_object": "remote",
+                    "query": "Is there a remote in the image?",
+                    "label": label,
+                }
+            )
     (data / "annotations.json").write_text(json.dumps(rows))
-    result = here("pope", "--ckpt", checkpoint, "--questions", data / "annotations.json", "--images", data / "v2", "--out",
-                  data / "run", "--control", "other-image", "--json", "-", "--draws", 100)  # fmt: skip
+    result = here(
+        "pope",
+        "--ckpt",
+        checkpoint,
+        "--questions",
+        data / "annotations.json",
+        "--images",
+        data / "v2",
+        "--out",
+        data / "run",
+        "--control",
+        "other-image",
+        "--json",
+        "-",
+        "--draws",
+        100,
+    )
     assert result.code == 0, result.err
     (row,) = result.rows(condition="image", split="popev2", protocol="default")
     assert row["n"] == 6
@@ -314,20 +387,49 @@ def test_build_pope_then_pope_on_real_photographs(here, shared, checkpoint, tmp_
     assert built.code == 0
     assert "24 images: 11 usable" in built.out
     assert "198 questions about 11 images" in built.out
-    result = here("pope", "--ckpt", checkpoint, "--questions", tmp_path / "q", "--images", shared / "photos/images",
-                  "--out", tmp_path / "run", "--json", "-", "--verify", 2, "--max-new-tokens", 4)  # fmt: skip
+    result = here(
+        "pope",
+        "--ckpt",
+        checkpoint,
+        "--questions",
+        tmp_path / "q",
+        "--images",
+        shared / "photos/images",
+        "--out",
+        tmp_path / "run",
+        "--json",
+        "-",
+        "--verify",
+        2,
+        "--max-new-tokens",
+        4,
+    )
     assert result.code == 0, result.err
     assert "0 differ" in result.err
     splits = result.rows(condition="image", protocol="default")
     assert [(r["split"], r["n"]) for r in splits] == [
-        ("random", 66), ("popular", 66), ("adversarial", 66), ("pooled", 198), ("mean", 198)
-    ]  # fmt: skip
+        ("random", 66),
+        ("popular", 66),
+        ("adversarial", 66),
+        ("pooled", 198),
+        ("mean", 198),
+    ]
 
 
 def test_published_answers_through_the_command(here, shared):
     pope_data = shared / "pope"
-    result = here("score", "pope", "--answers", pope_data / "answers/llava-1.5-13b", "--questions",
-                  pope_data / "llava_variant", "--json", "-", "--draws", 100)  # fmt: skip
+    result = here(
+        "score",
+        "pope",
+        "--answers",
+        pope_data / "answers/llava-1.5-13b",
+        "--questions",
+        pope_data / "llava_variant",
+        "--json",
+        "-",
+        "--draws",
+        100,
+    )
     assert result.code == 0
     expected = json.loads((pope_data / "answers/expected_official.json").read_text())
     for split in ("random", "popular", "adversarial"):
@@ -343,7 +445,18 @@ def test_a_partly_answered_split_exits_3_unless_allowed(here, tmp_path):
     lines = (demo / "answers.jsonl").read_text().splitlines(keepends=True)
     part = tmp_path / "part.jsonl"
     part.write_text("".join(lines[:40]))
-    arguments = ("score", "pope", "--answers", part, "--questions", demo / "demo_pope_random.json", "--draws", 100, "--json", "-")
+    arguments = (
+        "score",
+        "pope",
+        "--answers",
+        part,
+        "--questions",
+        demo / "demo_pope_random.json",
+        "--draws",
+        100,
+        "--json",
+        "-",
+    )
     result = here(*arguments)
     assert result.code == 3
     assert "8 answers are missing" in result.err

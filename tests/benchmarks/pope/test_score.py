@@ -25,8 +25,12 @@ ALL = tuple(PROTOCOLS.values())
 DEFAULT = (protocol("default"),)
 
 
-def question(split: str, number: int, image: str, label: bool, name: str = "dog", cluster: str | None = None) -> Question:
-    return Question(split, str(number), image, f"Is there a {name} in the image?", label, name, cluster or image, "here")
+def question(
+    split: str, number: int, image: str, label: bool, name: str = "dog", cluster: str | None = None
+) -> Question:
+    return Question(
+        split, str(number), image, f"Is there a {name} in the image?", label, name, cluster or image, "here"
+    )
 
 
 def question_set(questions: list[Question]) -> QuestionSet:
@@ -112,9 +116,8 @@ def test_every_question_is_accounted_for_under_every_protocol(data):
             pytest.fail(f"no identity is stated for {row.protocol}")
         assert row.counts["counted"] == row.n - (row.counts["unparsed"] if row.protocol == "repope" else 0)
         for interval in row.scores.values():
-            assert math.isnan(interval.value) or 0 <= interval.low <= interval.value <= interval.high <= 1 or math.isnan(
-                interval.low
-            )  # fmt: skip
+            if not math.isnan(interval.low):
+                assert 0 <= interval.low <= interval.value <= interval.high <= 1
 
 
 def test_bounds_bracket_every_way_the_unreadable_could_be_read():
