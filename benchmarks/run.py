@@ -6,11 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agevlm.errors import AgeVlmError
-from agevlm.vlm.contract import Ask, Reply, Vlm
+from agevlm.vlm.contract import Ask, EncodedImages, Reply, Vlm
 from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.records import AnswerRecord, AnswerWriter
 
@@ -111,18 +111,29 @@ def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int
     """Replies to a group's asks and, if the model itself failed, why."""
     if isinstance(image, Exception):
         return [Reply.failed(_one_line(image))] * len(group.asks), ""
-    index = None if image is None else 0
-    asks = [Ask(a.prompt, index, tokens) for a in group.asks]
+    asks = [Ask(a.prompt, None if image is None else 0, tokens) for a in group.asks]
     try:
-        return vlm.answer(vlm.encode([] if image is None else [image]), asks), ""
+        encoded = vlm.encode([] if image is None else [image])
     except Exception as error:
-        # Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
         failure = _one_line(error)
-    if group.failed_before and len(group.asks) > 1:
+        return [Reply.failed(failure)] * len(asks), failure
+    replies, failure = _replies(vlm, encoded, asks)
+    if failure and group.failed_before and len(asks) > 1:
         # The second time: one prompt may be what the model cannot take, and must not cost the others their answers.
-        alone = [_answer(vlm, replace(group, asks=(ask,)), image, tokens) for ask in group.asks]
-        return [reply for replies, _ in alone for reply in replies], failure
-    return [Reply.failed(failure)] * len(group.asks), failure
+        replies = [_replies(vlm, encoded, [ask])[0][0] for ask in asks]
+    return replies, failure
+
+
+def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], str]:
+    """Replies to asks and, if the model failed, why.
+
+    Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
+    """
+    try:
+        return vlm.answer(encoded, asks), ""
+    except Exception as error:
+        failure = _one_line(error)
+        return [Reply.failed(failure)] * len(asks), failure
 
 
 def _one_line(error: Exception) -> str:

@@ -424,7 +424,13 @@ def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Co
 
 def print_result(scores: Scores, protocols: Sequence[Protocol], json_out: str | None, console: Console) -> None:
     """Tables on stdout, or (`--json -`) the rows as one JSON array and nothing else; `--json FILE` does both."""
-    text = json.dumps([r.to_json() for r in scores.rows], indent=1, ) + "\n"
+    text = (
+        json.dumps(
+            [r.to_json() for r in scores.rows],
+            indent=1,
+        )
+        + "\n"
+    )
     if json_out == "-":
         click.echo(text, nl=False)
         return

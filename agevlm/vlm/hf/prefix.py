@@ -24,8 +24,10 @@ class Prefix:
         """A fresh cache that holds the prefix for so many rows; writing to it leaves the prefix untouched."""
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self.layers):
-            # update() concatenates, which copies: the expanded view itself is never written to.
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+            cache.update(keys, values, index)
+            # A view of one copy for all rows: update() concatenates into new memory, so it is never written to.
+            layer = cache.layers[index]
+            layer.keys, layer.values = (t.expand(rows, -1, -1, -1) for t in (layer.keys, layer.values))
         return cache
 
     def first(self, length: int) -> Prefix:
