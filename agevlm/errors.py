@@ -25,9 +25,3 @@ class RunFolderError(AgeVlmError):
 
 class NotSupported(AgeVlmError):
     """The model lacks a capability that was asked for (a served model has no probe)."""
-
-
-class PartialRun(AgeVlmError):
-    """The scores were made, but not every question has an answer."""
-
-    exit_code = 3

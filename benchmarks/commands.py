@@ -96,7 +96,8 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
     """
     from agevlm.vlm.choice import ModelChoice
-    from benchmarks.pope.command import PopeSettings, run_pope, show_plan
+    from benchmarks.pope.command import run_pope, show_plan
+    from benchmarks.pope.settings import PopeSettings
     from benchmarks.prompts import load_prompt
 
     template = options["chat_template"]
@@ -178,9 +179,9 @@ def score_pope(**options: Any) -> None:
     """
     from agevlm.errors import DataError
     from benchmarks.pope.answers import is_run_folder, load_answered, load_run
-    from benchmarks.pope.command import check_result, print_result
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
+    from benchmarks.pope.result import check_result, print_result
     from benchmarks.pope.score import score as score_answers
 
     protocols = _protocols(options["protocols"])

@@ -53,6 +53,17 @@ class Tally:
         if len(self.examples) < 3 and record.error not in " ".join(self.examples):
             self.examples.append(f"{record.image or 'no image'}: {record.error}")
 
+    @staticmethod
+    def total(parts: Sequence[Tally]) -> Tally:
+        """What processes that ran side by side did together: work adds up, time does not."""
+        return Tally(
+            groups=sum(t.groups for t in parts),
+            answers=sum(t.answers for t in parts),
+            errors=sum(t.errors for t in parts),
+            seconds=max((t.seconds for t in parts), default=0.0),
+            examples=[e for t in parts for e in t.examples][:3],
+        )
+
 
 def run_groups(
     vlm: Vlm,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,3 +50,8 @@ class QuestionSet:
     questions: tuple[Question, ...]
     image_bytes: Mapping[str, bytes] | None = None
     """Encoded image files by name where the questions' own container holds them (parquet, hub); else None."""
+
+    @property
+    def split_counts(self) -> dict[str, int]:
+        """Questions in each split."""
+        return dict(Counter(q.split for q in self.questions))

@@ -1,0 +1,75 @@
+"""The manifest of a POPE run: what was run on what, and every launch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agevlm.vlm.contract import Fingerprint
+from benchmarks.pope.planning import PopePlan
+from benchmarks.pope.settings import Loaded, PopeSettings
+from benchmarks.run import Tally
+from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
+
+
+def write_manifest(
+    settings: PopeSettings,
+    folder: RunFolder,
+    loaded: Loaded,
+    plan: PopePlan,
+    fingerprint: Fingerprint,
+    *,
+    processes: int,
+    reused: int,
+) -> None:
+    """Write questions.jsonl and run.json for a launch that begins; earlier launches stay listed."""
+    old = folder.manifest()
+    launch = {"started": now(), "processes": processes, "answers_before": reused}
+    data = [
+        {
+            "name": s.name,
+            "data_version": s.data_version,
+            "content_sha256": s.content_sha256,
+            "splits": s.split_counts,
+            "from": list(settings.questions),
+        }
+        for s in loaded.sets
+    ]
+    folder.write_rows("questions.jsonl", plan.rows)
+    folder.write_json(
+        "run.json",
+        {
+            "schema": SCHEMA,
+            "benchmark": "pope",
+            "created": old.get("created", now()),
+            "data": data,
+            "images": str(settings.images) if settings.images else "in the question files",
+            "limit": settings.limit,
+            "conditions": list(settings.conditions),
+            "prompt": {"name": settings.prompt.name, "template": settings.prompt.template},
+            "decoding": settings.decoding,
+            "seed": settings.seed,
+            "model": {
+                "ckpt": settings.model.name,
+                "fingerprint": fingerprint.digest,
+                "parts": dict(fingerprint.parts),
+                **({"session": old["model"]["session"]} if "session" in old.get("model", {}) else {}),
+            },
+            **environment(),
+            "launches": [*old.get("launches", []), launch],
+        },
+    )
+
+
+def close_launch(folder: RunFolder, total: Tally, description: Mapping[str, object]) -> None:
+    """Note in run.json what the launch did and how the model described itself (empty if none was loaded)."""
+    manifest = folder.manifest()
+    manifest["launches"][-1] |= {
+        "ended": now(),
+        "answers": total.answers,
+        "errors": total.errors,
+        "image_groups": total.groups,
+        "seconds": round(total.seconds, 3),
+    }
+    if description:
+        manifest["model"]["session"] = dict(description)
+    folder.write_json("run.json", manifest)
