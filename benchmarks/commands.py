@@ -27,7 +27,15 @@ REPOPE = click.option(
     "--repope", type=click.Path(path_type=Path), help="RePOPE label file or folder: score the same answers on it too."
 )
 DRAWS = click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
-SEED = click.option("--seed", default=0, show_default=True, help="Seed of order, limits, controls and intervals.")
+RESCORE_DRAWS = click.option("--draws", type=click.IntRange(100), help="Bootstrap draws.  [2000, or the run folder's]")
+RESCORE_SEED = click.option("--seed", type=click.IntRange(0), help="Seed of the intervals.  [0, or the run folder's]")
+SEED = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Seed of order, limits, controls and intervals.",
+)
 
 
 def _consoles() -> tuple[Any, Any]:
@@ -36,7 +44,7 @@ def _consoles() -> tuple[Any, Any]:
 
     console = Console(highlight=False)
     console.width = max(console.width if sys.stdout.isatty() else 0, TABLE_WIDTH)
-    return console, Console(stderr=True, highlight=False)
+    return console, Console(stderr=True, highlight=False, markup=False)
 
 
 def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -80,7 +88,9 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
-@click.option("--verify", default=0, metavar="N", help="Check N images' answers against plain generate.")
+@click.option(
+    "--verify", default=0, type=click.IntRange(0), metavar="N", help="Check N images' answers against plain generate."
+)
 @DRAWS
 @SEED
 @JSON
@@ -165,8 +175,8 @@ def score() -> None:
 )
 @REPOPE
 @PROTOCOL
-@DRAWS
-@SEED
+@RESCORE_DRAWS
+@RESCORE_SEED
 @JSON
 @PARTIAL
 def score_pope(**options: Any) -> None:
@@ -178,24 +188,30 @@ def score_pope(**options: Any) -> None:
     agevlm-eval score pope --answers runs/pope-...
     """
     from agevlm.errors import DataError
-    from benchmarks.pope.answers import is_run_folder, load_answered, load_run
+    from benchmarks.pope.answers import is_run_folder, load_answered, load_run, remarks, scoring_settings
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
     from benchmarks.pope.result import check_result, print_result
     from benchmarks.pope.score import score as score_answers
 
     protocols = _protocols(options["protocols"])
-    folders = [p for p in options["answers"] if is_run_folder(p)]
-    files = [p for p in options["answers"] if p not in folders]
-    answered = [one for folder in folders for one in load_run(folder)]
-    if files:
-        if not options["questions"]:
-            raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
-        answered += load_answered(files, load_questions(options["questions"]))
+    console, notes = _consoles()
+    paths, given = options["answers"], {k: options[k] for k in ("seed", "draws") if options[k] is not None}
+    if any(is_run_folder(p) for p in paths):
+        if len(paths) > 1 or options["questions"]:
+            raise DataError("a run folder is scored by itself, and knows its questions: give it alone")
+        answered = load_run(paths[0])
+        given = {**scoring_settings(paths[0]), **given}
+    elif not options["questions"]:
+        raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
+    else:
+        sets = load_questions(options["questions"])
+        answered = load_answered(paths, sets)
+        for remark in remarks(answered, sets):
+            notes.print(remark, soft_wrap=True)
     if options["repope"] is not None:
         answered = with_repope(answered, options["repope"])
-    console, notes = _consoles()
-    scores = score_answers(answered, protocols, draws=options["draws"], seed=options["seed"])
+    scores = score_answers(answered, protocols, **given)
     print_result(scores, protocols, options["json_out"], console)
     sys.exit(check_result(scores, options["allow_partial"], notes))
 
@@ -207,8 +223,9 @@ def score_pope(**options: Any) -> None:
 @click.option(
     "--per-image", default=3, show_default=True, type=click.IntRange(1), help="Positives (and negatives) each."
 )
-@click.option("--name", help="Name in the files, NAME_pope_SPLIT.json.  [the annotation file's]")
+@click.option("--name", help="Name in the files, NAME_pope_SPLIT.json.  [the folder's]")
 @SEED
+@JSON
 def build_pope(**options: Any) -> None:
     """Build POPE questions from COCO-style annotations by POPE's own sampling.
 
@@ -218,20 +235,25 @@ def build_pope(**options: Any) -> None:
     from agevlm.data.annotations import load_instances
     from benchmarks.pope.build import build_pope as build
     from benchmarks.pope.build import write_pope
+    from benchmarks.pope.result import write_json
+    from benchmarks.pope.types import SPLITS
 
     console, _ = _consoles()
     instances = load_instances(options["annotations"])
     made = build(instances, num_images=options["num_images"], per_image=options["per_image"], seed=options["seed"])
     written = write_pope(made, options["out"], name=options["name"])
+    write_json(made.rows(), options["json_out"])
+    if options["json_out"] == "-":
+        return
     reasons = "".join(f"; {count} {reason}" for reason, count in made.unusable.items())
     drawn = ", ".join(f"{split} {count}" for split, count in made.fallbacks.items() if count)
-    console.print(f"{made.images_total} images: {len(made.usable)} usable{reasons}", soft_wrap=True)
-    console.print(
+    each = len(made.questions) // len(SPLITS)
+    lines = [
+        f"{made.images_total} images: {len(made.usable)} usable{reasons}",
         f"{len(made.questions)} questions about {len(made.sampled)} images, seed {made.seed}: "
-        f"{len(made.questions) // 3} in each of random, popular, adversarial",
-        soft_wrap=True,
-    )
-    if drawn:
-        console.print(f"negatives drawn at random because a list had no absent object left: {drawn}", soft_wrap=True)
-    for path in written:
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        f"{each} in each of {', '.join(SPLITS)}",
+        *([f"negatives drawn at random because a list had no absent object left: {drawn}"] if drawn else []),
+        *(f"wrote {path}" for path in written),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)

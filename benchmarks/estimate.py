@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import time
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class Estimate:
 
 
 def estimate(
-    *, images: int, pairs: int, questions: int, checkpoint: Path | None, manifest: Mapping[str, Any], device: str
+    *, images: int, pairs: int, questions: int, checkpoint: Path, manifest: Mapping[str, Any], device: str
 ) -> Estimate:
     """Time and disk for what is left to ask.
 
@@ -47,10 +48,13 @@ def estimate(
         if launch.get("seconds") and launch.get("answers"):
             rate = launch["seconds"] / launch["answers"]
             return Estimate(pairs * rate, f"at the {1 / rate:.2f} answers/s of this folder's last launch", disk)
-    if device.startswith("cuda") or checkpoint is None:
-        return Estimate(None, "unknown until the first launch has measured this device", disk)
-    text, vision = parameter_counts(checkpoint)
-    visual_tokens = visual_token_count(checkpoint)
+    if device.startswith("cuda") or (device == "auto" and shutil.which("nvidia-smi")):
+        return Estimate(None, "until a first launch has measured this GPU", disk)
+    try:
+        text, vision = parameter_counts(checkpoint)
+        visual_tokens = visual_token_count(checkpoint)
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        return Estimate(None, f"the weight files cannot be read: {error!r}", disk)
     operations = 2 * text * (images * (visual_tokens + PROMPT_TOKENS) + pairs * PROMPT_TOKENS)
     operations += 2 * vision * images * visual_tokens
     speed = matrix_speed() * EFFICIENCY

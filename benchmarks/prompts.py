@@ -31,6 +31,10 @@ class Prompt:
         return self.template.replace(PLACE, question)
 
 
+DEFAULT = Prompt("default", PLACE + SUFFIX)
+OFFICIAL = Prompt("official", PLACE)
+
+
 def load_prompt(name: str) -> Prompt:
     """`default` (adds the short-answer instruction), `official` (the question alone), or a template file.
 
@@ -40,10 +44,8 @@ def load_prompt(name: str) -> Prompt:
     Raises:
         DataError: no such file, or not exactly one `{question}` in it.
     """
-    if name == "default":
-        return Prompt("default", PLACE + SUFFIX)
-    if name == "official":
-        return Prompt("official", PLACE)
+    if name in (DEFAULT.name, OFFICIAL.name):
+        return DEFAULT if name == DEFAULT.name else OFFICIAL
     path = Path(name)
     try:
         template = path.read_text(encoding="utf-8").removesuffix("\n")
@@ -51,4 +53,7 @@ def load_prompt(name: str) -> Prompt:
         raise DataError(f"prompt {name}: neither default nor official, nor a readable text file ({error})") from None
     if template.count(PLACE) != 1:
         raise DataError(f"prompt {name}: must hold {PLACE} exactly once, found {template.count(PLACE)}")
+    for known in (DEFAULT, OFFICIAL):
+        if template == known.template:
+            return known
     return Prompt(f"{path.stem}:{hashlib.sha256(template.encode()).hexdigest()[:8]}", template)

@@ -28,7 +28,8 @@ def demo(out: Path) -> None:
 
     from agevlm.checkpoints.tiny import build_tiny_llava
 
-    shutil.rmtree(out, ignore_errors=True)
+    for made in ("pictures", "random-llava", "questions", "pope-random-llava"):
+        shutil.rmtree(out / made, ignore_errors=True)
     annotations = draw_pictures(out / "pictures", count=16, seed=0)
     checkpoint = build_tiny_llava(out / "random-llava", seed=0, answers=True)
     click.echo(f"\ndrew 16 annotated pictures and wrote a random LLaVA-shaped checkpoint to {out}")

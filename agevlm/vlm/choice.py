@@ -37,6 +37,12 @@ class ModelChoice:
             return self.name.replace("/", "_")
         return f"{path.resolve().name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
 
+    def folder(self) -> Path:
+        """The checkpoint's folder on this machine, fetched if it is a hub id. Raises CheckpointError."""
+        from agevlm.vlm.hf.checkpoint import find_checkpoint
+
+        return find_checkpoint(self.name).folder
+
     def fingerprint(self) -> Fingerprint:
         """Content fingerprint, without loading weights. Raises CheckpointError if the checkpoint cannot be used."""
         from agevlm.vlm.hf.checkpoint import find_checkpoint

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agevlm.errors import DataError
+from agevlm.errors import DataError, RunFolderError
 from benchmarks.pope.score import IMAGE, Answer, Answered, QuestionKey
 from benchmarks.pope.types import SPLITS, Question, QuestionSet
 from benchmarks.prompts import SUFFIX, strip_suffix
@@ -76,28 +76,57 @@ def load_answered(paths: Sequence[Path], sets: Sequence[QuestionSet]) -> list[An
     return answered
 
 
+def remarks(answered: Sequence[Answered], sets: Sequence[QuestionSet]) -> list[str]:
+    """What a user should know of how answers and questions were joined."""
+    found = []
+    for one in answered:
+        if one.prompt == "not stated":
+            found.append(
+                f"warning: {one.questions.data_version}: the answers record no prompts, so they were matched by "
+                "question id alone, and POPE's ids restart in every split; make sure that they answer these questions"
+            )
+    covered = {(one.questions.data_version, q.split) for one in answered for q in one.questions.questions}
+    left = [
+        f"{s.data_version} {split}" for s in sets for split in s.split_counts if (s.data_version, split) not in covered
+    ]
+    if left:
+        found.append(f"no answers for {', '.join(left)}: left out")
+    return found
+
+
 def load_run(folder: Path) -> list[Answered]:
     """The answers of a run folder, under every condition that was run. Raises RunFolderError if it is damaged."""
     run = RunFolder(folder)
-    manifest = run.manifest()
     records = run.answers()
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for row in run.questions():
-        rows.setdefault(row["data_version"], []).append(row)
+    rows: dict[int, list[dict[str, Any]]] = {}
     answered = []
-    for meta in manifest["data"]:
-        mine = rows.get(meta["data_version"], [])
-        questions = tuple(Question(**row["question"], where=f"{folder}/questions.jsonl") for row in mine)
-        conditions: dict[str, dict[QuestionKey, Answer]] = {}
-        for question, row in zip(questions, mine, strict=True):
-            for condition, key in row["keys"].items():
-                answers = conditions.setdefault(condition, {})
-                record = records.get(key)
-                if record is not None:
-                    answers[question.split, question.question_id] = Answer(record.text, record.logprobs)
-        one = QuestionSet(meta["name"], meta["data_version"], meta["content_sha256"], questions)
-        answered.append(Answered(one, conditions, manifest["prompt"]["name"]))
+    try:
+        for row in run.questions():
+            rows.setdefault(row["set"], []).append(row)
+        manifest = run.manifest()
+        for number, meta in enumerate(manifest["data"]):
+            mine = rows.get(number, [])
+            questions = tuple(Question(**row["question"], where=f"{folder}/questions.jsonl") for row in mine)
+            conditions: dict[str, dict[QuestionKey, Answer]] = {c: {} for c in manifest["conditions"]}
+            for question, row in zip(questions, mine, strict=True):
+                for condition, key in row["keys"].items():
+                    if (record := records.get(key)) is not None:
+                        answer = Answer(record.text, record.logprobs)
+                        conditions[condition][question.split, question.question_id] = answer
+            one = QuestionSet(meta["name"], meta["data_version"], meta["content_sha256"], questions)
+            answered.append(Answered(one, conditions, manifest["prompt"]["name"]))
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder}: run.json or questions.jsonl is damaged or of another version ({error!r}); "
+            "give the benchmark's command again to rewrite them, the answers are kept"
+        ) from None
     return answered
+
+
+def scoring_settings(folder: Path) -> dict[str, int]:
+    """Seed and draws that a run folder was scored with; empty if its manifest does not say."""
+    found = RunFolder(folder).manifest().get("scoring", {})
+    return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -190,7 +219,7 @@ def _match(
 ) -> dict[int, list[tuple[Question, AnswerRow]]]:
     """Set number -> pairs of question and answer, for the one set and split (or whole set) that fits all rows."""
     fits: list[tuple[int, str, list[tuple[Question, AnswerRow]]]] = []
-    best = (-1, "there are no questions")
+    best = (-1, f"none: its name says {hint}, and no such split is given")
     for number, one in enumerate(sets):
         for name, questions in _candidates(one):
             if hint is not None and name in SPLITS and name != hint:
@@ -201,7 +230,7 @@ def _match(
             elif len(pairs) > best[0]:
                 best = (len(pairs), f"against {one.data_version} {name}: {problem}")
     if not fits:
-        raise DataError(f"answers {path}: fit none of the given questions. The closest try, {best[1]}")
+        raise DataError(f"answers {path}: fit none of the given questions. The closest try: {best[1]}")
     if len(fits) > 1:
         names = "; ".join(name for _, name, _ in fits)
         raise DataError(

@@ -61,6 +61,23 @@ class PopeBuild:
     """How many negatives of each split were drawn at random because its own list had no absent object left."""
     content_sha256: str
 
+    def rows(self) -> list[dict[str, object]]:
+        """One row of plain values for each split, for `--json`."""
+        shared = {"images": self.images_total, "usable": len(self.usable), "sampled": len(self.sampled)}
+        return [
+            {
+                "benchmark": "pope",
+                "split": split,
+                "questions": sum(q.split == split for q in self.questions),
+                **shared,
+                "unusable": dict(self.unusable),
+                "fallbacks": self.fallbacks.get(split, 0),
+                "seed": self.seed,
+                "content_sha256": self.content_sha256,
+            }
+            for split in SPLITS
+        ]
+
 
 def build_pope(
     instances: Instances,

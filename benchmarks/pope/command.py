@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
-from agevlm.errors import AgeVlmError
+from agevlm.errors import AgeVlmError, RunFolderError
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.estimate import estimate
 from benchmarks.plan import Group, remaining, share
 from benchmarks.pope.answers import load_run
 from benchmarks.pope.manifest import close_launch, write_manifest
-from benchmarks.pope.result import check_result, print_result
-from benchmarks.pope.score import score
 from benchmarks.pope.planning import PopePlan, load_pixels
+from benchmarks.pope.result import check_result, print_result, write_json
+from benchmarks.pope.score import score
 from benchmarks.pope.settings import Loaded, PopeSettings, load_data, make_plan, run_folder
 from benchmarks.pope.verify import verify
 from benchmarks.progress import duration, progress, stoppable, told_on_interrupt
@@ -34,26 +33,45 @@ def show_plan(settings: PopeSettings, console: Console) -> None:
     left = remaining(plan.groups, folder.answers())
     pairs = sum(len(g.asks) for g in left)
     images = sum(g.shown is not None for g in left)
-    path = Path(settings.model.name)
     cost = estimate(
         images=images,
         pairs=pairs,
         questions=plan.questions,
-        checkpoint=path if path.is_dir() else None,
+        checkpoint=settings.model.folder(),
         manifest=folder.manifest(),
         device=settings.model.device,
     )
-    console.print(f"run folder       {folder.path}", soft_wrap=True)
-    for one in loaded.sets:
-        splits = ", ".join(f"{s} {n}" for s, n in one.split_counts.items())
-        console.print(f"data             {one.data_version}: {splits}", soft_wrap=True)
-    console.print(f"conditions       {', '.join(settings.conditions)}")
-    console.print(f"questions        {plan.questions}")
-    console.print(f"images as shown  {plan.images}, each encoded once ({images} left)")
-    console.print(f"distinct asks    {plan.pairs} (image, prompt) pairs ({pairs} left)")
+    row = {
+        "benchmark": "pope",
+        "run_folder": str(folder.path),
+        "data": {s.data_version: s.split_counts for s in loaded.sets},
+        "conditions": list(settings.conditions),
+        "questions": plan.questions,
+        "images": plan.images,
+        "images_left": images,
+        "pairs": plan.pairs,
+        "pairs_left": pairs,
+        "seconds": cost.seconds,
+        "seconds_basis": cost.basis,
+        "disk_bytes": cost.disk_bytes,
+    }
+    write_json([row], settings.json_out)
+    if settings.json_out == "-":
+        return
+    data = [f"{s.data_version}: {', '.join(f'{k} {n}' for k, n in s.split_counts.items())}" for s in loaded.sets]
     time_needed = "unknown" if cost.seconds is None else duration(cost.seconds)
-    console.print(f"estimated time   {time_needed} ({cost.basis})", soft_wrap=True)
-    console.print(f"estimated disk   {cost.disk_bytes / 1e6:.1f} MB")
+    lines = [
+        ("run folder", str(folder.path)),
+        *(("data", text) for text in data),
+        ("conditions", ", ".join(settings.conditions)),
+        ("questions", str(plan.questions)),
+        ("images as shown", f"{plan.images}, each encoded once ({images} left)"),
+        ("distinct asks", f"{plan.pairs} (image, prompt) pairs ({pairs} left)"),
+        ("estimated time", f"{time_needed} ({cost.basis})"),
+        ("estimated disk", f"{cost.disk_bytes / 1e6:.1f} MB"),
+    ]
+    for name, text in lines:
+        console.print(f"{name:17}{text}", soft_wrap=True, markup=False)
 
 
 def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
@@ -75,7 +93,7 @@ def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
 def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console) -> int:
     loaded = load_data(settings)
     folder = run_folder(settings, loaded)
-    # The first rank alone reads weights for the fingerprint and takes the folder; its errors reach every rank.
+    # The first rank takes the folder and names the model all ranks must load; its errors reach every rank.
     box: tuple[Fingerprint | None, AgeVlmError | None] = (None, None)
     if ranks.first:
         try:
@@ -93,13 +111,16 @@ def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console)
             reused = plan.pairs - sum(len(g.asks) for g in left)
             write_manifest(settings, folder, loaded, plan, fingerprint, processes=ranks.world, reused=reused)
         ranks.gather(None)  # no rank may write before every rank has read what there is
-        tally, description = _ask(settings, loaded, folder, plan, left, ranks, notes)
+        tally, description, trouble = _ask(settings, loaded, folder, plan, left, fingerprint, ranks, notes)
         tallies = ranks.gather(tally)
         if not ranks.first:
             return 0
         total = Tally.total(tallies)
         close_launch(folder, total, description)
-        return _report(settings, folder, total, console, notes)
+        code = _report(settings, folder, total, console, notes)
+        if trouble is not None:
+            raise AgeVlmError(f"--verify failed, the scores stand: {trouble}")
+        return code
 
 
 class NotStarted(AgeVlmError):
@@ -137,10 +158,15 @@ def _ask(
     folder: RunFolder,
     plan: PopePlan,
     left: list[Group],
+    fingerprint: Fingerprint,
     ranks: Ranks,
     notes: Console,
-) -> tuple[Tally, Mapping[str, object]]:
-    """Ask this rank's share of what is left; on an interrupt say what is kept and how to go on."""
+) -> tuple[Tally, Mapping[str, object], str | None]:
+    """Ask this rank's share of what is left.
+
+    Returns:
+        What was done, how the model describes itself, and why `--verify` failed if it did.
+    """
     mine = share(left, ranks.rank, ranks.world)
     asked = sum(len(g.asks) for g in left)
     if ranks.first:
@@ -148,11 +174,14 @@ def _ask(
         what = f"{total} asks about {plan.images} images; {total - asked} answered before, {asked} to go"
         notes.print(f"{what} → {folder.path}", soft_wrap=True)
     if not mine and not (settings.verify and ranks.first):
-        return Tally(), {}
+        return Tally(), {}, None
     model = replace(settings.model, device=ranks.device(settings.model.device))
     with told_on_interrupt(folder, notes), contextlib.ExitStack() as stack:
         vlm = model.load()
         stack.callback(vlm.close)
+        if vlm.fingerprint.digest != fingerprint.digest:
+            changed = ", ".join(vlm.fingerprint.changed(fingerprint.parts))
+            raise RunFolderError(f"the model's {changed} changed while the run was planned; give the command again")
         writer = folder.writer(ranks.rank)
         stack.callback(writer.close)
         with progress(notes, len(mine), ranks.world, show=ranks.first) as advance:
@@ -164,9 +193,14 @@ def _ask(
                 max_new_tokens=settings.max_new_tokens,
                 advance=advance,
             )
+        trouble = None
         if settings.verify and ranks.first:
-            verify(settings, loaded, folder, plan, vlm, notes)
-        return tally, vlm.describe()
+            try:
+                verify(settings, loaded, folder, plan, vlm, notes)
+            except Exception as error:
+                # The answers are there; a check that fails must not keep them from being scored.
+                trouble = f"{type(error).__name__}: {error}"
+        return tally, vlm.describe(), trouble
 
 
 def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Console, notes: Console) -> int:

@@ -48,6 +48,7 @@ def write_manifest(
             "prompt": {"name": settings.prompt.name, "template": settings.prompt.template},
             "decoding": settings.decoding,
             "seed": settings.seed,
+            "scoring": {"seed": settings.seed, "draws": settings.draws},
             "model": {
                 "ckpt": settings.model.name,
                 "fingerprint": fingerprint.digest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from agevlm.data.images import EncodedFile, decode
@@ -13,7 +13,7 @@ from agevlm.errors import DataError
 from benchmarks import controls
 from benchmarks.plan import Group, Planner, Shown, lot
 from benchmarks.pope.score import IMAGE
-from benchmarks.pope.types import Question, QuestionSet
+from benchmarks.pope.types import LIMIT, Question, QuestionSet
 from benchmarks.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class PopePlan:
     sets: tuple[QuestionSet, ...]
     groups: list[Group]
     rows: list[dict[str, Any]]
-    """The rows of questions.jsonl: data version, question, and the answer key under each condition."""
+    """The rows of questions.jsonl: the set's number in the manifest, the question, its answer key by condition."""
 
     @property
     def images(self) -> int:
@@ -50,7 +50,8 @@ class PopePlan:
 def limit_images(sets: Sequence[QuestionSet], limit: int | None, seed: int) -> tuple[QuestionSet, ...]:
     """`limit` seeded images (pairs in POPEv2) of each set, with all their questions in all splits.
 
-    A larger limit takes the same images and more, and sets of the same images (RePOPE's) take the same ones.
+    A larger limit takes the same images and more, and sets of the same images (RePOPE's) take the same ones. The limit
+    becomes part of the data version: a score on some images is none on the published set.
     """
     if limit is None:
         return tuple(sets)
@@ -59,7 +60,10 @@ def limit_images(sets: Sequence[QuestionSet], limit: int | None, seed: int) -> t
         clusters = {q.cluster for q in one.questions}
         chosen = set(sorted(clusters, key=lambda c: lot(seed, c))[:limit])
         kept = tuple(q for q in one.questions if q.cluster in chosen)
-        limited.append(QuestionSet(one.name, one.data_version, one.content_sha256, kept, one.image_bytes))
+        version = (
+            f"{one.data_version}{LIMIT}{limit} seed {seed}" if len(kept) < len(one.questions) else one.data_version
+        )
+        limited.append(replace(one, data_version=version, questions=kept))
     return tuple(limited)
 
 
@@ -89,14 +93,14 @@ def plan_pope(
     """
     planner = Planner(decoding, fingerprint)
     rows = []
-    for one, source in zip(sets, sources, strict=True):
+    for number, (one, source) in enumerate(zip(sets, sources, strict=True)):
         require_images(source, (q.image for q in one.questions))
         shown = _Shower(one, source, conditions, seed)
         for question in one.questions:
             text = prompt.of(question.text)
             keys = {c: planner.add(shown.of(question, c), text) for c in conditions}
             plain = {k: v for k, v in asdict(question).items() if k != "where"}
-            rows.append({"data_version": one.data_version, "question": plain, "keys": keys})
+            rows.append({"set": number, "question": plain, "keys": keys})
     return PopePlan(tuple(sets), planner.groups(seed), rows)
 
 

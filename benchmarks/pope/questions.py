@@ -17,7 +17,7 @@ from typing import Any
 from agevlm.errors import DataError
 from benchmarks.pope import versions
 from benchmarks.pope.containers import NotQuestionsError, Row, hub_rows, image_name, json_rows, parquet_rows
-from benchmarks.pope.types import PAIRED, SPLITS, Question, QuestionSet
+from benchmarks.pope.types import LIMIT, PAIRED, SPLITS, Question, QuestionSet
 from benchmarks.prompts import strip_suffix
 
 _OBJECT = re.compile(r"\s*is there an? (.+?) in the (?:image|imange)\s*\?\s*$", re.IGNORECASE)
@@ -107,7 +107,8 @@ def load_repope(path: str | Path) -> dict[tuple[str, str], Question]:
 def relabel(question_set: QuestionSet, repope_source: str | Path) -> QuestionSet:
     """The questions that RePOPE kept, with its labels, in the official order and under the official ids.
 
-    Splits for which RePOPE has no file here are left out. The name of the set becomes `repope-` and the old name.
+    Splits for which RePOPE has no file here are left out, and so are its labels of images that a limited set does not
+    ask about. The name of the set becomes `repope-` and the old name.
 
     Raises:
         DataError: no split in common, or a RePOPE row whose id, image or question the set does not have.
@@ -117,6 +118,11 @@ def relabel(question_set: QuestionSet, repope_source: str | Path) -> QuestionSet
     labels = {key: label for key, label in labels.items() if key[0] in present}
     if not labels:
         raise DataError(f"{repope_source}: none of the splits of {question_set.name} ({', '.join(sorted(present))})")
+    version = versions.data_version(labels.values())
+    _, limit, some = question_set.data_version.partition(LIMIT)
+    if limit:
+        asked = {versions.image_stem(question.image) for question in question_set.questions}
+        labels = {key: label for key, label in labels.items() if versions.image_stem(label.image) in asked}
     official = {(question.split, question.question_id): question for question in question_set.questions}
     for key, label in labels.items():
         question = official.get(key)
@@ -132,7 +138,7 @@ def relabel(question_set: QuestionSet, repope_source: str | Path) -> QuestionSet
             )
     kept = tuple(replace(q, label=labels[key].label) for key, q in official.items() if key in labels)
     name = question_set.name if question_set.name.startswith("repope-") else f"repope-{question_set.name}"
-    return _question_set(name, kept, question_set.image_bytes)
+    return replace(_question_set(name, kept, question_set.image_bytes), data_version=version + limit + some)
 
 
 # sources
@@ -205,8 +211,9 @@ def _labelled(file: Path) -> _Part:
 
 def _from_rows(file: Path, rows: Sequence[Row]) -> _Part:
     stem = file.stem
-    found = _SPLIT.search(stem)
-    questions = _questions(rows, found[1] if found else None, fallback=stem)
+    # The last one: POPE's files end in their split, and a name before it may hold such a word too.
+    words = _SPLIT.findall(stem)
+    questions = _questions(rows, words[-1] if words else None, fallback=stem)
     if questions[0].split == PAIRED:
         return _Part(PAIRED, questions, str(file))
     if match := _FAMILY.match(stem):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from agevlm.errors import DataError
 from benchmarks.pope.protocols import Protocol
-from benchmarks.pope.score import IMAGE, Scores
+from benchmarks.pope.score import IMAGE, Row, Scores
 
 HIGH_UNPARSED = 0.2
 """Share of unreadable answers above which a warning is due."""
@@ -21,18 +22,27 @@ ANSWERS_MISSING = 3
 
 def print_result(scores: Scores, protocols: Sequence[Protocol], json_out: str | None, console: Console) -> None:
     """Tables on stdout, or (`--json -`) the rows as one JSON array and nothing else; `--json FILE` does both."""
-    text = json.dumps([r.to_json() for r in scores.rows], indent=1) + "\n"
+    write_json([r.to_json() for r in scores.rows], json_out)
+    if json_out != "-":
+        from benchmarks.pope.table import print_scores
+
+        print_scores(console, scores, [p.name for p in protocols])
+
+
+def write_json(rows: Sequence[Mapping[str, Any]], json_out: str | None) -> None:
+    """Write rows as one JSON array to a file, or to stdout for "-"; nothing for None.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    text = json.dumps(rows, indent=1) + "\n"
     if json_out == "-":
         click.echo(text, nl=False)
-        return
-    if json_out is not None:
+    elif json_out is not None:
         try:
             Path(json_out).write_text(text, encoding="utf-8")
         except OSError as error:
             raise DataError(f"--json {json_out}: cannot write: {error.strerror}") from None
-    from benchmarks.pope.table import print_scores
-
-    print_scores(console, scores, [p.name for p in protocols])
 
 
 def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
@@ -44,11 +54,18 @@ def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
                 unread = f"{row.counts['unparsed']} of {row.n} answers could not be read as yes or no"
                 advice = "look at the prompt and the answers before trusting any score"
                 notes.print(f"warning: {row.split}: {unread}; {advice}", style="yellow", soft_wrap=True)
-            if row.scores["accuracy"].high < 0.5:
-                notes.print(f"warning: {row.split}: accuracy is below chance", style="yellow")
+            constant = max(r.scores["accuracy"].value for r in scores.rows if _is_constant_floor_of(r, row))
+            if row.scores["accuracy"].high < constant:
+                worse = f"accuracy is below the {100 * constant:.1f}% of a constant answer"
+                notes.print(f"warning: {row.split}: {worse}", style="yellow")
     missing = {(r.dataset, r.data_version, r.split, r.condition): r.missing for r in main if r.missing}
     if not missing:
         return 0
     total = sum(missing.values())
     notes.print(f"{total} answers are missing; scores are over those that are there", style="yellow")
     return 0 if allow_partial else ANSWERS_MISSING
+
+
+def _is_constant_floor_of(floor: Row, row: Row) -> bool:
+    same = (floor.dataset, floor.data_version, floor.split) == (row.dataset, row.data_version, row.split)
+    return same and floor.condition in ("floor:always-yes", "floor:always-no")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.pope.floors import FLOORS, floor_answers
 from benchmarks.pope.protocols import PROTOCOLS, Effect, Protocol, bounds_effects
 from benchmarks.pope.types import PAIRED, SPLITS, Question, QuestionSet
-from benchmarks.reading import Label
+from benchmarks.reading import Label, Reading
 from benchmarks.statistics.bootstrap import mean_of_scores, score_with_intervals
 from benchmarks.statistics.calibration import expected_calibration_error
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval
@@ -119,16 +119,30 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
+class RuleCount:
+    """How many answers of a condition one rule of a protocol read as one label."""
+
+    data_version: str
+    condition: str
+    protocol: str
+    label: str
+    rule: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Scores:
-    """All rows, and where the protocols part."""
+    """All rows, which rules read the answers, and where the protocols part."""
 
     rows: list[Row]
+    rules: list[RuleCount]
     disagreements: list[Disagreement]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for scores.json."""
         return {
             "rows": [r.to_json() for r in self.rows],
+            "rules": [asdict(r) for r in self.rules],
             "disagreements": [d.to_json() for d in self.disagreements],
         }
 
@@ -142,24 +156,25 @@ def score(answered: Sequence[Answered], protocols: Sequence[Protocol], *, draws:
         draws: bootstrap draws over images.
         seed: of the draws and of the folds of the object-name prior.
     """
-    rows: list[Row] = []
-    disagreements: list[Disagreement] = []
-    for one in answered:
-        table = _Table(one, protocols, draws, seed)
-        rows += table.rows()
-        disagreements += table.disagreements()
-    return Scores(rows, disagreements)
+    tables = [_Table(one, protocols, draws, seed) for one in answered]
+    return Scores(
+        rows=[row for table in tables for row in table.rows()],
+        rules=[count for table in tables for count in table.rules()],
+        disagreements=[one for table in tables for one in table.disagreements()],
+    )
 
 
 class _Readings:
     """The readings of one condition's answers under one protocol, each distinct text read once."""
 
     def __init__(self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool]) -> None:
-        known: dict[tuple[str | None, bool], Label] = {}
+        known: dict[tuple[str | None, bool], Reading] = {}
         for pair in zip(texts, golds, strict=True):
             if pair not in known:
-                known[pair] = protocol.read(*pair).label
-        self.labels = [known[pair] for pair in zip(texts, golds, strict=True)]
+                known[pair] = protocol.read(*pair)
+        readings = [known[pair] for pair in zip(texts, golds, strict=True)]
+        self.labels = [r.label for r in readings]
+        self.rules = Counter((r.label.value, r.rule) for r in readings)
         self.effects = effects_of(self.labels, golds, protocol.count)
 
 
@@ -195,10 +210,12 @@ class _Condition:
         return counter.total() if split in (POOLED, MEAN) else counter[split]
 
     def probability_yes(self) -> Floats | None:
-        """P(yes) among yes and no of the first answer token; None unless every answer has both log-probabilities."""
+        """P(yes) among yes and no of the first answer token; None unless every answer has both, as finite numbers."""
         if not self.answers or not all({"yes", "no"} <= a.logprobs.keys() for a in self.answers):
             return None
         margin = np.array([a.logprobs["yes"] - a.logprobs["no"] for a in self.answers])
+        if not np.isfinite(margin).all():
+            return None
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(margin, -700, 700))), dtype=np.float64)
 
 
@@ -240,6 +257,17 @@ class _Table:
             readings = _Readings(PROTOCOLS["default"], condition.texts, condition.gold.tolist())
             rows += self._block(f"floor:{floor}", condition, "default", readings.effects, readings.labels, {})
         return rows
+
+    def rules(self) -> list[RuleCount]:
+        """The rules that fired under each condition and protocol, most frequent first."""
+        return [
+            RuleCount(self.set.data_version, condition, protocol.name, label, rule, count)
+            for condition in self.conditions
+            for protocol in self.protocols
+            for (label, rule), count in sorted(
+                self.readings[condition, protocol.name].rules.items(), key=lambda item: (-item[1], item[0])
+            )
+        ]
 
     def disagreements(self, most: int = 20) -> list[Disagreement]:
         """The most frequent answers (own image) that the protocols read differently."""

@@ -1,4 +1,4 @@
-"""POPE scores for people: tables in a terminal, two lines to a row so that they fit a hundred columns."""
+"""POPE scores for people: tables in a terminal, two lines to a row so that they stay narrow."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ HEADS = {
     "ece": "ECE",
 }
 EXTRA = ("pair_accuracy", "auroc", "ece")
+UNKNOWN_PROMPTS = ("not stated", "mixed")
 LONGEST_ANSWER = 200
 HEADLINE = {"mean of F1": MEAN, "pooled": POOLED}
 """The row in which a protocol's own headline number stands, where it is not per split."""
@@ -49,7 +50,7 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
     for version in dict.fromkeys(r.data_version for r in scores.rows):
         rows = [r for r in scores.rows if r.data_version == version]
         prompt = next((r.prompt for r in rows if not is_floor(r)), "not stated")
-        note = f"data {version} · prompt {prompt}"
+        note = escape(f"data {version} · prompt {prompt}")
         console.print(_main_table([r for r in rows if r.protocol == main or is_floor(r)], f"{note} · protocol {main}"))
         gains = [r for r in rows if "gain_accuracy" in r.scores and r.protocol == main]
         if gains:
@@ -80,7 +81,7 @@ def _by_split(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _label(row: Row, second: str) -> str:
-    return f"{'mean of splits' if row.split == MEAN else row.split}\n  {second}"
+    return escape(f"{'mean of splits' if row.split == MEAN else row.split}\n  {second}")
 
 
 def _main_table(rows: Sequence[Row], note: str) -> Table:
@@ -119,14 +120,21 @@ def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
     for group in _by_split(rows):
         for row in group:
             own = PROTOCOLS[row.protocol]
-            other_prompt = own.prompt != prompt
+            other_prompt = prompt not in UNKNOWN_PROMPTS and own.prompt != prompt
             marked |= other_prompt
-            name = row.protocol + ("*" if other_prompt else "") + (" ◂" * (HEADLINE.get(own.aggregate) == row.split))
+            name = (
+                row.protocol
+                + "*" * other_prompt
+                + "†" * own.sees_label
+                + (" ◂" * (HEADLINE.get(own.aggregate) == row.split))
+            )
             counts = f"{row.counts['counted']}\n{row.counts['unparsed']} / {row.differs}"
             table.add_row(_label(row, name), counts, *(percent(row.scores[s]) for s in SCORES))
         table.add_section()
     caption = "differs: answers read otherwise than by default · ◂ the protocol's own headline row"
-    table.caption = caption + " · * its published numbers are made with another prompt" * marked
+    caption += " · † reads the official label too" * any(PROTOCOLS[r.protocol].sees_label for r in rows)
+    caption += " · * its published numbers are made with another prompt" * marked
+    table.caption = caption + " · the answers' prompt is not known" * (prompt in UNKNOWN_PROMPTS)
     return table
 
 

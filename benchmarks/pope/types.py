@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 SPLITS = ("random", "popular", "adversarial")
 """The splits of POPE in the order tables print them."""
+LIMIT = " limit "
+"""What stands in a data version between the version and the number of images it was limited to."""
 PAIRED = "popev2"
 """The split whose clusters are pairs: the same question about an original and an edited image."""
 

@@ -20,7 +20,7 @@ def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: Pope
 
     if not isinstance(vlm, HfVlm):
         raise DataError("--verify compares with transformers' generate, which this model is not run by")
-    records = folder.answers()
+    records = {k: r for k, r in folder.answers().items() if r.error is None}
     groups = [g for g in plan.groups if g.shown is not None and all(a.key in records for a in g.asks)]
     chosen = random.Random(settings.seed).sample(groups, min(settings.verify, len(groups)))
     flips, compared, changed = [], 0, 0
@@ -33,9 +33,8 @@ def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: Pope
         compared += len(asks)
         flips += [{"image": group.shown.name, **vars(f)} for f in find_flips(vlm, image, asks, replies)]
     folder.write_json("verify.json", {"images": len(chosen), "answers": compared, "changed": changed, "flips": flips})
-    notes.print(
-        f"verify: {compared} answers about {len(chosen)} images asked again by plain generate: {len(flips)} differ"
-    )
+    asked = f"verify: {compared} answers about {len(chosen)} images asked again by plain generate: {len(flips)} differ"
+    notes.print(asked + (f"; asked again our way: {changed} differ from what is recorded" if changed else ""))
     for flip in flips[:10]:
         notes.print(f"  {flip['image']} {flip['prompt']!r}: {flip['ours']!r}, plain {flip['plain']!r}, "
                     f"logit margin {flip['margin']:.4g}", markup=False, soft_wrap=True)  # fmt: skip

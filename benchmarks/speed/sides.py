@@ -28,16 +28,6 @@ def decode_jpeg(jpeg: bytes) -> Any:
     return decode(EncodedFile("picture.jpg", jpeg))
 
 
-def _settings(vlm: HfVlm, limit: int) -> dict[str, Any]:
-    """Arguments that make `generate` greedy; nothing is asked for that a harness would not need."""
-    from agevlm.vlm.hf.session import LOGIT_SETTINGS
-
-    config = vlm.model.generation_config
-    neutral = {k: n[-1] for k, n in LOGIT_SETTINGS.items() if getattr(config, k, None) not in n}
-    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-    return {**greedy, "max_new_tokens": limit, "pad_token_id": vlm.pad_id, **neutral}
-
-
 def _said(vlm: HfVlm, ids: Sequence[int]) -> Said:
     return Said(tuple(ids), vlm.tokenizer.decode(ids, skip_special_tokens=True))
 
@@ -45,6 +35,7 @@ def _said(vlm: HfVlm, ids: Sequence[int]) -> Said:
 def plain(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
     """What harnesses do: decode, preprocess, encode and `generate` for each question, with nothing shared."""
     from agevlm.vlm.hf.prompts import add_special_tokens, render
+    from agevlm.vlm.hf.reference import greedy_arguments
 
     answers = []
     for prompt in prompts:
@@ -55,7 +46,7 @@ def plain(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[S
             return_tensors="pt",
             add_special_tokens=add_special_tokens(vlm.tokenizer, text),
         ).to(vlm.model.device, vlm.model.dtype)
-        output = vlm.model.generate(**inputs, **_settings(vlm, limit))
+        output = vlm.model.generate(**inputs, **greedy_arguments(vlm, limit))
         answers.append(_said(vlm, output[0, inputs["input_ids"].shape[1] :].tolist()))
     return answers
 
@@ -65,6 +56,7 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
     import torch
 
     from agevlm.vlm.hf.prompts import render, token_ids
+    from agevlm.vlm.hf.reference import greedy_arguments
 
     features = vlm.family.features(vlm.family.preprocess(decode_jpeg(jpeg)))
     answers = []
@@ -73,7 +65,7 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
         row = torch.tensor([token_ids(vlm.tokenizer, text)], device=vlm.model.device)
         embeddings = vlm.family.embed(row, features)
         output = vlm.model.generate(
-            inputs_embeds=embeddings, attention_mask=torch.ones_like(row), **_settings(vlm, limit)
+            inputs_embeds=embeddings, attention_mask=torch.ones_like(row), **greedy_arguments(vlm, limit)
         )
         answers.append(_said(vlm, output[0].tolist()))
     return answers

@@ -265,3 +265,23 @@ def test_running_out_of_memory_while_encoding_is_raised_as_such(fresh, pictures,
     monkeypatch.setattr(fresh.family, "features", full)
     with pytest.raises(torch.OutOfMemoryError):
         fresh.encode(pictures[:1])
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(fresh, pictures, monkeypatch, step):
+    encoded = fresh.encode(pictures[:1])
+    plain = fresh.answer(encoded, asks_about(0, 4))
+    calls = []
+
+    def overflowing(hidden):
+        calls.append(None)
+        logits = torch.nn.functional.linear(hidden, fresh.model.lm_head.weight)
+        if len(calls) == step + 1:
+            logits[0] = torch.nan  # the first row of the batch alone
+        return logits
+
+    monkeypatch.setattr(fresh.model.lm_head, "forward", overflowing)
+    replies = fresh.answer(encoded, asks_about(0, 4))
+    assert replies[0].text is None
+    assert "not numbers" in replies[0].error
+    assert [r.token_ids for r in replies[1:]] == [r.token_ids for r in plain[1:]]

@@ -98,7 +98,7 @@ def _check_weights(name: str, folder: Path) -> None:
             f"checkpoint {name}: its weights are pickled ({pickled[0]}), and loading a pickle can run any code: "
             "refused. Convert it to safetensors (model.save_pretrained writes them) and give that folder"
         )
-    raise CheckpointError(f"checkpoint {name}: no weights (*.safetensors) in {folder}")
+    raise CheckpointError(f"checkpoint {name}: no weights (*.safetensors) in {folder}; pickled ones are never used")
 
 
 def _fetch(name: str) -> Path:
@@ -167,7 +167,7 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         raise CheckpointError(f"checkpoint {name}: has no chat template; give one with --chat-template FILE")
     try:
         return model.to(target).eval(), processor
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {name}: cannot move to device {target}: {_first_line(error)}") from error
 
 

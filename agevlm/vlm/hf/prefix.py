@@ -120,22 +120,27 @@ def prefill(
 
 def decode_greedily(
     family: Family, state: Prefilled, past: int, limits: Sequence[int], end_ids: frozenset[int], pad: int
-) -> tuple[torch.Tensor, list[list[int]]]:
+) -> tuple[torch.Tensor, list[list[int] | None]]:
     """Greedy continuation of every row; `state` holds the logits of each row's last token.
 
     Returns:
-        The first step's logits, (rows, vocabulary) in float32, and the generated ids of each row, end token included.
+        The first step's logits, (rows, vocabulary) in float32, and the generated ids of each row, end token included;
+        None for a row whose logits are not numbers (float16 overflows so): its argmax would look like an answer.
     """
     logits = torch.cat(state.logits).float()
     first = logits
     generated: list[list[int]] = [[] for _ in limits]
+    broken = [False for _ in limits]
     open_rows = [limit > 0 for limit in limits]
     positions = past + state.lengths
     mask = state.mask
     while any(open_rows):
         tokens = logits.argmax(-1).tolist()
+        undefined = logits.isnan().any(-1).tolist()
         for i, token in enumerate(tokens):
-            if open_rows[i]:
+            if open_rows[i] and undefined[i]:
+                broken[i], open_rows[i] = True, False
+            elif open_rows[i]:
                 generated[i].append(token)
                 open_rows[i] = token not in end_ids and len(generated[i]) < limits[i]
         if not any(open_rows):
@@ -151,4 +156,4 @@ def decode_greedily(
         )
         logits = output.logits[:, -1].float()
         positions = positions + 1
-    return first, generated
+    return first, [None if b else ids for b, ids in zip(broken, generated, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -24,6 +25,15 @@ class Flip:
     """Difference of the two largest plain logits where the answers part: near zero means a coin toss."""
 
 
+def greedy_arguments(vlm: HfVlm, max_new_tokens: int) -> dict[str, Any]:
+    """Arguments that make the checkpoint's `generate` plainly greedy, whatever its generation_config says."""
+    config = vlm.model.generation_config
+    neutral = {k: n[-1] for k, n in LOGIT_SETTINGS.items() if getattr(config, k, None) not in n}
+    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    ends = {"eos_token_id": sorted(vlm.end_ids) or None, "pad_token_id": vlm.pad_id}
+    return {**greedy, **ends, "max_new_tokens": max_new_tokens, **neutral}
+
+
 @torch.inference_mode()
 def plain_generate(vlm: HfVlm, image: Image | None, ask: Ask) -> tuple[tuple[int, ...], list[float]]:
     """Greedy answer of the checkpoint's own processor and `generate` to one question.
@@ -38,20 +48,8 @@ def plain_generate(vlm: HfVlm, image: Image | None, ask: Ask) -> tuple[tuple[int
         return_tensors="pt",
         add_special_tokens=prompts.add_special_tokens(vlm.tokenizer, text),
     ).to(vlm.model.device, vlm.model.dtype)
-    neutral = {k: n[-1] for k, n in LOGIT_SETTINGS.items() if getattr(vlm.model.generation_config, k, None) not in n}
     output = vlm.model.generate(
-        **inputs,
-        max_new_tokens=ask.max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=sorted(vlm.end_ids) or None,
-        pad_token_id=vlm.pad_id,
-        output_logits=True,
-        return_dict_in_generate=True,
-        **neutral,
+        **inputs, **greedy_arguments(vlm, ask.max_new_tokens), output_logits=True, return_dict_in_generate=True
     )
     ids = tuple(output.sequences[0, inputs["input_ids"].shape[1] :].tolist())
     margins = []

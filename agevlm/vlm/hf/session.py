@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,6 +130,7 @@ class HfVlm(Vlm):
             "model_type": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
+            "device_name": torch.cuda.get_device_name(self.model.device) if self.model.device.type == "cuda" else "CPU",
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
             "end_token_ids": sorted(self.end_ids),
@@ -153,7 +155,7 @@ class HfVlm(Vlm):
             state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             limits = [rows[i].limit for i in batch]
             first, generated = decode_greedily(self.family, state, len(prefix.ids), limits, self.end_ids, self.pad_id)
-            self.language_positions += len(batch) * max(0, *(len(ids) - 1 for ids in generated))
+            self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
             return [
                 self._reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))
             ]
@@ -296,7 +298,9 @@ class HfVlm(Vlm):
             )
         return text, Row(ask.image, ids, limit=ask.max_new_tokens)
 
-    def _reply(self, first: torch.Tensor, ids: list[int], ask: Ask) -> Reply:
+    def _reply(self, first: torch.Tensor, ids: list[int] | None, ask: Ask) -> Reply:
+        if ids is None:
+            return Reply.failed(f"the model's logits are not numbers; {self.model.dtype} may be too narrow for it")
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         ended = bool(ids) and ids[-1] in self.end_ids
         logprobs = candidate_logprobs(first[None], self._candidate_ids(ask.candidates))[0]
@@ -329,6 +333,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give cached device memory back."""
+    """Give cached device memory back, as far as the device still answers."""
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()

@@ -464,3 +464,103 @@ def test_a_partly_answered_split_exits_3_unless_allowed(here, tmp_path):
     assert here(*arguments, "--allow-partial").code == 0
     part.write_text("".join(lines) + '{"question_id": 999, "text": "Yes"}\n')
     assert here(*arguments).code == 2
+
+
+def test_plan_and_build_speak_json_too(here, data, checkpoint, tmp_path, shared):
+    (row,) = json.loads(here(*pope(data, checkpoint, "--plan", "--json", "-")).out)
+    assert (row["questions"], row["pairs"], row["pairs_left"], row["images"]) == (40, 30, 30, 5)
+    built = here("build-pope", "--annotations", shared / "photos/instances.json", "--out", tmp_path / "q", "--json", "-")
+    assert [r["questions"] for r in json.loads(built.out)] == [66, 66, 66]
+
+
+def test_a_limited_run_says_so_and_can_be_scored_on_repope(here, shared, checkpoint, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    questions = shared / "pope/official/coco_pope_random.json"
+    for name in sorted({json.loads(line)["image"] for line in questions.read_text().splitlines()}):
+        picture(3, (20, 20)).save(images / name)
+    out = tmp_path / "run"
+    ran = here("pope", "--ckpt", checkpoint, "--questions", questions, "--images", images, "--limit", 4, "--out", out,
+               "--draws", 100, "--json", "-")  # fmt: skip
+    assert {r["data_version"] for r in json.loads(ran.out)} == {"pope-coco@3df3ba1 limit 4 seed 0"}
+    again = here("score", "pope", "--answers", out, "--repope", shared / "pope/repope", "--json", "-")
+    assert again.code == 0, again.err
+    rows = {r["data_version"]: r for r in json.loads(again.out) if r["condition"] == "image"}
+    assert rows["pope-coco@3df3ba1 limit 4 seed 0"]["n"] == 24
+    assert 0 < rows["repope-coco@bcf22e5 limit 4 seed 0"]["n"] <= 24
+
+
+def test_a_run_folder_is_rescored_with_its_own_seed_and_draws(here, data, checkpoint):
+    first = here(*pope(data, checkpoint, "--seed", 5, "--draws", 150, "--json", "-"))
+    assert here("score", "pope", "--answers", data / "run", "--json", "-").out == first.out
+    assert here("score", "pope", "--answers", data / "run", "--seed", 6, "--json", "-").out != first.out
+    both = here("score", "pope", "--answers", data / "run", "--answers", data / "run")
+    assert both.code == 2
+    assert "a run folder is scored by itself" in both.err
+
+
+def test_sets_of_equal_content_stay_apart(here, data, checkpoint):
+    for name in ("first", "second"):
+        source = (data / "questions/coco_pope_random.json").read_text()
+        (data / "questions" / f"{name}_pope_random.json").write_text(source)
+    result = here(*pope(data, checkpoint, "--json", "-", "--split", "random"))
+    assert {(r["dataset"], r["n"]) for r in result.rows(condition="image", protocol="default")} == {
+        ("coco", 20),
+        ("first", 20),
+        ("second", 20),
+    }
+
+
+def test_a_checkpoint_that_changes_under_the_run_is_refused(here, data, checkpoint, tmp_path, monkeypatch):
+    from agevlm.vlm.choice import ModelChoice
+    from agevlm.vlm.fingerprint import fingerprint_parts
+
+    monkeypatch.setattr(ModelChoice, "fingerprint", lambda self: fingerprint_parts({"weights": "earlier"}))
+    result = here(*pope(data, checkpoint))
+    assert result.code == 2
+    assert "weights changed while the run was planned" in result.err
+    assert not (data / "run/answers-00000.jsonl").exists()
+
+
+def test_a_verification_that_fails_leaves_the_scores(here, data, checkpoint, monkeypatch):
+    import agevlm.vlm.hf.reference as reference
+
+    def broken(*_):
+        raise RuntimeError("no room for generate")
+
+    monkeypatch.setattr(reference, "find_flips", broken)
+    result = here(*pope(data, checkpoint, "--verify", 1))
+    assert result.code == 2
+    assert "--verify failed, the scores stand: RuntimeError: no room for generate" in result.err
+    assert (data / "run/scores.json").is_file()
+
+
+def test_damage_in_a_run_folder_is_told_and_not_a_traceback(here, data, checkpoint):
+    assert here(*pope(data, checkpoint)).code == 0
+    (data / "run/questions.jsonl").write_text('{"nothing": 1}\n')
+    result = here("score", "pope", "--answers", data / "run")
+    assert result.code == 2
+    assert "give the benchmark's command again to rewrite them" in result.err
+    assert "0 to go" in here(*pope(data, checkpoint)).err
+
+
+def test_the_rules_that_fired_are_counted(here, data, checkpoint):
+    assert here(*pope(data, checkpoint, "--protocol", "default")).code == 0
+    rules = json.loads((data / "run/scores.json").read_text())["rules"]
+    assert sum(r["count"] for r in rules) == 40
+    assert {r["label"] for r in rules} <= {"yes", "no"}
+    assert all(r["rule"] for r in rules)
+
+
+def test_names_with_markup_and_answers_without_prompts_are_handled_plainly(here, tmp_path):
+    folder = tmp_path / "set[red]"
+    folder.mkdir()
+    rows = [
+        {"question_id": i, "image": f"{i}.jpg", "text": "Is there a dog in the image?", "label": "no"} for i in (1, 2)
+    ]
+    (folder / "my[bold]set.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "a.jsonl").write_text('{"question_id": 1, "text": "no [/x]"}\n{"question_id": 2, "text": "maybe [/x]"}\n')
+    result = here("score", "pope", "--answers", folder / "a.jsonl", "--questions", folder / "my[bold]set.json")
+    assert result.code == 0, result.err
+    assert "my[bold]set" in result.out
+    assert "record no prompts" in result.err

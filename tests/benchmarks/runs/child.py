@@ -36,6 +36,7 @@ def main() -> None:
     log = Path(os.environ["STUB_LOG"])
     delay = float(os.environ.get("STUB_DELAY", "0"))
     ModelChoice.fingerprint = lambda self: StubVlm.fingerprint
+    ModelChoice.folder = lambda self: Path("nowhere")
     ModelChoice.load = lambda self: StubVlm(log, delay)
     if "STUB_TORN" in os.environ:
         tear(os.environ["STUB_TORN"])

@@ -53,6 +53,7 @@ def pope_here(data, out: Path, log: Path, *options: str) -> subprocess.Completed
     """The same in this process, which is much faster."""
     with (
         patch.object(ModelChoice, "fingerprint", lambda self: StubVlm.fingerprint),
+        patch.object(ModelChoice, "folder", lambda self: Path("nowhere")),
         patch.object(ModelChoice, "load", lambda self: StubVlm(log)),
     ):
         return command_here("pope", "--ckpt", "stub", *data.options, "--out", str(out), *OPTIONS, *options)

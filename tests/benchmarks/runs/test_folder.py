@@ -257,7 +257,7 @@ def test_a_run_on_a_disk_that_fills_up_says_so_and_ends_the_same_once_there_is_r
     with small_disk(tmp_path / "disk", "200k") as disk:
         filler, out, log = disk / "filler", disk / "run", tmp_path / "log"
         seen = set()
-        for room in range(0, 120_000, 12_000):
+        for room in range(0, 160_000, 4_000):
             filler.write_bytes(b"x" * (190_000 - room))
             result = pope_here(data, out, log)
             if result.returncode == 0:

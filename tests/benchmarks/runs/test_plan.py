@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from agevlm.data.images import EncodedFile
 from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining, share
-from benchmarks.pope.questions import load_questions
 from benchmarks.pope.planning import limit_images, plan_pope
+from benchmarks.pope.questions import load_questions
 from benchmarks.pope.types import Question, QuestionSet
 from benchmarks.prompts import load_prompt
 from benchmarks.records import AnswerRecord
