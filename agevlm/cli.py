@@ -6,7 +6,9 @@ of the floors above it.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -77,6 +79,10 @@ def train_group() -> None:
 
 def run(group: click.Group) -> None:
     """Run a group; our errors are one clear line and their exit code, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows another one; a table is no reason to fail.
+            stream.reconfigure(errors="replace")
     try:
         group.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -93,6 +99,11 @@ def run(group: click.Group) -> None:
         # The reader of our output has gone (| head); nothing is wrong.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"error: no room to write the output: {error}", err=True)
+        sys.exit(AgeVlmError.exit_code)
 
 
 def eval_main() -> None:

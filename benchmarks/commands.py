@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,24 @@ from typing import Any
 import click
 
 HUB_POPE = "lmms-lab/POPE"
-TABLE_WIDTH = 124
+TABLE_WIDTH = 400
+"""More than any table needs: each takes its own width, and none is cut."""
 CONTROL_NAMES = ("blind", "blank", "shuffled", "other-image")
 
+
+def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse a file that cannot be written before any work is done for it."""
+    if value is not None and value != "-" and (not value or Path(value).is_dir() or not Path(value).parent.is_dir()):
+        raise click.BadParameter(f"{value!r} is no file in an existing folder")
+    return value
+
+
 JSON = click.option(
-    "--json", "json_out", metavar="FILE|-", help="Write the rows as one JSON array; - for stdout alone."
+    "--json",
+    "json_out",
+    metavar="FILE|-",
+    callback=_json_target,
+    help="Write the rows as one JSON array; - for stdout alone.",
 )
 PROTOCOL = click.option(
     "--protocol",
@@ -39,18 +53,23 @@ SEED = click.option(
 
 
 def _consoles() -> tuple[Any, Any]:
-    """Tables to stdout, never squeezed below what they need; remarks to stderr."""
+    """Tables to stdout, in the width they need; remarks to stderr."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console.width = max(console.width if sys.stdout.isatty() else 0, TABLE_WIDTH)
-    return console, Console(stderr=True, highlight=False, markup=False)
+    class Tables(Console):
+        def on_broken_pipe(self) -> None:
+            # The reader has gone (| head): say no more, but go on to the end and its exit code.
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return Tables(highlight=False, width=TABLE_WIDTH), Console(stderr=True, highlight=False, markup=False)
 
 
 def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
     from benchmarks.pope.protocols import PROTOCOLS, protocol
 
-    return tuple(protocol(n) for n in dict.fromkeys(names)) or tuple(PROTOCOLS.values())
+    chosen = tuple(protocol(n) for n in dict.fromkeys(names) if n != "all")
+    return chosen or tuple(PROTOCOLS.values())
 
 
 @click.command()
@@ -77,7 +96,7 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
     type=click.Choice([*CONTROL_NAMES, "all"]),
     help="Ask everything again with the image taken away, repeatable.",
 )
-@click.option("--limit", type=click.IntRange(1), help="So many seeded images, with all their questions.")
+@click.option("--limit", type=click.IntRange(1), help="So many seeded images a data set, with all their questions.")
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
@@ -197,6 +216,8 @@ def score_pope(**options: Any) -> None:
     protocols = _protocols(options["protocols"])
     console, notes = _consoles()
     paths, given = options["answers"], {k: options[k] for k in ("seed", "draws") if options[k] is not None}
+    if missing := [str(p) for p in paths if not p.exists()]:
+        raise DataError(f"answers {', '.join(missing)}: no such file or folder")
     if any(is_run_folder(p) for p in paths):
         if len(paths) > 1 or options["questions"]:
             raise DataError("a run folder is scored by itself, and knows its questions: give it alone")
@@ -224,7 +245,7 @@ def score_pope(**options: Any) -> None:
     "--per-image", default=3, show_default=True, type=click.IntRange(1), help="Positives (and negatives) each."
 )
 @click.option("--name", help="Name in the files, NAME_pope_SPLIT.json.  [the folder's]")
-@SEED
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the sampling.")
 @JSON
 def build_pope(**options: Any) -> None:
     """Build POPE questions from COCO-style annotations by POPE's own sampling.

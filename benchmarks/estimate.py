@@ -17,6 +17,8 @@ RECORD_BYTES = 420
 QUESTION_BYTES = 330
 PROMPT_TOKENS = 25
 """Tokens of a question with its short-answer instruction; POPE's vary by a few."""
+IMAGE_SECONDS = 0.01
+"""Opening, resizing and tokenising for one image group (rough)."""
 EFFICIENCY = 0.4
 """Share of the machine's matrix-product speed that a whole model reaches (rough)."""
 
@@ -58,7 +60,8 @@ def estimate(
     operations = 2 * text * (images * (visual_tokens + PROMPT_TOKENS) + pairs * PROMPT_TOKENS)
     operations += 2 * vision * images * visual_tokens
     speed = matrix_speed() * EFFICIENCY
-    return Estimate(operations / speed, f"rough: {operations / 1e12:.1f} TFLOP at {speed / 1e9:.0f} GFLOP/s", disk)
+    basis = f"rough: {operations / 1e12:.1f} TFLOP at {speed / 1e9:.0f} GFLOP/s"
+    return Estimate(operations / speed + images * IMAGE_SECONDS, basis, disk)
 
 
 def parameter_counts(checkpoint: Path) -> tuple[int, int]:

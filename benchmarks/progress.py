@@ -52,16 +52,19 @@ def told_on_interrupt(folder: RunFolder, notes: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """A polite kill (SIGTERM, as schedulers send) ends the run like Ctrl-C does."""
+    """A polite kill (SIGTERM from a scheduler, SIGHUP from a closed terminal) ends the run like Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # Under nohup a hang-up is ignored, and stays so.
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    previous = {s: signal.signal(s, interrupt) for s in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def duration(seconds: float) -> str:

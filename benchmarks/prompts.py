@@ -48,7 +48,7 @@ def load_prompt(name: str) -> Prompt:
         return DEFAULT if name == DEFAULT.name else OFFICIAL
     path = Path(name)
     try:
-        template = path.read_text(encoding="utf-8").removesuffix("\n")
+        template = path.read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"prompt {name}: neither default nor official, nor a readable text file ({error})") from None
     if template.count(PLACE) != 1:

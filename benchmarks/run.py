@@ -51,7 +51,8 @@ class Tally:
             return
         self.errors += 1
         if len(self.examples) < 3 and record.error not in " ".join(self.examples):
-            self.examples.append(f"{record.image or 'no image'}: {record.error}")
+            named = record.image is None or record.image in record.error
+            self.examples.append(record.error if named else f"{record.image}: {record.error}")
 
     @staticmethod
     def total(parts: Sequence[Tally]) -> Tally:
@@ -149,6 +150,8 @@ def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[lis
 
 def _one_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
+    if text and isinstance(error, AgeVlmError):
+        return text[0]
     return f"{type(error).__name__}: {text[0] if text else ''}"
 
 

@@ -26,6 +26,7 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
+OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "verify.json")
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
 
@@ -44,8 +45,10 @@ class RunFolder:
         """Take the folder for this command.
 
         Raises:
-            RunFolderError: another command owns it, a process of an earlier launch still writes, or it cannot be made.
+            RunFolderError: another command owns it, a process of an earlier launch still writes, it cannot be made,
+                or it holds other things and no run.
         """
+        self._refuse_foreign()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -68,6 +71,15 @@ class RunFolder:
             self.release()
             raise
 
+    def _refuse_foreign(self) -> None:
+        """Raise RunFolderError if the folder holds something, but nothing of a run."""
+        if not self.path.is_dir() or (self.path / "lock").exists() or any(any(self.path.glob(n)) for n in OWN_FILES):
+            return
+        if found := next(self.path.iterdir(), None):
+            raise RunFolderError(
+                f"run folder {self.path}: holds {found.name} and no run of ours; give a new or empty folder with --out"
+            )
+
     def release(self) -> None:
         """Give the folder back."""
         if self._lock_fd is not None:
@@ -84,7 +96,7 @@ class RunFolder:
 
     def set_aside(self) -> Path | None:
         """Move an earlier run's files into a sub-folder, for a fresh start; where to, or None if there were none."""
-        old = [p for p in self.path.iterdir() if p.is_file() and p.name != "lock"] if self.path.is_dir() else []
+        old = [p for name in OWN_FILES for p in sorted(self.path.glob(name))]
         if not old:
             return None
         number = 1

@@ -206,6 +206,9 @@ def build_tiny_llava(
     Returns:
         The folder.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     sizes = sizes or TinyLlava()
     processor = build_processor(sizes)
     model = build_model(sizes, processor, seed)

@@ -26,7 +26,7 @@ class FolderImages:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise DataError(f"image folder {folder}: no such folder")
+            raise DataError(f"image folder {folder}: {'not a folder' if folder.exists() else 'no such folder'}")
         self.folder = folder
 
     def read(self, name: str) -> EncodedFile:

@@ -22,6 +22,7 @@ from benchmarks.run_folder import RunFolder
 
 SPLIT_WORDS = {s: s for s in SPLITS} | {"pop": "popular", "adv": "adversarial"}
 """Words of file names that tell the split; the short ones are lmms-eval's task names."""
+WHOLE = "all splits"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class AnswerRow:
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a path is one of our run folders."""
-    return path.is_dir() and (path / "run.json").is_file()
+    """Whether a path is one of our run folders, damaged ones included."""
+    return path.is_dir() and any((path / name).exists() for name in ("run.json", "answers-00000.jsonl"))
 
 
 def load_answered(paths: Sequence[Path], sets: Sequence[QuestionSet]) -> list[Answered]:
@@ -231,6 +232,9 @@ def _match(
                 best = (len(pairs), f"against {one.data_version} {name}: {problem}")
     if not fits:
         raise DataError(f"answers {path}: fit none of the given questions. The closest try: {best[1]}")
+    # Some of a release's answers may all be of one split: then that is what they answer.
+    by_split = [fit for fit in fits if not fit[1].endswith(WHOLE)]
+    fits = by_split or fits
     if len(fits) > 1:
         names = "; ".join(name for _, name, _ in fits)
         raise DataError(
@@ -248,7 +252,7 @@ def _candidates(one: QuestionSet) -> Iterator[tuple[str, list[Question]]]:
         by_split.setdefault(question.split, []).append(question)
     yield from by_split.items()
     if len(by_split) > 1 and len({q.question_id for q in one.questions}) == len(one.questions):
-        yield "all splits", list(one.questions)
+        yield WHOLE, list(one.questions)
 
 
 def _join(

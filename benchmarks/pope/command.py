@@ -104,7 +104,7 @@ def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console)
     if fingerprint is None:
         folder.release()
         raise error if ranks.first and error is not None else NotStarted()
-    with _owned(folder, ranks), stoppable():
+    with _owned(folder, ranks), stoppable(), told_on_interrupt(folder, notes):
         plan = make_plan(settings, loaded, fingerprint)
         left = remaining(plan.groups, folder.answers())
         if ranks.first:
@@ -139,7 +139,8 @@ def _open_folder(settings: PopeSettings, folder: RunFolder, notes: Console) -> F
             notes.print(f"earlier run moved to {aside}", soft_wrap=True)
     known = folder.manifest().get("model", {}).get("parts")
     if known and (changed := fingerprint.changed(known)):
-        notes.print(f"the model's {', '.join(changed)} changed since the last launch: its questions are asked again")
+        what = ", ".join(changed)
+        notes.print(f"the model's {what} changed since the last launch: what this model has not answered is asked")
     return fingerprint
 
 
@@ -176,7 +177,7 @@ def _ask(
     if not mine and not (settings.verify and ranks.first):
         return Tally(), {}, None
     model = replace(settings.model, device=ranks.device(settings.model.device))
-    with told_on_interrupt(folder, notes), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         vlm = model.load()
         stack.callback(vlm.close)
         if vlm.fingerprint.digest != fingerprint.digest:
@@ -214,6 +215,9 @@ def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Co
                     f"({total.groups / max(total.seconds, 1e-9):.2f} images/s, "
                     f"{total.answers / max(total.seconds, 1e-9):.2f} answers/s)")  # fmt: skip
     for example in total.examples:
-        notes.print(f"error record: {example}", markup=False, style="red", soft_wrap=True)
+        notes.print(f"error record: {example}", style="red", soft_wrap=True)
+    if total.errors > len(total.examples):
+        what = f"{total.errors} asks in all ended in an error; {folder.path}/answers-*.jsonl holds each one's reason"
+        notes.print(what, style="red", soft_wrap=True)
     notes.print(f"run folder: {folder.path}", soft_wrap=True)
     return check_result(scores, settings.allow_partial, notes)

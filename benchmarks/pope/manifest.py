@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.pope.planning import PopePlan
@@ -53,11 +54,19 @@ def write_manifest(
                 "ckpt": settings.model.name,
                 "fingerprint": fingerprint.digest,
                 "parts": dict(fingerprint.parts),
-                **({"session": old["model"]["session"]} if "session" in old.get("model", {}) else {}),
+                **_session(old, fingerprint),
             },
             **environment(),
             "launches": [*old.get("launches", []), launch],
         },
+    )
+
+
+def _session(old: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, Any]:
+    """How the model described itself in an earlier launch, if it is the same model; a launch may load none."""
+    model = old.get("model", {})
+    return (
+        {"session": model["session"]} if model.get("fingerprint") == fingerprint.digest and "session" in model else {}
     )
 
 

@@ -392,10 +392,11 @@ def _merged(parts: Sequence[_Part]) -> list[QuestionSet]:
         owner: dict[str, str] = {}
         for part in group:
             for split in dict.fromkeys(question.split for question in part.questions):
-                if owner.setdefault(split, part.source) != part.source:
+                if split in owner:
                     raise DataError(
                         f"{part.source}: split {split} of {name} is also in {owner[split]}; give one of them"
                     )
+                owner[split] = part.source
         questions = tuple(question for part in group for question in part.questions)
         images = [dict_like for part in group if (dict_like := part.image_bytes) is not None]
         # ChainMap only looks names up, the images stay unread

@@ -16,6 +16,8 @@ from benchmarks.pope.score import IMAGE, Row, Scores
 
 HIGH_UNPARSED = 0.2
 """Share of unreadable answers above which a warning is due."""
+FEW_IMAGES = 20
+"""Images below which the intervals' own coverage is in doubt (simulated down to 24)."""
 ANSWERS_MISSING = 3
 """Exit code where not every question has an answer."""
 
@@ -58,6 +60,9 @@ def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
             if row.scores["accuracy"].high < constant:
                 worse = f"accuracy is below the {100 * constant:.1f}% of a constant answer"
                 notes.print(f"warning: {row.split}: {worse}", style="yellow")
+    few = min((r.images for r in main if r.condition == IMAGE and r.n), default=FEW_IMAGES)
+    if few < FEW_IMAGES:
+        notes.print(f"warning: only {few} images: intervals over so few are rough", style="yellow")
     missing = {(r.dataset, r.data_version, r.split, r.condition): r.missing for r in main if r.missing}
     if not missing:
         return 0

@@ -60,6 +60,8 @@ class Row:
     protocol: str
     data_version: str
     prompt: str
+    images: int
+    """Images (pairs in POPEv2) with an answer: the sampling units of the intervals."""
     n: int
     """Questions with an answer."""
     missing: int
@@ -83,6 +85,7 @@ class Row:
             "protocol": self.protocol,
             "data_version": self.data_version,
             "prompt": self.prompt,
+            "images": self.images,
             "n": self.n,
             "missing": self.missing,
             "errors": self.errors,
@@ -333,6 +336,7 @@ class _Table:
                     protocol=protocol,
                     data_version=self.set.data_version,
                     prompt="none" if name.startswith("floor:") else self.prompt,
+                    images=len(set(condition.clusters[condition.of(split)].tolist())),
                     n=n,
                     missing=condition.total(condition.asked, split) - n,
                     errors=condition.total(condition.errors, split),

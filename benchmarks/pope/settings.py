@@ -93,8 +93,11 @@ def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) 
 
 
 def run_folder(settings: PopeSettings, loaded: Loaded) -> RunFolder:
-    """The run folder the user named, or the default one for this model, data and prompt."""
+    """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's."""
     if settings.out is not None:
         return RunFolder(settings.out)
     names = "_".join(dict.fromkeys(s.name for s in loaded.sets))
-    return RunFolder(default_folder(["pope", settings.model.slug, names, settings.prompt.name]))
+    parts = ["pope", settings.model.slug, names, settings.prompt.name, *settings.splits]
+    parts += [settings.model.dtype] * (settings.model.dtype != "float32")
+    parts += [f"limit{settings.limit}"] * (settings.limit is not None)
+    return RunFolder(default_folder(parts))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -26,8 +27,11 @@ HEADS = {
     "ece": "ECE",
 }
 EXTRA = ("pair_accuracy", "auroc", "ece")
+HEADLINE_MARK = "\u00a0◂"
 UNKNOWN_PROMPTS = ("not stated", "mixed")
 LONGEST_ANSWER = 200
+ANSWER_WIDTH = 110
+"""Columns of the one table whose text can be long."""
 HEADLINE = {"mean of F1": MEAN, "pooled": POOLED}
 """The row in which a protocol's own headline number stands, where it is not per split."""
 
@@ -76,70 +80,83 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _by_split(rows: Sequence[Row]) -> list[list[Row]]:
-    return [[r for r in rows if r.split == split] for split in dict.fromkeys(r.split for r in rows)]
-
-
-def _label(row: Row, second: str) -> str:
-    return escape(f"{'mean of splits' if row.split == MEAN else row.split}\n  {second}")
+def _by_split(table: Table, rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows of each split in turn, under a line that names it."""
+    for split in dict.fromkeys(r.split for r in rows):
+        table.add_row(f"[bold]{'mean of splits' if split == MEAN else escape(split)}[/bold]")
+        yield [r for r in rows if r.split == split]
+        table.add_section()
 
 
 def _main_table(rows: Sequence[Row], note: str) -> Table:
     shown = [*SCORES, *(s for s in EXTRA if any(s in r.scores for r in rows))]
     table = _table(f"POPE · {note}", "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
-    for group in _by_split(rows):
+    for group in _by_split(table, rows):
         for row in group:
             missing = f"{row.missing} ({row.errors} errors)" if row.errors else str(row.missing)
             counts = f"{row.n}\n{f'[red]{missing}[/red]' if row.missing else missing} / {row.counts['unparsed']}"
             cells = [percent(row.scores.get(s)) for s in shown]
-            table.add_row(_label(row, row.condition), counts, *cells, style="dim" if is_floor(row) else None)
+            table.add_row(f"  {row.condition}", counts, *cells, style="dim" if is_floor(row) else None)
             if row.counts["unparsed"] and "f1_if_unparsed_right" in row.scores:
                 for bound in ("wrong", "right"):
                     values = [row.scores.get(f"{s}_if_unparsed_{bound}") for s in shown]
-                    table.add_row(f"  … were all {bound}", "", *(percent(v) if v is not None else "" for v in values))
-        table.add_section()
+                    bounds = (percent(v) if v is not None else "" for v in values)
+                    table.add_row(f"    if all unparsed were {bound}", "", *bounds)
     table.caption = "per cent; 95% intervals over images"
     return table
 
 
 def _gain_table(rows: Sequence[Row], note: str) -> Table:
-    title = f"What the image adds · {note} · points of accuracy, paired by question"
-    table = _table(title, "split\n  gain over", "accuracy gain", "yes ratio under control")
-    for group in _by_split(rows):
+    table = _table(f"What the image adds · {note}", "split\n  gain over", "accuracy gain", "yes ratio under control")
+    for group in _by_split(table, rows):
         for row in group:
             gain = percent(row.scores["gain_accuracy"], sign=True)
-            table.add_row(_label(row, row.condition), gain, percent(row.scores["yes_ratio"]))
-        table.add_section()
+            table.add_row(f"  {row.condition}", gain, percent(row.scores["yes_ratio"]))
+    table.caption = "points of accuracy, paired by question; 95% intervals over images"
     return table
 
 
 def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
-    title = f"The same answers under every protocol · {note}"
-    table = _table(title, "split\n  protocol", "n\nunparsed / differs", *(HEADS[s] for s in SCORES))
-    marked = False
-    for group in _by_split(rows):
+    """Each split under every protocol; protocols that agree to the last digit share a line."""
+    columns = ("n\nunparsed / differs", *(HEADS[s] for s in SCORES))
+    table = _table(f"The same answers under every protocol · {note}", "split\n  protocol", *columns)
+    names = {r.protocol: _marked(r.protocol, prompt) for r in rows}
+    for group in _by_split(table, rows):
+        alike: dict[str, list[Row]] = {}
         for row in group:
-            own = PROTOCOLS[row.protocol]
-            other_prompt = prompt not in UNKNOWN_PROMPTS and own.prompt != prompt
-            marked |= other_prompt
-            name = (
-                row.protocol
-                + "*" * other_prompt
-                + "†" * own.sees_label
-                + (" ◂" * (HEADLINE.get(own.aggregate) == row.split))
-            )
+            alike.setdefault(repr((row.counts, row.differs, [row.scores[s] for s in SCORES])), []).append(row)
+        for same in alike.values():
+            row = same[0]
             counts = f"{row.counts['counted']}\n{row.counts['unparsed']} / {row.differs}"
-            table.add_row(_label(row, name), counts, *(percent(row.scores[s]) for s in SCORES))
-        table.add_section()
-    caption = "differs: answers read otherwise than by default · ◂ the protocol's own headline row"
-    caption += " · † reads the official label too" * any(PROTOCOLS[r.protocol].sees_label for r in rows)
-    caption += " · * its published numbers are made with another prompt" * marked
-    table.caption = caption + " · the answers' prompt is not known" * (prompt in UNKNOWN_PROMPTS)
+            heads = [
+                names[r.protocol] + " ◂" * (HEADLINE.get(PROTOCOLS[r.protocol].aggregate) == r.split) for r in same
+            ]
+            label = textwrap.fill(", ".join(heads), 30, initial_indent="  ", subsequent_indent="  ")
+            table.add_row(label, counts, *(percent(row.scores[s]) for s in SCORES))
+    marks = {
+        "* its published numbers are made with another prompt": "*",
+        "† reads the official label too": "†",
+    }
+    caption = ["differs: answers read otherwise than by default", "◂ the protocol's own headline row"]
+    caption += [text for text, mark in marks.items() if any(mark in name for name in names.values())]
+    caption += ["the answers' prompt is not known"] * (prompt in UNKNOWN_PROMPTS)
+    table.caption = " · ".join(caption)
     return table
 
 
+def _is_headline(row: Row) -> bool:
+    return HEADLINE.get(PROTOCOLS[row.protocol].aggregate) == row.split
+
+
+def _marked(name: str, prompt: str) -> str:
+    """A protocol's name with the marks that the table's caption explains."""
+    own = PROTOCOLS[name]
+    return name + "*" * (prompt not in UNKNOWN_PROMPTS and own.prompt != prompt) + "†" * own.sees_label
+
+
 def _disagreement_table(found: Sequence[Disagreement]) -> Table:
-    table = Table(title="Where the protocols part: most frequent answers", title_justify="left", box=box.SIMPLE_HEAD)
+    title = "Where the protocols part: most frequent answers"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), width=ANSWER_WIDTH)
     table.add_column("answer", overflow="fold", ratio=2)
     table.add_column("label")
     table.add_column("times", justify="right")

@@ -181,3 +181,26 @@ def test_the_llava_release_joins_asked_ids_with_labels(tmp_path):
     (folder / "coco_pope_random.json").unlink()
     with pytest.raises(DataError, match="10000001"):
         load(tmp_path / "a.jsonl", folder)
+
+
+def test_part_of_a_release_is_matched_to_the_split_it_is_of(tmp_path):
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    rows = [{"question_id": i + 1, "image": f"{i}.jpg", "text": ask(n), "label": "yes"} for i, n in enumerate(NAMES)]
+    asked = []
+    for split, offset in (("adversarial", 0), ("random", 10_000_000)):
+        write_lines(folder / f"coco_pope_{split}.json", rows)
+        asked += [
+            {
+                "question_id": offset + r["question_id"],
+                "image": r["image"],
+                "text": r["text"] + SUFFIX,
+                "category": split,
+            }
+            for r in rows
+        ]
+    write_lines(folder / "llava_pope_test.jsonl", asked)
+    answers = [{"question_id": r["question_id"], "prompt": r["text"], "text": "No"} for r in asked[:4]]
+    (found,) = load(write_lines(tmp_path / "a.jsonl", answers), folder)
+    assert {q.split for q in found.questions.questions} == {"adversarial"}
+    assert (len(found.questions.questions), len(found.answers[IMAGE])) == (6, 4)

@@ -245,8 +245,8 @@ def test_bad_images_become_error_records_and_a_later_run_asks_them_again(here, d
     (data / "images/2.png").write_text("this is no image")
     result = here(*pope(data, checkpoint, "--json", "-"))
     assert result.code == 3
-    assert "1.png: DataError: image 1.png: damaged or truncated" in result.err
-    assert "2.png: DataError: image 2.png: not an image file" in result.err
+    assert "error record: image 1.png: damaged or truncated" in result.err
+    assert "error record: image 2.png: not an image file" in result.err
     (row,) = result.rows(condition="image", split="pooled", protocol="default")
     assert (row["n"], row["missing"], row["errors"]) == (24, 16, 16)
     assert here(*pope(data, checkpoint, "--allow-partial")).code == 0
@@ -469,7 +469,9 @@ def test_a_partly_answered_split_exits_3_unless_allowed(here, tmp_path):
 def test_plan_and_build_speak_json_too(here, data, checkpoint, tmp_path, shared):
     (row,) = json.loads(here(*pope(data, checkpoint, "--plan", "--json", "-")).out)
     assert (row["questions"], row["pairs"], row["pairs_left"], row["images"]) == (40, 30, 30, 5)
-    built = here("build-pope", "--annotations", shared / "photos/instances.json", "--out", tmp_path / "q", "--json", "-")
+    built = here(
+        "build-pope", "--annotations", shared / "photos/instances.json", "--out", tmp_path / "q", "--json", "-"
+    )
     assert [r["questions"] for r in json.loads(built.out)] == [66, 66, 66]
 
 
@@ -564,3 +566,67 @@ def test_names_with_markup_and_answers_without_prompts_are_handled_plainly(here,
     assert result.code == 0, result.err
     assert "my[bold]set" in result.out
     assert "record no prompts" in result.err
+
+
+def test_fresh_moves_the_runs_own_files_alone_and_foreign_folders_are_refused(here, data, checkpoint):
+    assert here(*pope(data, checkpoint)).code == 0
+    (data / "run/notes.txt").write_text("mine")
+    assert here(*pope(data, checkpoint, "--fresh")).code == 0
+    assert (data / "run/notes.txt").read_text() == "mine"
+    assert (data / "run/earlier-1/answers-00000.jsonl").is_file()
+    result = here(*pope(data, checkpoint, "--fresh", "--out", data / "images"))
+    assert result.code == 2
+    assert "no run of ours" in result.err
+    assert len(list((data / "images").iterdir())) == 5
+
+
+def test_the_same_questions_given_twice_are_refused(here, data, checkpoint):
+    twice = here(*pope(data, checkpoint, "--questions", data / "questions"))
+    assert twice.code == 2
+    assert "is also in" in twice.err
+
+
+def test_json_targets_that_cannot_be_written_are_refused_before_anything_is_asked(here, data, checkpoint):
+    for target in ("", data, data / "nowhere/rows.json"):
+        result = here(*pope(data, checkpoint, "--json", target))
+        assert result.code == 2
+        assert "is no file in an existing folder" in result.err
+    assert not (data / "run").exists()
+
+
+def test_a_trial_never_lands_in_the_whole_runs_default_folder(checkpoint):
+    from agevlm.vlm.choice import ModelChoice
+    from benchmarks.pope.settings import Loaded, PopeSettings, run_folder
+    from benchmarks.prompts import DEFAULT
+
+    def folder(dtype="float32", splits=(), limit=None):
+        settings = PopeSettings(
+            ModelChoice(str(checkpoint), dtype), (), None, splits, None, DEFAULT, (), (), 8, limit, 0, 100, None, False, 0,
+            None, False,
+        )  # fmt: skip
+        return run_folder(settings, Loaded((), ())).path
+
+    assert len({folder(), folder("bfloat16"), folder(splits=("random",)), folder(limit=3)}) == 4
+    assert folder() == folder()
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_unicode_are_no_failure():
+    demo = Path(__file__).resolve().parents[3] / "reports/demo_data"
+    arguments = (
+        f"score pope --answers {demo / 'answers.jsonl'} --questions {demo / 'demo_pope_random.json'} --draws 100"
+    )
+    command = f"{sys.executable} -c 'from agevlm.cli import eval_main; eval_main()' {arguments}"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert b"72.9" in done.stdout
+    done = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no room to write the output" in done.stderr
+
+
+def test_intervals_over_few_images_come_with_a_warning(here, data, checkpoint):
+    assert "warning: only 5 images" in here(*pope(data, checkpoint)).err
