@@ -601,9 +601,24 @@ def test_a_trial_never_lands_in_the_whole_runs_default_folder(checkpoint):
 
     def folder(dtype="float32", splits=(), limit=None):
         settings = PopeSettings(
-            ModelChoice(str(checkpoint), dtype), (), None, splits, None, DEFAULT, (), (), 8, limit, 0, 100, None, False, 0,
-            None, False,
-        )  # fmt: skip
+            model=ModelChoice(str(checkpoint), dtype),
+            questions=(),
+            images=None,
+            splits=splits,
+            repope=None,
+            prompt=DEFAULT,
+            protocols=(),
+            controls=(),
+            max_new_tokens=8,
+            limit=limit,
+            seed=0,
+            draws=100,
+            out=None,
+            fresh=False,
+            verify=0,
+            json_out=None,
+            allow_partial=False,
+        )
         return run_folder(settings, Loaded((), ())).path
 
     assert len({folder(), folder("bfloat16"), folder(splits=("random",)), folder(limit=3)}) == 4
