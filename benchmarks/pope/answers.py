@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import DataError, RunFolderError
-from benchmarks.pope.score import IMAGE, Answer, Answered, QuestionKey
+from benchmarks.pope.rows import IMAGE, Answer, Answered, QuestionKey
 from benchmarks.pope.types import SPLITS, Question, QuestionSet
 from benchmarks.prompts import SUFFIX, strip_suffix
 from benchmarks.run_folder import RunFolder

@@ -12,7 +12,7 @@ from agevlm.data.sources import ImageSource, require_images
 from agevlm.errors import DataError
 from benchmarks import controls
 from benchmarks.plan import Group, Planner, Shown, lot
-from benchmarks.pope.score import IMAGE
+from benchmarks.pope.rows import IMAGE
 from benchmarks.pope.types import LIMIT, Question, QuestionSet
 from benchmarks.prompts import Prompt
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agevlm.errors import DataError
 from benchmarks.pope.questions import relabel
-from benchmarks.pope.score import Answered
+from benchmarks.pope.rows import Answered
 from benchmarks.pope.types import QuestionSet
 
 FAMILY = "coco"

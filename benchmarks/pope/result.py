@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agevlm.errors import DataError
 from benchmarks.pope.protocols import Protocol
-from benchmarks.pope.score import IMAGE, Row, Scores
+from benchmarks.pope.rows import IMAGE, Row, Scores
 
 HIGH_UNPARSED = 0.2
 """Share of unreadable answers above which a warning is due."""

@@ -14,7 +14,7 @@ from benchmarks.pope.planning import PopePlan, limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.relabelled import with_repope_sets
-from benchmarks.pope.score import IMAGE
+from benchmarks.pope.rows import IMAGE
 from benchmarks.pope.types import QuestionSet
 from benchmarks.prompts import Prompt
 from benchmarks.run_folder import RunFolder, default_folder

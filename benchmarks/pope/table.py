@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.pope.protocols import PROTOCOLS
-from benchmarks.pope.score import IMAGE, MEAN, POOLED, Disagreement, Row, Scores
+from benchmarks.pope.rows import IMAGE, MEAN, POOLED, Disagreement, Row, Scores
 from benchmarks.statistics.clusters import Interval
 from benchmarks.statistics.scores import SCORES
 

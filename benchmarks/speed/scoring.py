@@ -17,7 +17,7 @@ from benchmarks.speed.questions import OBJECTS, SPLITS, question_rows
 
 if TYPE_CHECKING:
     # the fresh processes time what `score` imports
-    from benchmarks.pope.score import Answered
+    from benchmarks.pope.rows import Answered
 
 SCORED_IMAGES = 500
 SCORING_AIM_SECONDS = 2.0
@@ -56,7 +56,7 @@ def synthetic_answers(kind: str) -> Answered:
     """Answers to 500 images x 18 questions in three splits, four of five right, with log-probabilities."""
     import random
 
-    from benchmarks.pope.score import IMAGE, Answer, Answered
+    from benchmarks.pope.rows import IMAGE, Answer, Answered
     from benchmarks.pope.types import Question, QuestionSet
 
     rng = random.Random(0)
@@ -80,7 +80,8 @@ def synthetic_answers(kind: str) -> Answered:
 def time_scoring(kind: str) -> dict[str, Any]:
     """Seconds to score the synthetic answers of one kind under all protocols, and how many texts are distinct."""
     from benchmarks.pope.protocols import PROTOCOLS
-    from benchmarks.pope.score import DRAWS, IMAGE, score
+    from benchmarks.pope.rows import IMAGE
+    from benchmarks.pope.score import DRAWS, score
 
     answered = synthetic_answers(kind)
     given = answered.answers[IMAGE]

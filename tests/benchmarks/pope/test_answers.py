@@ -10,7 +10,7 @@ import pytest
 from agevlm.errors import DataError
 from benchmarks.pope.answers import load_answered
 from benchmarks.pope.questions import load_questions
-from benchmarks.pope.score import IMAGE
+from benchmarks.pope.rows import IMAGE
 from benchmarks.prompts import SUFFIX
 
 NAMES = ["dog", "cat", "car", "bus", "cup", "bed"]

@@ -18,7 +18,8 @@ from benchmarks.pope.floors import floor_answers, object_prior
 from benchmarks.pope.protocols import PROTOCOLS, protocol
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.relabelled import with_repope
-from benchmarks.pope.score import IMAGE, Answer, Answered, score
+from benchmarks.pope.rows import IMAGE, Answer, Answered
+from benchmarks.pope.score import score
 from benchmarks.pope.types import PAIRED, Question, QuestionSet
 
 ALL = tuple(PROTOCOLS.values())
