@@ -62,7 +62,9 @@ def _consoles() -> tuple[Any, Any]:
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    return Tables(highlight=False, width=TABLE_WIDTH), Console(stderr=True, highlight=False, markup=False)
+    return Tables(highlight=False, width=TABLE_WIDTH), Console(
+        stderr=True, highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:

@@ -75,7 +75,13 @@ def build_tokenizer(vocabulary: int) -> Any:
 
 def build_processor(sizes: TinyLlava) -> Any:
     """The LLaVA processor for these sizes."""
-    from transformers import CLIPImageProcessor, LlavaNextImageProcessor, LlavaNextProcessor, LlavaProcessor
+    from transformers import (
+        CLIPImageProcessor,
+        LlavaImageProcessor,
+        LlavaNextImageProcessor,
+        LlavaNextProcessor,
+        LlavaProcessor,
+    )
 
     side = {"height": sizes.image_size, "width": sizes.image_size}
     common: dict[str, Any] = {
@@ -90,8 +96,10 @@ def build_processor(sizes: TinyLlava) -> Any:
             size={"shortest_edge": sizes.image_size}, crop_size=side, image_grid_pinpoints=_pinpoints(sizes)
         )
         return LlavaNextProcessor(images, tokenizer, **common)
-    size = side if sizes.padding else {"shortest_edge": sizes.image_size}
-    return LlavaProcessor(CLIPImageProcessor(size=size, crop_size=side), tokenizer, **common)
+    kind = LlavaImageProcessor if sizes.padding else CLIPImageProcessor
+    pad = {"do_pad": True} if sizes.padding else {}
+    images = kind(size={"shortest_edge": sizes.image_size}, crop_size=side, **pad)
+    return LlavaProcessor(images, tokenizer, **common)
 
 
 def _pinpoints(sizes: TinyLlava) -> list[list[int]]:

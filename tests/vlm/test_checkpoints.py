@@ -317,6 +317,7 @@ def test_full_features_with_the_class_token_answer_as_plain_generation(copy_of, 
 def test_padding_to_a_square_answers_as_plain_generation(pictures):
     sizes = TinyLlava(padding=True)
     processor = build_processor(sizes)
+    assert processor.image_processor.do_pad
     assert_plain(HfVlm(build_model(sizes, processor, 3), processor, Fingerprint("", {})), pictures)
 
 
