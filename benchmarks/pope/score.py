@@ -52,11 +52,20 @@ def score(answered: Sequence[Answered], protocols: Sequence[Protocol], *, draws:
     )
 
 
-class _Readings:
-    """The readings of one condition's answers under one protocol, each distinct text read once."""
+KnownReadings = dict[tuple[str | None, bool], Reading]
+"""(answer, official label) -> reading, by one reading rule."""
 
-    def __init__(self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool]) -> None:
-        known: dict[tuple[str | None, bool], Reading] = {}
+
+class _Readings:
+    """The readings of one condition's answers under one protocol, each distinct text read once.
+
+    `known` holds what the same rule has read before (official and llava share theirs).
+    """
+
+    def __init__(
+        self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool], known: KnownReadings | None = None
+    ) -> None:
+        known = {} if known is None else known
         for pair in zip(texts, golds, strict=True):
             if pair not in known:
                 known[pair] = protocol.read(*pair)
@@ -127,8 +136,9 @@ class _Table:
         self.conditions = {
             name: _Condition(self.set.questions, answers, self.index) for name, answers in answered.answers.items()
         }
+        known: dict[Callable[[str | None, bool], Reading], KnownReadings] = {}
         self.readings = {
-            (name, p.name): _Readings(p, condition.texts, condition.gold.tolist())
+            (name, p.name): _Readings(p, condition.texts, condition.gold.tolist(), known.setdefault(p.read, {}))
             for name, condition in self.conditions.items()
             for p in {q.name: q for q in [PROTOCOLS["default"], *self.protocols]}.values()
         }
