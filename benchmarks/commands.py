@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from benchmarks.controls import CONTROLS
+
 HUB_POPE = "lmms-lab/POPE"
 TABLE_WIDTH = 400
 """More than any table needs: each takes its own width, and none is cut."""
-CONTROL_NAMES = ("blind", "blank", "shuffled", "other-image")
 
 
 def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -95,7 +96,7 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
     "--control",
     "controls",
     multiple=True,
-    type=click.Choice([*CONTROL_NAMES, "all"]),
+    type=click.Choice([*CONTROLS, "all"]),
     help="Ask everything again with the image taken away, repeatable.",
 )
 @click.option("--limit", type=click.IntRange(1), help="So many seeded images a data set, with all their questions.")
@@ -147,7 +148,7 @@ def pope(plan_only: bool, **options: Any) -> None:
         repope=options["repope"],
         prompt=load_prompt(options["prompt"]),
         protocols=_protocols(options["protocols"]),
-        controls=CONTROL_NAMES if "all" in controls else controls,
+        controls=CONTROLS if "all" in controls else controls,
         max_new_tokens=options["max_new_tokens"],
         limit=options["limit"],
         seed=options["seed"],
@@ -231,7 +232,7 @@ def score_pope(**options: Any) -> None:
         sets = load_questions(options["questions"])
         answered = load_answered(paths, sets)
         for remark in remarks(answered, sets):
-            notes.print(remark, soft_wrap=True)
+            notes.print(remark)
     if options["repope"] is not None:
         answered = with_repope(answered, options["repope"])
     scores = score_answers(answered, protocols, **given)

@@ -10,8 +10,6 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -38,6 +36,7 @@ def shuffled(image: Image, sha256: str, seed: int) -> Image:
     The remainder at the right and lower edge, less than one cell wide, stays in place; an image under 16 pixels on a
     side has one cell per pixel on that side.
     """
+    import numpy as np
     from PIL import Image
 
     pixels = np.asarray(image)

@@ -46,7 +46,7 @@ def told_on_interrupt(folder: RunFolder, notes: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = sum(r.error is None for r in folder.answers().values())
         what = f"interrupted: {kept} answers are safe in {folder.path}; the same command goes on from there"
-        notes.print(what, soft_wrap=True)
+        notes.print(what)
         raise
 
 

@@ -136,7 +136,7 @@ def _open_folder(settings: PopeSettings, folder: RunFolder, notes: Console) -> F
     if settings.fresh:
         aside = folder.set_aside()
         if aside is not None:
-            notes.print(f"earlier run moved to {aside}", soft_wrap=True)
+            notes.print(f"earlier run moved to {aside}")
     known = folder.manifest().get("model", {}).get("parts")
     if known and (changed := fingerprint.changed(known)):
         what = ", ".join(changed)
@@ -173,7 +173,7 @@ def _ask(
     if ranks.first:
         total = plan.pairs
         what = f"{total} asks about {plan.images} images; {total - asked} answered before, {asked} to go"
-        notes.print(f"{what} → {folder.path}", soft_wrap=True)
+        notes.print(f"{what} → {folder.path}")
     if not mine and not (settings.verify and ranks.first):
         return Tally(), {}, None
     model = replace(settings.model, device=ranks.device(settings.model.device))
@@ -215,9 +215,9 @@ def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Co
                     f"({total.groups / max(total.seconds, 1e-9):.2f} images/s, "
                     f"{total.answers / max(total.seconds, 1e-9):.2f} answers/s)")  # fmt: skip
     for example in total.examples:
-        notes.print(f"error record: {example}", style="red", soft_wrap=True)
+        notes.print(f"error record: {example}", style="red")
     if total.errors > len(total.examples):
         what = f"{total.errors} asks in all ended in an error; {folder.path}/answers-*.jsonl holds each one's reason"
-        notes.print(what, style="red", soft_wrap=True)
-    notes.print(f"run folder: {folder.path}", soft_wrap=True)
+        notes.print(what, style="red")
+    notes.print(f"run folder: {folder.path}")
     return check_result(scores, settings.allow_partial, notes)

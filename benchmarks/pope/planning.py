@@ -27,7 +27,6 @@ CHANGES = ("blank", "shuffled")
 class PopePlan:
     """What a POPE run will ask, and which answer each question waits for."""
 
-    sets: tuple[QuestionSet, ...]
     groups: list[Group]
     rows: list[dict[str, Any]]
     """The rows of questions.jsonl: the set's number in the manifest, the question, its answer key by condition."""
@@ -101,7 +100,7 @@ def plan_pope(
             keys = {c: planner.add(shown.of(question, c), text) for c in conditions}
             plain = {k: v for k, v in asdict(question).items() if k != "where"}
             rows.append({"set": number, "question": plain, "keys": keys})
-    return PopePlan(tuple(sets), planner.groups(seed), rows)
+    return PopePlan(planner.groups(seed), rows)
 
 
 class _Shower:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agevlm.errors import DataError
 from benchmarks.pope.protocols import Protocol
-from benchmarks.pope.rows import IMAGE, Row, Scores
+from benchmarks.pope.rows import FLOOR, IMAGE, MEAN, POOLED, Row, Scores
 
 HIGH_UNPARSED = 0.2
 """Share of unreadable answers above which a warning is due."""
@@ -49,13 +49,13 @@ def write_json(rows: Sequence[Mapping[str, Any]], json_out: str | None) -> None:
 
 def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
     """Remarks on doubtful results; the exit code: 3 if answers are missing and that was not allowed."""
-    main = [r for r in scores.rows if not r.condition.startswith("floor:") and r.split not in ("pooled", "mean")]
+    main = [r for r in scores.rows if not r.is_floor and r.split not in (POOLED, MEAN)]
     for row in main:
         if row.protocol == "default" and row.condition == IMAGE and row.n:
             if row.counts["unparsed"] > HIGH_UNPARSED * row.n:
                 unread = f"{row.counts['unparsed']} of {row.n} answers could not be read as yes or no"
                 advice = "look at the prompt and the answers before trusting any score"
-                notes.print(f"warning: {row.split}: {unread}; {advice}", style="yellow", soft_wrap=True)
+                notes.print(f"warning: {row.split}: {unread}; {advice}", style="yellow")
             constant = max(r.scores["accuracy"].value for r in scores.rows if _is_constant_floor_of(r, row))
             if row.scores["accuracy"].high < constant:
                 worse = f"accuracy is below the {100 * constant:.1f}% of a constant answer"
@@ -73,4 +73,4 @@ def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:
 
 def _is_constant_floor_of(floor: Row, row: Row) -> bool:
     same = (floor.dataset, floor.data_version, floor.split) == (row.dataset, row.data_version, row.split)
-    return same and floor.condition in ("floor:always-yes", "floor:always-no")
+    return same and floor.condition in (f"{FLOOR}always-yes", f"{FLOOR}always-no")

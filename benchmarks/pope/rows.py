@@ -12,6 +12,8 @@ from benchmarks.statistics.clusters import Interval
 
 IMAGE = "image"
 """The condition in which the model sees the question's own image; the others are controls."""
+FLOOR = "floor:"
+"""What the condition of a floor begins with."""
 POOLED, MEAN = "pooled", "mean"
 
 QuestionKey = tuple[str, str]
@@ -61,6 +63,11 @@ class Row:
     differs: int
     """Answers that this protocol reads differently from `default`."""
     scores: Mapping[str, Interval]
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether this is a floor's row and no model's."""
+        return self.condition.startswith(FLOOR)
 
     def to_json(self) -> dict[str, Any]:
         """A flat dictionary of plain values: scores as fractions with `_low` and `_high`; undefined ones are null."""

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.pope.floors import FLOORS, floor_answers
 from benchmarks.pope.protocols import PROTOCOLS, Effect, Protocol, bounds_effects
 from benchmarks.pope.rows import (
+    FLOOR,
     IMAGE,
     MEAN,
     POOLED,
@@ -153,7 +154,7 @@ class _Table:
         for floor in FLOORS:
             condition = self._floor(floor)
             readings = _Readings(PROTOCOLS["default"], condition.texts, condition.gold.tolist())
-            rows += self._block(f"floor:{floor}", condition, "default", readings.effects, readings.labels, {})
+            rows += self._block(f"{FLOOR}{floor}", condition, "default", readings.effects, readings.labels, {})
         return rows
 
     def rules(self) -> list[RuleCount]:
@@ -230,7 +231,7 @@ class _Table:
                     condition=name,
                     protocol=protocol,
                     data_version=self.set.data_version,
-                    prompt="none" if name.startswith("floor:") else self.prompt,
+                    prompt="none" if name.startswith(FLOOR) else self.prompt,
                     images=len(set(condition.clusters[condition.of(split)].tolist())),
                     n=n,
                     missing=condition.total(condition.asked, split) - n,

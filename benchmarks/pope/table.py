@@ -53,9 +53,9 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
     main = protocols[0]
     for version in dict.fromkeys(r.data_version for r in scores.rows):
         rows = [r for r in scores.rows if r.data_version == version]
-        prompt = next((r.prompt for r in rows if not is_floor(r)), "not stated")
+        prompt = next((r.prompt for r in rows if not r.is_floor), "not stated")
         note = escape(f"data {version} · prompt {prompt}")
-        console.print(_main_table([r for r in rows if r.protocol == main or is_floor(r)], f"{note} · protocol {main}"))
+        console.print(_main_table([r for r in rows if r.protocol == main or r.is_floor], f"{note} · protocol {main}"))
         gains = [r for r in rows if "gain_accuracy" in r.scores and r.protocol == main]
         if gains:
             console.print(_gain_table(gains, note))
@@ -64,11 +64,6 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
             parted = [d for d in scores.disagreements if d.data_version == version]
             if parted:
                 console.print(_disagreement_table(parted[:10]))
-
-
-def is_floor(row: Row) -> bool:
-    """Whether a row is a floor's and no model's."""
-    return row.condition.startswith("floor:")
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -96,7 +91,7 @@ def _main_table(rows: Sequence[Row], note: str) -> Table:
             missing = f"{row.missing} ({row.errors} errors)" if row.errors else str(row.missing)
             counts = f"{row.n}\n{f'[red]{missing}[/red]' if row.missing else missing} / {row.counts['unparsed']}"
             cells = [percent(row.scores.get(s)) for s in shown]
-            table.add_row(f"  {row.condition}", counts, *cells, style="dim" if is_floor(row) else None)
+            table.add_row(f"  {row.condition}", counts, *cells, style="dim" if row.is_floor else None)
             if row.counts["unparsed"] and "f1_if_unparsed_right" in row.scores:
                 for bound in ("wrong", "right"):
                     values = [row.scores.get(f"{s}_if_unparsed_{bound}") for s in shown]

@@ -37,4 +37,4 @@ def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: Pope
     notes.print(asked + (f"; asked again our way: {changed} differ from what is recorded" if changed else ""))
     for flip in flips[:10]:
         notes.print(f"  {flip['image']} {flip['prompt']!r}: {flip['ours']!r}, plain {flip['plain']!r}, "
-                    f"logit margin {flip['margin']:.4g}", markup=False, soft_wrap=True)  # fmt: skip
+                    f"logit margin {flip['margin']:.4g}")  # fmt: skip
