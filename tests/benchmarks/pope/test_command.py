@@ -645,3 +645,14 @@ def test_a_reader_that_leaves_and_a_terminal_without_unicode_are_no_failure():
 
 def test_intervals_over_few_images_come_with_a_warning(here, data, checkpoint):
     assert "warning: only 5 images" in here(*pope(data, checkpoint)).err
+
+
+def test_floors_stand_beside_every_result_whichever_protocol_leads(here):
+    demo = Path(__file__).resolve().parents[3] / "reports/demo_data"
+    arguments = ("score", "pope", "--answers", demo / "answers.jsonl", "--questions", demo / "demo_pope_random.json")
+    for protocol in ("default", "official"):
+        result = here(*arguments, "--protocol", protocol, "--draws", 100)
+        assert result.code == 0
+        assert f"prompt default · protocol {protocol}" in result.out
+        for floor in ("always-yes", "always-no", "object-prior"):
+            assert result.out.count(f"floor:{floor}") == 1
