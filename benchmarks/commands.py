@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from agevlm.terminal import JSON, chat_template_text, consoles, write_json
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
-TABLE_WIDTH = 400
-"""More than any table needs: each takes its own width, and none is cut."""
-
-
-def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """Refuse a file that cannot be written before any work is done for it."""
-    if value is not None and value != "-" and (not value or Path(value).is_dir() or not Path(value).parent.is_dir()):
-        raise click.BadParameter(f"{value!r} is no file in an existing folder")
-    return value
-
-
-JSON = click.option(
-    "--json",
-    "json_out",
-    metavar="FILE|-",
-    callback=_json_target,
-    help="Write the rows as one JSON array; - for stdout alone.",
-)
 PROTOCOL = click.option(
     "--protocol",
     "protocols",
@@ -51,21 +33,6 @@ SEED = click.option(
     type=click.IntRange(0),
     help="Seed of order, limits, controls and intervals.",
 )
-
-
-def _consoles() -> tuple[Any, Any]:
-    """Tables to stdout, in the width they need; remarks to stderr."""
-    from rich.console import Console
-
-    class Tables(Console):
-        def on_broken_pipe(self) -> None:
-            # The reader has gone (| head): say no more, but go on to the end and its exit code.
-            self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    return Tables(highlight=False, width=TABLE_WIDTH), Console(
-        stderr=True, highlight=False, markup=False, soft_wrap=True
-    )
 
 
 def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -132,7 +99,6 @@ def pope(plan_only: bool, **options: Any) -> None:
     from benchmarks.pope.settings import PopeSettings
     from benchmarks.prompts import load_prompt
 
-    template = options["chat_template"]
     controls = options["controls"]
     settings = PopeSettings(
         model=ModelChoice(
@@ -140,7 +106,7 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["dtype"],
             options["device"],
             options["batch_size"],
-            _text(template) if template else None,
+            chat_template_text(options["chat_template"]),
         ),
         questions=options["questions"] or (HUB_POPE,),
         images=options["images"],
@@ -159,20 +125,11 @@ def pope(plan_only: bool, **options: Any) -> None:
         json_out=options["json_out"],
         allow_partial=options["allow_partial"],
     )
-    console, notes = _consoles()
+    console, notes = consoles()
     if plan_only:
         show_plan(settings, console)
         return
     sys.exit(run_pope(settings, console, notes))
-
-
-def _text(path: Path) -> str:
-    from agevlm.errors import DataError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--chat-template {path}: cannot read: {error}") from None
 
 
 @click.group()
@@ -217,7 +174,7 @@ def score_pope(**options: Any) -> None:
     from benchmarks.pope.score import score as score_answers
 
     protocols = _protocols(options["protocols"])
-    console, notes = _consoles()
+    console, notes = consoles()
     paths, given = options["answers"], {k: options[k] for k in ("seed", "draws") if options[k] is not None}
     if missing := [str(p) for p in paths if not p.exists()]:
         raise DataError(f"answers {', '.join(missing)}: no such file or folder")
@@ -259,10 +216,9 @@ def build_pope(**options: Any) -> None:
     from agevlm.data.annotations import load_instances
     from benchmarks.pope.build import build_pope as build
     from benchmarks.pope.build import write_pope
-    from benchmarks.pope.result import write_json
     from benchmarks.pope.types import SPLITS
 
-    console, _ = _consoles()
+    console, _ = consoles()
     instances = load_instances(options["annotations"])
     made = build(instances, num_images=options["num_images"], per_image=options["per_image"], seed=options["seed"])
     written = write_pope(made, options["out"], name=options["name"])

@@ -9,13 +9,14 @@ from dataclasses import replace
 from rich.console import Console
 
 from agevlm.errors import AgeVlmError, RunFolderError
+from agevlm.terminal import write_json
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.estimate import estimate
 from benchmarks.plan import Group, remaining, share
 from benchmarks.pope.answers import load_run
 from benchmarks.pope.manifest import close_launch, write_manifest
 from benchmarks.pope.planning import PopePlan, load_pixels
-from benchmarks.pope.result import check_result, print_result, write_json
+from benchmarks.pope.result import check_result, print_result
 from benchmarks.pope.score import score
 from benchmarks.pope.settings import Loaded, PopeSettings, load_data, make_plan, run_folder
 from benchmarks.pope.verify import verify

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import click
 from rich.console import Console
 
-from agevlm.errors import DataError
+from agevlm.terminal import write_json
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.rows import FLOOR, IMAGE, MEAN, POOLED, Row, Scores
 
@@ -29,22 +25,6 @@ def print_result(scores: Scores, protocols: Sequence[Protocol], json_out: str | 
         from benchmarks.pope.table import print_scores
 
         print_scores(console, scores, [p.name for p in protocols])
-
-
-def write_json(rows: Sequence[Mapping[str, Any]], json_out: str | None) -> None:
-    """Write rows as one JSON array to a file, or to stdout for "-"; nothing for None.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    text = json.dumps(rows, indent=1) + "\n"
-    if json_out == "-":
-        click.echo(text, nl=False)
-    elif json_out is not None:
-        try:
-            Path(json_out).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"--json {json_out}: cannot write: {error.strerror}") from None
 
 
 def check_result(scores: Scores, allow_partial: bool, notes: Console) -> int:

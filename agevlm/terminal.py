@@ -1,0 +1,74 @@
+"""What all commands share at the terminal: the --json option, consoles, and writing rows. Imports are light."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agevlm.errors import DataError
+
+TABLE_WIDTH = 400
+"""More than any table needs: each takes its own width, and none is cut."""
+
+
+def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse a file that cannot be written before any work is done for it."""
+    if value is not None and value != "-" and (not value or Path(value).is_dir() or not Path(value).parent.is_dir()):
+        raise click.BadParameter(f"{value!r} is no file in an existing folder")
+    return value
+
+
+JSON = click.option(
+    "--json",
+    "json_out",
+    metavar="FILE|-",
+    callback=_json_target,
+    help="Write the rows as one JSON array; - for stdout alone.",
+)
+
+
+def consoles() -> tuple[Any, Any]:
+    """Tables to stdout, in the width they need; remarks to stderr."""
+    from rich.console import Console
+
+    class Tables(Console):
+        def on_broken_pipe(self) -> None:
+            # The reader has gone (| head): say no more, but go on to the end and its exit code.
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return Tables(highlight=False, width=TABLE_WIDTH), Console(
+        stderr=True, highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def write_json(rows: Sequence[Mapping[str, Any]], json_out: str | None) -> None:
+    """Write rows as one JSON array to a file, or to stdout for "-"; nothing for None.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    text = json.dumps(rows, indent=1) + "\n"
+    if json_out == "-":
+        click.echo(text, nl=False)
+    elif json_out is not None:
+        try:
+            Path(json_out).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"--json {json_out}: cannot write: {error.strerror}") from None
+
+
+def chat_template_text(path: Path | None) -> str | None:
+    """The text of a --chat-template file; None where none was given. Raises DataError if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--chat-template {path}: cannot read: {error}") from None
