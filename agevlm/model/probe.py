@@ -1,0 +1,76 @@
+"""Looking inside while the model runs: what to record, and what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """Which query rows to look at, and what to record of them.
+
+    Recording needs no eager attention: the model runs on with SDPA or flash attention, and the wanted rows alone are
+    computed a second time, in float32. What comes back carries gradients.
+    """
+
+    rows: torch.Tensor
+    """(P,) long: batch row of each query."""
+    positions: torch.Tensor
+    """(P,) long: its position in this forward pass's input, padding included (cached tokens do not count)."""
+    layers: Sequence[int] | None = None
+    """Cross-attention layers, as indices of the fused stack; None for all."""
+    attention: bool = True
+    """Record head-mean cross-attention."""
+    queries_keys: bool = False
+    """Record projected (and normalised) queries and keys."""
+    hidden_states: Sequence[int] = ()
+    """Hidden states to record: 0 the embeddings, i what layer i - 1 gave, the last one after the final norm; negative
+    from the end."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What was recorded; entries in the order of the layers (or hidden states) asked for, ascending where none were."""
+
+    layers: tuple[int, ...] = ()
+    attention: tuple[torch.Tensor, ...] = ()
+    """Per layer (P, visual tokens) float32: softmax over visual tokens, mean over heads; each row sums to 1."""
+    queries: tuple[torch.Tensor, ...] = ()
+    """Per layer (P, heads, head size)."""
+    keys: tuple[torch.Tensor, ...] = ()
+    """Per layer (batch, key/value heads, visual tokens, head size)."""
+    hidden_states: tuple[torch.Tensor, ...] = ()
+    """Per hidden state (P, hidden size)."""
+
+
+def attention_rows(
+    queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, scaling: float, visible: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Head-mean attention of chosen queries over all keys.
+
+    softmax(q k^T * scaling), mean over heads, in float32.
+
+    Args:
+        queries: (P, heads, head size).
+        keys: (batch, key/value heads, keys, head size); query head h reads key head h // (heads / key/value heads).
+        rows: (P,) batch row of each query.
+        scaling: factor of the scores, 1 / sqrt(head size) in LLaMA.
+        visible: (P, keys) bool: what each query may see; None for all.
+
+    Returns:
+        (P, keys) float32; each row sums to 1, or is 0 where the query sees nothing.
+    """
+    heads, groups = queries.shape[1], keys.shape[1]
+    grouped = queries.float().unflatten(1, (groups, heads // groups))
+    parts, order = [grouped.new_zeros(0, keys.shape[2])], [rows.new_zeros(0)]
+    # One batch row at a time: a copy of the keys for every query would need many times the memory.
+    for row in rows.unique().tolist():
+        members = (rows == row).nonzero().squeeze(1)
+        scores = torch.einsum("pghd,gnd->pghn", grouped[members], keys[row].float()) * scaling
+        if visible is not None:
+            scores = scores.masked_fill(~visible[members, None, None], torch.finfo(scores.dtype).min)
+        means = scores.softmax(-1).mean((1, 2))
+        parts.append(means if visible is None else means * visible[members].any(-1, keepdim=True))
+        order.append(members)
+    return torch.cat(parts)[torch.cat(order).argsort()]
