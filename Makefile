@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint wheel speed env clean
+.PHONY: demo test lint wheel speed env common clean
 
-env: $(STAMP)
+env: $(STAMP) common
 
 # uv from the path, or from the package index into .uv; nothing outside this folder is touched.
 $(STAMP): requirements.lock pyproject.toml
@@ -25,10 +25,14 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(VENV) $$UV pip install --quiet --no-deps -e .
 	@touch $@
 
+# The common model tests of the installed transformers: only its source distribution has them. Fetched once a version.
+common: $(STAMP)
+	@$(BIN)/python tests/model/common/fetch.py $$(command -v uv || echo .uv/bin/uv)
+
 demo: $(STAMP)
 	@$(OFFLINE) $(BIN)/python -m reports.demo
 
-test: $(STAMP)
+test: env
 	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)

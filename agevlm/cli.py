@@ -21,9 +21,13 @@ from agevlm.errors import AgeVlmError
 EVAL_COMMANDS = {
     "pope": ("benchmarks.commands:pope", "Ask a model POPE's yes/no questions and score its answers."),
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
+    "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
 }
-TRAIN_COMMANDS: dict[str, tuple[str, str]] = {}
+TRAIN_COMMANDS = {
+    "assemble": ("train.commands:assemble", "Join a LLaMA and a ConvNeXt into an untrained AGE-VLM (stage 0)."),
+    "describe": ("train.commands:describe", "Say what an AGE-VLM costs: parameters, operations, cache."),
+}
 
 
 class LazyGroup(click.Group):
@@ -74,7 +78,7 @@ def eval_group() -> None:
 @click.group(cls=LazyGroup, table=TRAIN_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agevlm-train")
 def train_group() -> None:
-    """Train AGE-VLM. This release holds the evaluation suite; training commands arrive with the model."""
+    """Make AGE-VLM: join its pretrained parts, and see what it costs. The training stages are not there yet."""
 
 
 def run(group: click.Group) -> None:

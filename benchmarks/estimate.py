@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import time
@@ -32,6 +33,18 @@ class Estimate:
     disk_bytes: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations that a model spends."""
+
+    image: float
+    """On one image, before any of it meets the text."""
+    token: float
+    """On one position of the language model."""
+    visual_tokens: int
+    """Positions of the language model that an image takes; 0 where the text only looks at it (cross-attention)."""
+
+
 def estimate(
     *, images: int, pairs: int, questions: int, checkpoint: Path, manifest: Mapping[str, Any], device: str
 ) -> Estimate:
@@ -53,38 +66,68 @@ def estimate(
     if device.startswith("cuda") or (device == "auto" and shutil.which("nvidia-smi")):
         return Estimate(None, "until a first launch has measured this GPU", disk)
     try:
-        text, vision = parameter_counts(checkpoint)
-        visual_tokens = visual_token_count(checkpoint)
+        work = model_work(checkpoint)
     except (OSError, ValueError, KeyError, struct.error) as error:
         return Estimate(None, f"the weight files cannot be read: {error!r}", disk)
-    operations = 2 * text * (images * (visual_tokens + PROMPT_TOKENS) + pairs * PROMPT_TOKENS)
-    operations += 2 * vision * images * visual_tokens
+    operations = images * (work.image + work.token * (work.visual_tokens + PROMPT_TOKENS))
+    operations += pairs * work.token * PROMPT_TOKENS
     speed = matrix_speed() * EFFICIENCY
     basis = f"rough: {operations / 1e12:.1f} TFLOP at {speed / 1e9:.0f} GFLOP/s"
     return Estimate(operations / speed + images * IMAGE_SECONDS, basis, disk)
 
 
-def parameter_counts(checkpoint: Path) -> tuple[int, int]:
-    """Parameters of the language part and of the vision part, from the weight files' headers alone."""
-    text = vision = 0
+def model_work(checkpoint: Path) -> Work:
+    """What a model spends, from its config.json and its weight files' headers alone."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    counts = parameter_counts(checkpoint)
+    vision_config = config.get("vision_config") or {}
+    if config.get("model_type") == "age_vlm":
+        return _age_vlm_work(counts, vision_config, config.get("fusion", "cross"))
+    vision = sum(n for name, n in counts.items() if "vision" in name or "visual" in name)
+    tokens = visual_token_count(vision_config)
+    return Work(2 * vision * tokens, 2 * (sum(counts.values()) - vision), tokens)
+
+
+def _age_vlm_work(counts: Mapping[str, int], vision_config: Mapping[str, Any], fusion: str) -> Work:
+    """A weight of a ConvNet is used once for each cell of its stage's grid; earlier stages have more cells.
+
+    Where the text only looks at the image, adapter and keys and values run over visual tokens, all else over text.
+    """
+    tokens = (vision_config.get("image_size", 768) // vision_config.get("stride", 32)) ** 2
+    stages = {name: re.search(r"vision_tower\.trunk\.(?:stages\.(\d+)|stem)\.", name) for name in counts}
+    last = max((int(found[1] or 0) for found in stages.values() if found), default=0)
+    image = token = 0.0
+    for name, count in counts.items():
+        if "vision_tower." in name:
+            found = stages[name]
+            # Each stage halves the side. Without stages by that name: as if all cells were visual tokens.
+            earlier = last - int(found[1] or 0) if found else 0
+            image += 2 * count * tokens * 4**earlier
+        elif ".adapter." in name or ".cross_attn.k_proj." in name or ".cross_attn.v_proj." in name:
+            image += 2 * count * tokens
+        else:
+            token += 2 * count
+    return Work(image, token, tokens if fusion == "concat" else 0)
+
+
+def parameter_counts(checkpoint: Path) -> dict[str, int]:
+    """Parameters by name, from the weight files' headers.
+
+    Without tables of the vocabulary: those are looked up, or multiplied with a question's last position alone.
+    """
+    counts = {}
     for path in checkpoint.glob("*.safetensors"):
         with path.open("rb") as file:
             header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            count = int(np.prod(entry["shape"], dtype=np.int64)) if entry["shape"] else 1
-            if "vision" in name or "visual" in name:
-                vision += count
-            else:
-                text += count
-    return text, vision
+            if name != "__metadata__" and not name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                counts[name] = int(np.prod(entry["shape"], dtype=np.int64)) if entry["shape"] else 1
+    return counts
 
 
-def visual_token_count(checkpoint: Path) -> int:
+def visual_token_count(vision_config: Mapping[str, Any]) -> int:
     """Visual tokens per image by the vision configuration's image and patch size; 576 where it states none."""
-    vision = json.loads((checkpoint / "config.json").read_text()).get("vision_config") or {}
-    side, patch = vision.get("image_size"), vision.get("patch_size")
+    side, patch = vision_config.get("image_size"), vision_config.get("patch_size")
     if isinstance(side, int) and isinstance(patch, int) and patch > 0:
         return (side // patch) ** 2
     return 576

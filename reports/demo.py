@@ -1,7 +1,7 @@
 """`make demo`: the suite at work without any download.
 
-There are no trained checkpoints yet, so the demo re-scores a small answer file under every protocol, and runs the whole
-command on a tiny randomly initialised checkpoint, whose answers are coin tosses; it says so where it does.
+There are no trained checkpoints yet, so the demo re-scores a small answer file under every protocol, and runs the other
+commands on tiny randomly initialised checkpoints, whose answers are coin tosses; it says so where it does.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ def demo(out: Path) -> None:
     from reports.demo_pictures import draw_pictures
 
     click.secho("AGE-VLM demo", bold=True)
-    click.echo("No trained checkpoint ships with this release. Part 1 scores answers written by hand; part 2 runs a")
-    click.echo("tiny randomly initialised model: its scores show that the machinery works, not that a model sees.")
+    click.echo(
+        "No trained checkpoint ships with this release. Part 1 scores answers written by hand; parts 2 and 3 run"
+    )
+    click.echo("tiny randomly initialised models: they show that the machinery works, not that a model sees.")
     answers = ["--answers", _short(DATA / "answers.jsonl"), "--questions", _short(DATA / "demo_pope_random.json")]
     step("1. The same 48 answers under every published POPE protocol", ["score", "pope", *answers])
 
-    from agevlm.checkpoints.tiny import build_tiny_llava
+    from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm, build_tiny_llava
 
-    for made in ("pictures", "random-llava", "questions", "pope-random-llava"):
+    for made in ("pictures", "random-llava", "random-age-vlm", "questions", "pope-random-llava", "pope-random-age-vlm"):
         shutil.rmtree(out / made, ignore_errors=True)
     annotations = draw_pictures(out / "pictures", count=16, seed=0)
     checkpoint = build_tiny_llava(out / "random-llava", seed=0, answers=True)
@@ -44,7 +46,18 @@ def demo(out: Path) -> None:
         [*command, "--verify", "3"],
     )
     step("2d. The same command again has nothing left to ask", [*command, "--plan"])
-    click.echo(f"\nEverything is in {out}; see {out}/pope-random-llava/scores.json")
+    age_vlm = build_age_vlm(out / "random-age-vlm", seed=2, answers=True, shape=AgeVlmShape(image_size=384))
+    command = ["pope", "--ckpt", str(age_vlm), "--questions", str(out / "questions")]
+    command += ["--images", str(annotations.parent / "images"), "--protocol", "default"]
+    command += ["--out", str(out / "pope-random-age-vlm"), "--verify", "3"]
+    step("3a. AGE-VLM itself (RANDOM weights): the image's keys and values are made once", command)
+    picture = sorted((annotations.parent / "images").iterdir())[0]
+    looking = ["look", "--ckpt", str(age_vlm), "--image", str(picture), "--out", str(out / "look.png")]
+    step(
+        "3b. Where does it look? (nowhere in particular yet)",
+        [*looking, "--question", "Is there a circle in the image?"],
+    )
+    click.echo(f"\nEverything is in {out}; see {out}/look.png and {out}/pope-random-llava/scores.json")
 
 
 def step(title: str, arguments: list[str]) -> None:

@@ -1,13 +1,14 @@
-"""Tiny randomly initialised checkpoints, built on the spot: for tests, the demo and benchmarks. They know nothing.
+"""Randomly initialised checkpoints, built on the spot: for tests, the demo and benchmarks. They know nothing.
 
-Every part is real (CLIP tower, LLaMA, a BPE tokenizer trained on a few sentences, image processor, chat template); only
-the sizes are small and the weights random.
+Every part is real (vision tower, LLaMA, a BPE tokenizer trained on a few sentences, image processor, chat template);
+only the weights are random, and the sizes small unless others are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,12 @@ def make_it_answer(model: Any, processor: Any) -> None:
         embeddings[:, 0] = 0
         embeddings[[yes, no], 0] = 100.0
         for layer in language.layers:
-            layer.self_attn.o_proj.weight[0] = 0
-            layer.mlp.down_proj.weight[0] = 0
+            attention = layer.self_attn if hasattr(layer, "self_attn") else layer.cross_attn
+            attention.o_proj.weight[0] = 0
+            if layer.mlp is not None:
+                layer.mlp.down_proj.weight[0] = 0
         head = model.lm_head.weight
-        direction = torch.randn(head.shape[1])
+        direction = torch.randn(head.shape[1]).to(head.dtype)
         direction[0] = 0
         head.zero_()
         head[yes], head[no] = direction, -direction
@@ -214,12 +217,17 @@ def build_tiny_llava(
     Returns:
         The folder.
     """
+    sizes = sizes or TinyLlava()
+    processor = build_processor(sizes)
+    return _save(build_model(sizes, processor, seed), processor, folder, answers, generation)
+
+
+def _save(
+    model: Any, processor: Any, folder: str | Path, answers: bool, generation: Mapping[str, Any] | None = None
+) -> Path:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    sizes = sizes or TinyLlava()
-    processor = build_processor(sizes)
-    model = build_model(sizes, processor, seed)
     if answers:
         make_it_answer(model, processor)
     for key, value in (generation or {}).items():
@@ -227,3 +235,173 @@ def build_tiny_llava(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class AgeVlmShape:
+    """Sizes of an AGE-VLM; `PAPER_SHAPE` for the paper's."""
+
+    image_size: int = 64
+    architecture: str = "convnext_atto"
+    model_args: Mapping[str, Any] | None = field(
+        default_factory=lambda: {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 32), "ls_init_value": 1.0}
+    )
+    num_stages: int | None = 3
+    """Three stages of four: stride 16, 16 visual tokens."""
+    text_hidden: int = 64
+    text_intermediate: int = 128
+    text_layers: int = 6
+    """Of the fused stack."""
+    cross_layers: tuple[int, ...] = (1, 4)
+    text_heads: int = 4
+    text_kv_heads: int = 2
+    vocabulary: int = 400
+    context: int = 4096
+    cross_mlp: bool = True
+    fusion: str = "cross"
+    """concat: the layers that are not cross-attention, with visual tokens in the sequence."""
+    resize_mode: str = "letterbox"
+    mask_padding: bool = False
+    visual_positions: str = "none"
+    initializer_range: float = 0.15
+
+
+PAPER_SHAPE = AgeVlmShape(
+    image_size=768,
+    architecture="convnext_large_mlp",
+    model_args=None,
+    num_stages=None,
+    text_hidden=2048,
+    text_intermediate=8192,
+    text_layers=20,
+    cross_layers=(2, 7, 12, 17),
+    text_heads=32,
+    text_kv_heads=8,
+    vocabulary=128256,
+    context=131072,
+    initializer_range=0.02,
+)
+
+
+def build_age_vlm(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    answers: bool = False,
+    shape: AgeVlmShape | None = None,
+    dtype: str = "float32",
+    generation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a randomly initialised AGE-VLM checkpoint folder whose gates are open, so that it looks at the image.
+
+    Args:
+        folder: where to; created if missing.
+        seed: of the weights.
+        answers: make it answer Yes or No and stop (see `make_it_answer`); else it babbles.
+        shape: its sizes.
+        dtype: of the weights.
+        generation: entries to set in generation_config.
+
+    Returns:
+        The folder.
+    """
+    shape = shape or AgeVlmShape()
+    model, processor = random_age_vlm(shape, seed, dtype)
+    return _save(model, processor, folder, answers, generation)
+
+
+def random_age_vlm(shape: AgeVlmShape, seed: int, dtype: str = "float32") -> tuple[Any, Any]:
+    """The model, in eval mode, and its processor; see `build_age_vlm`."""
+    import torch
+
+    from agevlm.model import (
+        AgeVlmConfig,
+        AgeVlmForConditionalGeneration,
+        AgeVlmImageProcessor,
+        AgeVlmProcessor,
+        AgeVlmTextConfig,
+        AgeVlmVisionConfig,
+    )
+
+    tokenizer = build_tokenizer(min(shape.vocabulary, 2048))
+    vision = AgeVlmVisionConfig.from_timm(
+        shape.architecture,
+        image_size=shape.image_size,
+        num_stages=shape.num_stages,
+        model_args=dict(shape.model_args) if shape.model_args else None,
+    )
+    crossing = list(shape.cross_layers) if shape.fusion == "cross" else []
+    text = AgeVlmTextConfig(
+        hidden_size=shape.text_hidden,
+        intermediate_size=shape.text_intermediate,
+        num_hidden_layers=shape.text_layers - len(shape.cross_layers) + len(crossing),
+        cross_attention_layers=crossing,
+        cross_attention_mlp=shape.cross_mlp,
+        num_attention_heads=shape.text_heads,
+        num_key_value_heads=shape.text_kv_heads,
+        head_dim=shape.text_hidden // shape.text_heads,
+        vocab_size=max(shape.vocabulary, len(tokenizer)),
+        max_position_embeddings=shape.context,
+        initializer_range=shape.initializer_range,
+        # LLaMA 3.2's rotary positions are stretched from 8,192: none to stretch below that.
+        rope_parameters=None if shape.context > 8192 else {"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = AgeVlmConfig(
+        text_config=text,
+        vision_config=vision,
+        fusion=shape.fusion,
+        mask_padding=shape.mask_padding,
+        visual_positions=shape.visual_positions,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>") if shape.fusion == "concat" else None,
+        initializer_range=shape.initializer_range,
+    )
+    torch.manual_seed(seed)
+    with _default_dtype(getattr(torch, dtype)):
+        model = AgeVlmForConditionalGeneration(config).eval()
+    open_the_eyes(model, seed)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    images = AgeVlmImageProcessor(image_size=vision.image_size, stride=vision.stride, resize_mode=shape.resize_mode)
+    return model, AgeVlmProcessor(images, tokenizer, fusion=shape.fusion)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: Any) -> Iterator[None]:
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def open_the_eyes(model: Any, seed: int) -> None:
+    """Open the gates and give visual tokens the size of text states: else a random model ignores the image.
+
+    Comparing two ways to run a model says nothing where neither way's answer depends on the image.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    config = model.config
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            if hasattr(layer, "cross_attn"):
+                layer.attn_gate.fill_(1.0)
+                if layer.mlp is not None:
+                    layer.mlp_gate.fill_(0.5)
+        side = config.vision_config.image_size
+        noise = torch.randn(1, 3, side, side, generator=draw).to(model.dtype)
+        features = model.model.vision_tower(noise).last_hidden_state
+        adapter = model.model.adapter
+        adapter.linear_1.weight.normal_(0.0, 1.0 / adapter.linear_1.weight.shape[1] ** 0.5)
+        # Pictures differ from noise by less than noise does from itself, hence the factor.
+        adapter.linear_1.weight.mul_(4.0 / float(features.float().std()))
+        if adapter.linear_2 is not None:
+            adapter.linear_2.weight.normal_(0.0, 1.0 / adapter.linear_2.weight.shape[1] ** 0.5)

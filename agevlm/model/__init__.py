@@ -4,9 +4,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 
 from agevlm.model.configuration import AgeVlmConfig, AgeVlmTextConfig, AgeVlmVisionConfig
 from agevlm.model.image_processing import AgeVlmImageProcessor
-from agevlm.model.modeling import AgeVlmForConditionalGeneration, AgeVlmModel, AgeVlmTextModel
+from agevlm.model.modeling import AgeVlmForConditionalGeneration, AgeVlmModel
 from agevlm.model.probe import ProbeRequest, ProbeResult
 from agevlm.model.processing import AgeVlmProcessor
+from agevlm.model.text import AgeVlmTextModel
 from agevlm.model.vision import AgeVlmVisionModel
 
 __all__ = [

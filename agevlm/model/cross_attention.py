@@ -133,8 +133,8 @@ class AgeVlmCrossAttentionDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         probe: ProbeRequest | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor | tuple[torch.Tensor, Probed]:
-        """One layer.
+    ) -> torch.Tensor | tuple[torch.Tensor | None, ...]:
+        """One layer. Returns the states, or with a probe the states and `Probed`'s entries.
 
         Tensors that carry gradients come first and positional, as reentrant checkpointing wants them.
 
@@ -161,7 +161,8 @@ class AgeVlmCrossAttentionDecoderLayer(GradientCheckpointingLayer):
         if self.mlp is not None:
             update = self.mlp(self.post_attention_layernorm(hidden_states))
             hidden_states = hidden_states + _shut(self.mlp_gate.tanh() * update, has_image)
-        return hidden_states if probed is None else (hidden_states, probed)
+        # A flat tuple: reentrant checkpointing sees no tensors inside a tuple's tuple, and drops their gradients.
+        return hidden_states if probed is None else (hidden_states, *probed)
 
 
 def _shut(update: torch.Tensor, has_image: torch.Tensor | None) -> torch.Tensor:

@@ -1,5 +1,25 @@
 """One way to look through any vision-language model."""
 
-from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
+from agevlm.vlm.contract import (
+    Ask,
+    Capability,
+    EncodedImages,
+    Fingerprint,
+    Probe,
+    ProbedToken,
+    ProbeSpec,
+    Reply,
+    Vlm,
+)
 
-__all__ = ["Ask", "Capability", "EncodedImages", "Fingerprint", "Reply", "Vlm"]
+__all__ = [
+    "Ask",
+    "Capability",
+    "EncodedImages",
+    "Fingerprint",
+    "Probe",
+    "ProbeSpec",
+    "ProbedToken",
+    "Reply",
+    "Vlm",
+]

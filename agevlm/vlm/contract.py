@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Literal
 from agevlm.errors import NotSupported
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from agevlm.geometry import Geometry
 
 Capability = Literal["logprobs", "rank", "blind", "probe"]
 """logprobs: first-token candidate log-probabilities; rank: option log-probabilities; blind: asks without an image;
-probe: hidden states and attention."""
+probe: attention to the image."""
 
 YES_NO = ("yes", "no")
 
@@ -74,6 +78,41 @@ class Fingerprint:
         return sorted(k for k in {*self.parts, *other} if self.parts.get(k) != other.get(k))
 
 
+@dataclass(frozen=True)
+class ProbeSpec:
+    """What to record while a model reads a prompt and its answer."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers to record, as the model numbers them; None for all that can look at the image."""
+
+
+@dataclass(frozen=True)
+class ProbedToken:
+    """A text token of a probed sequence."""
+
+    text: str
+    part: Literal["template", "prompt", "answer"]
+    start: int
+    """First character, counted in the prompt (or answer, or rendered text) it is part of."""
+    end: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where each text token of a prompt and its answer looked."""
+
+    tokens: tuple[ProbedToken, ...]
+    """All text tokens in order; visual tokens are left out."""
+    layers: tuple[int, ...]
+    attention: NDArray[np.float32]
+    """(layers, tokens, rows, columns): softmax attention of each token, as a query, to the image's token grid, mean
+    over heads. With cross-attention the cells sum to 1; with visual tokens in the sequence the rest lies on text."""
+    elsewhere: NDArray[np.float32]
+    """(layers, tokens): attention to visual tokens outside the grid (further tiles of the image)."""
+    geometry: Geometry
+    """Where the grid's cells lie in the image."""
+
+
 class EncodedImages(ABC):
     """Images after the vision work, in the adapter's own form. Valid for the model that made it, until it closes."""
 
@@ -112,13 +151,21 @@ class Vlm(ABC):
             For each ask one log-probability per option, in order.
         """
 
-    def probe(self, encoded: EncodedImages, asks: Sequence[Ask], spec: object) -> list[object]:
-        """Hidden states and attention, reduced inside the model to what an analysis needs.
+    def probe(
+        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]], spec: ProbeSpec
+    ) -> list[Probe]:
+        """Where the model looks while it reads each prompt and its answer, reduced inside the model.
+
+        Args:
+            encoded: the images.
+            asks: the questions; each must name an image.
+            answers: for each ask token ids that follow its prompt (a reply's `token_ids`); empty for the prompt alone.
+            spec: what to record.
 
         Raises:
             NotSupported: by default; adapters with the capability "probe" override this.
         """
-        raise NotSupported(f"{type(self).__name__} offers no probe of hidden states or attention")
+        raise NotSupported(f"{type(self).__name__} cannot show where it looks: it offers no probe")
 
     def describe(self) -> Mapping[str, object]:
         """Facts for the manifest: model type, dtype, device, candidate token ids, settings ignored, fallbacks."""

@@ -11,17 +11,21 @@ from typing import Any
 import click
 
 from benchmarks.speed.equality import compare
-from benchmarks.speed.machine import describe_machine, load_model, sizes
+from benchmarks.speed.machine import describe_machine
 from benchmarks.speed.measuring import measure
+from benchmarks.speed.models import KINDS, SIZES, Random, load_model
 from benchmarks.speed.output import print_report
 from benchmarks.speed.scoring import measure_scoring
 from benchmarks.speed.sides import PLAIN
 
 
 @click.command()
-@click.option("--ckpt", metavar="FOLDER|ORG/NAME", help="A real LLaVA checkpoint.  [a random one is built]")
-@click.option("--size", type=click.Choice(["tiny", "small", "medium"]), default="small", show_default=True)
-@click.option("--layers", type=click.IntRange(2), help="Layers of both towers of the built model.")
+@click.option("--ckpt", metavar="FOLDER|ORG/NAME", help="A real checkpoint.  [a random one is built]")
+@click.option("--model", "kind", type=click.Choice(KINDS), default="llava", show_default=True, help="What is built.")
+@click.option(
+    "--size", type=click.Choice(SIZES), default="small", show_default=True, help="Of it; paper is AGE-VLM's own."
+)
+@click.option("--layers", type=click.IntRange(2), help="LLaMA layers of the built model; a LLaVA's CLIP has as many.")
 @click.option("--hidden", type=click.IntRange(256), help="Text width of the built model, a multiple of 256.")
 @click.option("--images", default=6, show_default=True, type=click.IntRange(1), help="Images of 18 questions each.")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
@@ -44,10 +48,10 @@ def main(**options: Any) -> None:
     out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     notes = Console(stderr=True, highlight=False)
     limit = options["max_new_tokens"]
+    wanted = options["ckpt"] or Random(*(options[name] for name in ("kind", "size", "layers", "hidden")))
     with notes.status("loading the model") as status:
         try:
-            shape = sizes(options["size"], options["layers"], options["hidden"])
-            vlm = load_model(options["ckpt"], shape, options["dtype"], options["device"])
+            vlm = load_model(wanted, options["dtype"], options["device"])
         except AgeVlmError as error:
             raise click.ClickException(str(error)) from error
         with torch.inference_mode():
@@ -57,7 +61,8 @@ def main(**options: Any) -> None:
         scoring = measure_scoring(repeats, options["threads"], status.update) if repeats else {}
     report = {
         "machine": describe_machine(vlm, options["threads"]),
-        "model": options["ckpt"] or asdict(shape),
+        "model": str(wanted),
+        "shape": asdict(wanted.shape()) if isinstance(wanted, Random) else None,
         "images": options["images"],
         "sides": {name: measured.summary(results[PLAIN]) for name, measured in results.items()},
         "answers": asdict(comparison),

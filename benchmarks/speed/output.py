@@ -18,9 +18,10 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
 
     machine, equal = report["machine"], report["answers"]
     console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); model on {machine['device']}, "
-        f"{machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
-        + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items())
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); {report['model']}, on "
+        f"{machine['device']}, {machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
+        + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items()),
+        markup=False,
     )
     table = Table(
         title=f"{report['images']} images x {PER_IMAGE} questions; ratios: median (lowest - highest) by image"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from agevlm.vlm.hf.session import HfVlm
 
 
@@ -52,7 +54,7 @@ def plain(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[S
 
 
 def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
-    """The image is encoded once; each question's whole prompt runs through `generate` on its features."""
+    """The image is encoded once; each question's whole prompt runs through `generate` on what came of it."""
     import torch
 
     from agevlm.vlm.hf.prompts import render, token_ids
@@ -61,14 +63,29 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
     features = vlm.family.features(vlm.family.preprocess(decode_jpeg(jpeg)))
     answers = []
     for prompt in prompts:
-        text = vlm.family.expand(render(vlm.processor, prompt, with_image=True), len(features))
+        text = render(vlm.processor, prompt, with_image=True)
+        text = vlm.family.expand(text, vlm.family.placeholders(features))
         row = torch.tensor([token_ids(vlm.tokenizer, text)], device=vlm.model.device)
-        embeddings = vlm.family.embed(row, features)
         output = vlm.model.generate(
-            inputs_embeds=embeddings, attention_mask=torch.ones_like(row), **greedy_arguments(vlm, limit)
+            input_ids=row,
+            attention_mask=torch.ones_like(row),
+            **_encoded_image(vlm, row, features),
+            **greedy_arguments(vlm, limit),
         )
-        answers.append(_said(vlm, output[0].tolist()))
+        answers.append(_said(vlm, output[0, row.shape[1] :].tolist()))
     return answers
+
+
+def _encoded_image(vlm: HfVlm, row: torch.Tensor, features: Any) -> dict[str, Any]:
+    """How `generate` is given an image that is encoded already: each family's own way."""
+    from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross
+    from agevlm.vlm.hf.prefix import build_prefix
+
+    if isinstance(vlm.family, AgeVlmCross):
+        return {"past_key_values": build_prefix(vlm.family, (), features).cache(1)}
+    if isinstance(vlm.family, AgeVlmConcat):
+        return {"image_features": features[None]}
+    return {"inputs_embeds": vlm.family.embed(row, features)}
 
 
 def session(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:

@@ -1,13 +1,16 @@
 import json
+import tempfile
 from dataclasses import replace
 from functools import cache
 
 import pytest
 from click.testing import CliRunner
 
+from agevlm.vlm.hf.session import HfVlm
 from benchmarks.pope.protocols import PROTOCOLS
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import scoring
+from benchmarks.speed.models import FUSIONS, KINDS, Random, load_model
 from benchmarks.speed.questions import question_rows
 from benchmarks.speed.scoring import synthetic_answers
 from benchmarks.speed.sides import PLAIN, SIDES, Said, session
@@ -68,6 +71,83 @@ def test_positions_with_a_usual_number_of_visual_tokens(tmp_path):
     assert plain["language_positions_per_question"] > 576
     assert prefix["language_positions_per_question"] <= 55
     assert distinct["language_positions_per_question"] <= 46
+
+
+@pytest.fixture(scope="module", params=list(FUSIONS))
+def age_vlm(request, tmp_path_factory):
+    """An AGE-VLM's kind and the report of one image."""
+    file = tmp_path_factory.mktemp("speed") / "speed.json"
+    result = run("--model", request.param, "--images", 1, "--scoring-repeats", 0, "--json", file)
+    assert result.exit_code == 0, result.output
+    return request.param, json.loads(file.read_text()), result.stdout
+
+
+def test_work_per_question_of_age_vlm(age_vlm):
+    kind, report, _ = age_vlm
+    plain, image, prefix, distinct = report["sides"].values()
+    assert plain["vision_calls_per_question"] == 1
+    for side in (image, prefix, distinct):
+        assert side["vision_calls_per_question"] == pytest.approx(1 / 18)
+    assert image["language_positions_per_question"] == plain["language_positions_per_question"]
+    # The 16 visual tokens are among the positions only where they are part of the text.
+    lowest, highest = {"age-vlm": (20, 30), "age-vlm-concat": (36, 46)}[kind]
+    assert lowest < plain["language_positions_per_question"] < highest
+    assert prefix["language_positions_per_question"] < min(23, plain["language_positions_per_question"])
+    assert distinct["language_positions_per_question"] <= 14
+
+
+def test_sides_of_age_vlm_agree_on_both_answers(age_vlm):
+    kind, report, text = age_vlm
+    answers = report["answers"]
+    assert set(answers["differing"].values()) == {0}
+    assert min(answers["yes"], answers["no"]) > 0
+    assert report["model"] == f"random {kind}, tiny size"
+    assert report["shape"]["fusion"] == FUSIONS[kind]
+    assert report["model"] in text.replace("\n", "")
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("size", ["small", "medium", "paper"])
+def test_age_vlms_have_as_many_visual_tokens_as_the_papers(kind, size):
+    from agevlm.model import AgeVlmVisionConfig
+
+    shape = Random(kind, size).shape()
+    vision = AgeVlmVisionConfig.from_timm(
+        shape.architecture, image_size=shape.image_size, num_stages=shape.num_stages, model_args=shape.model_args
+    )
+    assert (vision.stride, vision.num_visual_tokens) == (32, 576)
+    assert shape.fusion == FUSIONS[kind]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "paper"), "give --model age-vlm or age-vlm-concat"),
+        (("--size", "paper", "--model", "age-vlm", "--layers", 4), "paper has its own layers and width"),
+        (("--size", "tiny", "--hidden", 512), "tiny has its own layers and width"),
+        (("--size", "small", "--hidden", 300), "must be a multiple of 256"),
+    ],
+)
+def test_sizes_that_do_not_exist(arguments, message):
+    result = run("--scoring-repeats", 0, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_load_leaves_no_folder(kind, tmp_path, monkeypatch):
+    built = []
+
+    def interrupted(folder, **_):
+        built.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(HfVlm, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_model(Random(kind, "tiny"), "float32", "cpu")
+    assert built[0].parent == tmp_path
+    assert not list(tmp_path.iterdir())
 
 
 def test_report(report):

@@ -12,9 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from agevlm.checkpoints.tiny import TinyLlava, build_tiny_llava
+from agevlm.checkpoints.tiny import AgeVlmShape, TinyLlava, build_age_vlm, build_tiny_llava
 from agevlm.vlm import Ask
 from agevlm.vlm.hf.session import HfVlm
+
+LLAVA = ["llava", "llava_next"]
+AGE_VLM = {
+    "age_vlm": AgeVlmShape(),
+    "age_vlm_mask": AgeVlmShape(mask_padding=True, visual_positions="learned"),
+    "age_vlm_concat": AgeVlmShape(fusion="concat"),
+}
+KINDS = [*LLAVA, *AGE_VLM]
+CROSS = ["age_vlm", "age_vlm_mask"]
+"""Kinds whose text holds nothing of the image."""
+FEWER = [kind for kind in KINDS if kind != "age_vlm"]
+"""For slow tests: with padding hidden, a model does all that one without does."""
+IN_TEXT = [kind for kind in KINDS if kind not in CROSS]
 
 SHAPES = [(56, 56), (40, 90), (120, 30), (9, 200)]
 """Heights and widths: square, wide, tall, a strip."""
@@ -57,7 +70,10 @@ def checkpoint(tmp_path_factory) -> Callable[..., Path]:
         key = (kind, seed, answers)
         if key not in known:
             folder = tmp_path_factory.mktemp(f"{kind}-{seed}")
-            known[key] = build_tiny_llava(folder, seed=seed, answers=answers, sizes=TinyLlava(model_type=kind))
+            if kind in AGE_VLM:
+                known[key] = build_age_vlm(folder, seed=seed, answers=answers, shape=AGE_VLM[kind])
+            else:
+                known[key] = build_tiny_llava(folder, seed=seed, answers=answers, sizes=TinyLlava(model_type=kind))
         return known[key]
 
     return build

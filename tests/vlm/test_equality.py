@@ -3,6 +3,8 @@
 The first tests prove that image and question matter, or equality would say nothing.
 """
 
+import functools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -13,20 +15,24 @@ from agevlm.vlm import Ask
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.reference import find_flips, plain_generate
 from agevlm.vlm.hf.session import HfVlm
-from tests.vlm.conftest import QUESTIONS, asks_about
+from tests.vlm.conftest import FEWER, KINDS, QUESTIONS, asks_about
 
-KINDS = ["llava", "llava_next"]
 MODELS = [("llava", 0), ("llava", 1), ("llava", 2), ("llava_next", 0), ("llava_next", 1)]
+MODELS += [("age_vlm", 0), ("age_vlm", 1), ("age_vlm_mask", 0), ("age_vlm_concat", 0)]
 
 
 def assert_equal_to_plain(vlm, pictures, asks, replies):
     for ask, reply in zip(asks, replies, strict=True):
         image = None if ask.image is None else pictures[ask.image]
-        ids, _ = plain_generate(vlm, image, ask)
-        assert reply.token_ids == ids, ask
-        assert reply.text == vlm.tokenizer.decode(ids, skip_special_tokens=True)
+        assert reply.token_ids == plain_generate(vlm, image, ask)[0], ask
+    assert_whole(vlm, replies)
+
+
+def assert_whole(vlm, replies):
+    for reply in replies:
+        assert reply.text == vlm.tokenizer.decode(reply.token_ids, skip_special_tokens=True)
         assert reply.error is None
-        assert reply.stop == ("eos" if ids[-1] in vlm.end_ids else "length")
+        assert reply.stop == ("eos" if reply.token_ids[-1] in vlm.end_ids else "length")
 
 
 def first_logits(vlm, image, question):
@@ -67,16 +73,29 @@ def test_the_answering_checkpoint_says_yes_and_no_and_stops(vlm, pictures, kind)
     assert all(r.stop == "eos" and len(r.token_ids) == 2 for r in replies)
 
 
+@pytest.fixture(scope="module")
+def plain(vlm, pictures):
+    """plain(kind, seed, ask): what plain generation says, asked once."""
+
+    @functools.cache
+    def ids(kind, seed, ask):
+        return plain_generate(vlm(kind, seed), None if ask.image is None else pictures[ask.image], ask)[0]
+
+    return ids
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 @pytest.mark.parametrize(("kind", "seed"), MODELS)
 def test_answers_equal_plain_generation_for_ragged_questions_of_several_images(
-    vlm, pictures, monkeypatch, kind, seed, batch_size
+    vlm, pictures, plain, monkeypatch, kind, seed, batch_size
 ):
     model = vlm(kind, seed)
     monkeypatch.setattr(model.batcher, "size", batch_size)
     # Interleaved over the images, with blind asks between.
     asks = [Ask(q, i, 6) for q in QUESTIONS for i in (0, 3, None, 1, 2)]
-    assert_equal_to_plain(model, pictures, asks, model.answer(model.encode(pictures), asks))
+    replies = model.answer(model.encode(pictures), asks)
+    assert [r.token_ids for r in replies] == [plain(kind, seed, a) for a in asks]
+    assert_whole(model, replies)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,8 +117,9 @@ def test_every_ask_keeps_its_own_token_limit(vlm, pictures, kind):
     ]
 
 
-def test_rows_that_end_early_leave_the_others_undisturbed(checkpoint, pictures):
-    model = HfVlm.load(checkpoint("llava", 1), device="cpu")
+@pytest.mark.parametrize("kind", ["llava", "age_vlm_mask", "age_vlm_concat"])
+def test_rows_that_end_early_leave_the_others_undisturbed(checkpoint, pictures, kind):
+    model = HfVlm.load(checkpoint(kind, 1), device="cpu")
     free = model.answer(model.encode(pictures[:1]), asks_about(0, 10))
     # A token that some rows generate midway, and others never or later, becomes the end token.
     end = next(
@@ -127,7 +147,7 @@ def test_token_ids_of_every_prompt_are_the_processors(vlm, pictures, kind):
             assert expected.count(model.tokenizer.bos_token_id) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEWER)
 @pytest.mark.parametrize(
     "second",
     [
@@ -146,10 +166,11 @@ def test_a_second_call_on_the_same_images_equals_plain_generation(vlm, pictures,
             assert_equal_to_plain(model, pictures, asks, model.answer(encoded, asks))
 
 
+@pytest.mark.parametrize("kind", ["llava", "age_vlm_mask"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_sequence_of_calls_gives_the_answers_of_fresh_ones(vlm, pictures, data):
-    model = vlm("llava")
+def test_any_sequence_of_calls_gives_the_answers_of_fresh_ones(vlm, pictures, kind, data):
+    model = vlm(kind)
     encoded = model.encode(pictures[:2])
     one = st.builds(
         Ask,
@@ -173,7 +194,7 @@ WITH_BOS = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEWER)
 def test_a_question_before_the_image_shares_nothing_and_still_equals_plain_generation(checkpoint, pictures, kind):
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=QUESTION_FIRST)
     encoded = model.encode(pictures)
@@ -184,16 +205,17 @@ def test_a_question_before_the_image_shares_nothing_and_still_equals_plain_gener
     assert_equal_to_plain(model, pictures, same, model.answer(encoded, same))
 
 
-def test_a_known_prefix_that_ends_before_the_image_is_not_reused(checkpoint, pictures):
+@pytest.mark.parametrize("kind", ["llava", "age_vlm", "age_vlm_concat"])
+def test_a_known_prefix_that_ends_before_the_image_is_not_reused(checkpoint, pictures, kind):
     # Asked one by one, each question and its image are the prefix; the questions part only at their last words.
-    model = HfVlm.load(checkpoint(), device="cpu", chat_template=QUESTION_FIRST)
+    model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=QUESTION_FIRST)
     encoded = model.encode(pictures[:1])
     for end in ("dog", "cat"):
         asks = [Ask("What? " * 30 + end, 0, 6)]
         assert_equal_to_plain(model, pictures, asks, model.answer(encoded, asks))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEWER)
 def test_a_template_that_writes_bos_itself_gets_no_second_one(checkpoint, pictures, kind):
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=WITH_BOS)
     encoded = model.encode(pictures)
@@ -205,8 +227,9 @@ def test_a_template_that_writes_bos_itself_gets_no_second_one(checkpoint, pictur
         assert_equal_to_plain(model, pictures, asks, model.answer(encoded, asks))
 
 
-def test_no_asks_and_no_images_are_no_trouble(vlm):
-    model = vlm()
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_asks_and_no_images_are_no_trouble(vlm, kind):
+    model = vlm(kind)
     nothing = model.encode([])
     assert len(nothing) == 0
     assert model.answer(nothing, []) == []
@@ -221,18 +244,24 @@ def test_an_ask_that_names_no_encoded_image_is_an_error(vlm, pictures):
             model.answer(model.encode(pictures[:1]), [Ask("?", index)])
 
 
-def test_images_encoded_by_another_model_are_refused(vlm, pictures):
-    with pytest.raises(ValueError, match="another model"):
-        vlm("llava", 0).answer(vlm("llava", 1).encode(pictures[:1]), [Ask("?", 0)])
-
-
-def test_a_prompt_that_holds_the_placeholder_itself_is_refused(vlm, pictures):
-    model = vlm()
-    with pytest.raises(Exception, match="image placeholders"):
-        model.answer(model.encode(pictures[:1]), [Ask("what does <image> mean?", 0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_encoded_by_another_model_are_refused(vlm, pictures, kind):
+    for other in (vlm(kind, 1), vlm("llava", 2), vlm("age_vlm", 2)):
+        with pytest.raises(ValueError, match="another model"):
+            vlm(kind, 0).answer(other.encode(pictures[:1]), [Ask("?", 0)])
+        with pytest.raises(ValueError, match="another model"):
+            vlm(kind, 0).rank(other.encode(pictures[:1]), [Ask("?", 0)], [[" Yes"]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image", [0, None])
+def test_a_prompt_that_holds_the_placeholder_itself_is_refused(vlm, pictures, kind, image):
+    model = vlm(kind)
+    with pytest.raises(Exception, match="image placeholders"):
+        model.answer(model.encode(pictures[:1]), [Ask("what does <image> mean?", image)])
+
+
+@pytest.mark.parametrize("kind", FEWER)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.15), ("float16", 0.02)])
 def test_in_half_precision_log_probabilities_stay_close_and_flips_have_small_margins(
     vlm, pictures, kind, dtype, tolerance
@@ -253,8 +282,9 @@ def test_in_half_precision_log_probabilities_stay_close_and_flips_have_small_mar
             assert 0 <= flip.margin < tolerance
 
 
-def test_a_planted_flip_is_found_with_its_texts_and_margin(vlm, pictures):
-    model = vlm()
+@pytest.mark.parametrize("kind", ["llava", "age_vlm"])
+def test_a_planted_flip_is_found_with_its_texts_and_margin(vlm, pictures, kind):
+    model = vlm(kind)
     asks = asks_about(0, 5)
     replies = model.answer(model.encode(pictures[:1]), asks)
     assert find_flips(model, pictures[0], asks, replies) == []

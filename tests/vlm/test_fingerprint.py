@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
 from agevlm.vlm.fingerprint import HashCache, fingerprint_folder
 from agevlm.vlm.hf.checkpoint import find_checkpoint
 
@@ -43,14 +44,38 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("part", CHANGES)
-def test_a_change_to_a_part_changes_the_digest_and_is_named(copy_of, part):
-    folder = copy_of()
+AGE_VLM_CHANGES = [
+    ("weights", CHANGES["weights"]),
+    ("config", lambda f: edit_json(f / "config.json", lambda c: c.update(fusion="concat"))),
+    ("config", lambda f: edit_json(f / "config.json", lambda c: c.update(mask_padding=True))),
+    ("config", lambda f: edit_json(f / "config.json", lambda c: c["text_config"].update(cross_attention_layers=[2]))),
+    ("generation_config", CHANGES["generation_config"]),
+    ("processor", lambda f: edit_json(f / "processor_config.json", lambda c: c["image_processor"].update(SQUASH))),
+    ("processor", lambda f: edit_json(f / "processor_config.json", lambda c: c.update(fusion="concat"))),
+    ("tokenizer", CHANGES["tokenizer"]),
+    ("chat_template", CHANGES["chat_template"]),
+]
+SQUASH = {"resize_mode": "squash"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "change"),
+    [*(("llava", *c) for c in CHANGES.items()), *(("age_vlm", *c) for c in AGE_VLM_CHANGES)],
+)
+def test_a_change_to_a_part_changes_the_digest_and_is_named(copy_of, kind, part, change):
+    folder = copy_of(kind=kind)
     before = fingerprint(folder)
-    CHANGES[part](folder)
+    change(folder)
     after = fingerprint(folder)
     assert after.digest != before.digest
     assert after.changed(before.parts) == [part]
+
+
+def test_letterbox_and_squash_checkpoints_of_equal_weights_differ_in_the_processor_alone(tmp_path, checkpoint):
+    squash = build_age_vlm(tmp_path, shape=AgeVlmShape(resize_mode="squash"))
+    assert fingerprint(squash).changed(fingerprint(checkpoint("age_vlm")).parts) == ["processor"]
+    assert fingerprint(squash, "bfloat16").changed(fingerprint(squash).parts) == ["dtype"]
+    assert fingerprint(squash, template="x").changed(fingerprint(squash).parts) == ["chat_template_given"]
 
 
 @pytest.mark.parametrize(

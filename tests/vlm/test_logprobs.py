@@ -11,9 +11,7 @@ from agevlm.vlm import Ask
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.session import HfVlm
-from tests.vlm.conftest import QUESTIONS, asks_about
-
-KINDS = ["llava", "llava_next"]
+from tests.vlm.conftest import KINDS, QUESTIONS, asks_about
 
 
 def longhand(vlm, image, question, continuation=()):
@@ -76,8 +74,9 @@ def test_rank_is_the_summed_log_probability_of_each_option(vlm, pictures, monkey
     assert len(lengths) >= 3
 
 
-def test_rank_after_answer_on_the_same_images_uses_the_same_prefix_rightly(vlm, pictures):
-    model = vlm()
+@pytest.mark.parametrize("kind", ["llava", "age_vlm_mask"])
+def test_rank_after_answer_on_the_same_images_uses_the_same_prefix_rightly(vlm, pictures, kind):
+    model = vlm(kind)
     encoded = model.encode(pictures[:1])
     asks = asks_about(0, 3)
     fresh = model.rank(model.encode(pictures[:1]), asks, [[" Yes", " No"]] * len(asks))
@@ -90,8 +89,9 @@ ENDS_INSIDE_A_WORD = (
 )
 
 
-def test_an_option_that_would_merge_with_the_prompt_is_tokenised_by_itself(checkpoint, pictures):
-    model = HfVlm.load(checkpoint(), device="cpu", chat_template=ENDS_INSIDE_A_WORD)
+@pytest.mark.parametrize("kind", ["llava", "age_vlm", "age_vlm_concat"])
+def test_an_option_that_would_merge_with_the_prompt_is_tokenised_by_itself(checkpoint, pictures, kind):
+    model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=ENDS_INSIDE_A_WORD)
     text, row = model._row(model.encode(pictures[:1]), Ask("Is there a dog?", 0))
     assert prompts.token_ids(model.tokenizer, text + "es")[: len(row.ids)] != row.ids, "the fixture no longer merges"
     ids = model.tokenizer.encode("es", add_special_tokens=False)

@@ -8,18 +8,23 @@ from hypothesis import strategies as st
 from agevlm.vlm import Ask
 from agevlm.vlm.batching import Batcher
 from agevlm.vlm.hf.session import HfVlm, is_out_of_memory
-from tests.vlm.conftest import QUESTIONS, asks_about
+from tests.vlm.conftest import IN_TEXT, KINDS, QUESTIONS, asks_about
 
 THINGS = ["dog", "cat", "bus", "car", "cup", "bowl", "book", "bottle", "chair"]
 EIGHTEEN = [f"Is there a {thing} in the image?" for thing in THINGS] * 2
 
 
+@pytest.fixture(params=["llava", "age_vlm", "age_vlm_mask", "age_vlm_concat"])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture
-def fresh(checkpoint):
-    return HfVlm.load(checkpoint("llava", 0), device="cpu")
+def fresh(checkpoint, kind):
+    return HfVlm.load(checkpoint(kind, 0), device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["llava", "llava_next"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_image_is_encoded_once_whatever_the_number_of_questions(checkpoint, pictures, monkeypatch, kind):
     model = HfVlm.load(checkpoint(kind, 0), device="cpu")
     runs = []
@@ -34,7 +39,7 @@ def test_each_image_is_encoded_once_whatever_the_number_of_questions(checkpoint,
 
 def seen_by_language_model(model):
     """Positions that really went through the language model, counted by a hook."""
-    positions = []
+    positions: list[int] = []
 
     def hook(module, args, kwargs, output):
         positions.append(output.last_hidden_state.shape[0] * output.last_hidden_state.shape[1])
@@ -43,29 +48,32 @@ def seen_by_language_model(model):
     return positions
 
 
-def test_the_language_model_runs_over_the_prefix_once_and_over_suffixes_only(fresh, pictures):
+def test_the_language_model_runs_over_the_prefix_once_and_over_suffixes_only(fresh, pictures, kind):
     seen = seen_by_language_model(fresh)
     encoded = fresh.encode(pictures[:1])
     asks = asks_about(0, 1, EIGHTEEN)
     rows = [fresh._row(encoded, a)[1].ids for a in asks]
     prefix = next(n for n in range(99) if len({r[n] for r in rows}) > 1)
-    assert prefix > 16, "the visual tokens are in the prefix"
+    assert (prefix > 16) == (kind in IN_TEXT), "the visual tokens, if any, are in the prefix"
     fresh.answer(encoded, asks)
     expected = prefix + 18 * (max(map(len, rows)) - prefix)
     assert fresh.language_positions == expected == sum(seen)
-    assert expected < sum(map(len, rows)) / 2
+    assert expected < sum(map(len, rows)) / (2 if kind in IN_TEXT else 1.3)
     # Again, on the prefix at hand: suffixes only.
     fresh.answer(encoded, asks)
     assert fresh.language_positions == sum(seen) == 2 * expected - prefix
 
 
-def test_questions_asked_one_by_one_share_the_image_too(fresh, pictures):
+def test_questions_asked_one_by_one_share_the_image_too(fresh, pictures, kind):
     seen = seen_by_language_model(fresh)
     encoded = fresh.encode(pictures[:1])
     for question in EIGHTEEN:
         fresh.answer(encoded, [Ask(question, 0, 1)])
-    longest = max(len(fresh._row(encoded, Ask(q, 0))[1].ids) for q in EIGHTEEN)
-    assert sum(seen) == fresh.language_positions < longest + 18 * (longest - 16)
+    rows = [fresh._row(encoded, Ask(q, 0))[1].ids for q in EIGHTEEN]
+    longest = max(map(len, rows))
+    shared = next(n for n in range(99) if len({r[n] for r in rows}) > 1)
+    assert (shared > 16) == (kind in IN_TEXT)
+    assert sum(seen) == fresh.language_positions <= longest + 17 * (longest - shared)
 
 
 def test_every_further_token_costs_one_position_per_row(fresh, pictures):
@@ -160,13 +168,18 @@ def test_which_errors_mean_that_memory_ran_out(error, expected):
     assert is_out_of_memory(error) is expected
 
 
+def given(kwargs):
+    """What the language model is given: embeddings, or (AGE-VLM, while it answers) token ids."""
+    return kwargs["input_ids"] if kwargs["inputs_embeds"] is None else kwargs["inputs_embeds"]
+
+
 def full_above(model, monkeypatch, rows):
     """Make the language model run out of memory for more than so many rows."""
     language, tries = model.model.model.language_model, []
     forward = language.forward
 
     def limited(*args, **kwargs):
-        tries.append(kwargs["inputs_embeds"].shape[0])
+        tries.append(len(given(kwargs)))
         if tries[-1] > rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(*args, **kwargs)
@@ -175,9 +188,9 @@ def full_above(model, monkeypatch, rows):
     return tries
 
 
-def test_a_model_with_room_for_two_rows_gives_the_same_replies(fresh, vlm, pictures, monkeypatch):
+def test_a_model_with_room_for_two_rows_gives_the_same_replies(fresh, vlm, pictures, monkeypatch, kind):
     asks = [a for i in (0, 1, None) for a in asks_about(i, 4)]
-    expected = vlm("llava", 0).answer(vlm("llava", 0).encode(pictures), asks)
+    expected = vlm(kind, 0).answer(vlm(kind, 0).encode(pictures), asks)
     tries = full_above(fresh, monkeypatch, 2)
     replies = fresh.answer(fresh.encode(pictures), asks)
     assert max(tries) == len(QUESTIONS)
@@ -190,14 +203,14 @@ def test_a_model_with_room_for_two_rows_gives_the_same_replies(fresh, vlm, pictu
     assert max(tries) <= 2
 
 
-def test_an_ask_too_long_by_itself_fails_alone(fresh, vlm, pictures, monkeypatch):
+def test_an_ask_too_long_by_itself_fails_alone(fresh, vlm, pictures, monkeypatch, kind):
     asks = asks_about(0, 3)
-    expected = vlm("llava", 0).answer(vlm("llava", 0).encode(pictures[:1]), asks)
+    expected = vlm(kind, 0).answer(vlm(kind, 0).encode(pictures[:1]), asks)
     language = fresh.model.model.language_model
     forward = language.forward
 
     def limited(*args, **kwargs):
-        rows, length = kwargs["inputs_embeds"].shape[:2]
+        rows, length = given(kwargs).shape[:2]
         if rows > 1 or length > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(*args, **kwargs)

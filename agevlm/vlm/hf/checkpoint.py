@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agevlm.data.checkpoint_files import check_weights, find_folder, read_config
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import HashCache, fingerprint_folder
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -52,69 +51,17 @@ def find_checkpoint(name: str) -> Checkpoint:
         CheckpointError: no such folder, no configuration, a model type that no family handles, no or only pickled
             weights, a missing shard, or the hub cannot be reached.
     """
-    folder = Path(name).expanduser()
-    if not folder.exists():
-        folder = _fetch(name)
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {name}: is a file; give the folder that holds config.json and *.safetensors")
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(
-            f"checkpoint {name}: no config.json in {folder}; is this a transformers checkpoint folder?"
-        )
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {name}: cannot read {config_file}: {error}") from None
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise CheckpointError(f"checkpoint {name}: {config_file} names no model_type")
+    where = f"checkpoint {name}"
+    folder = find_folder(name, where)
+    config = read_config(folder, where)
+    if not config.get("model_type"):
+        raise CheckpointError(f"{where}: {folder / 'config.json'} names no model_type")
     try:
         family_class(config)
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {name}: {error}") from None
-    _check_weights(name, folder)
+        raise CheckpointError(f"{where}: {error}") from None
+    check_weights(folder, where)
     return Checkpoint(name, folder, config)
-
-
-def _check_weights(name: str, folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"checkpoint {name}: cannot read {index}: {error!r}") from None
-        missing = sorted(s for s in shards if not (folder / s).is_file())
-        if missing:
-            raise CheckpointError(
-                f"checkpoint {name}: {len(missing)} of {len(shards)} weight files are missing, first {missing[0]}; "
-                "fetch the checkpoint again"
-            )
-        return
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
-    if pickled:
-        raise CheckpointError(
-            f"checkpoint {name}: its weights are pickled ({pickled[0]}), and loading a pickle can run any code: "
-            "refused. Convert it to safetensors (model.save_pretrained writes them) and give that folder"
-        )
-    raise CheckpointError(f"checkpoint {name}: no weights (*.safetensors) in {folder}; pickled ones are never used")
-
-
-def _fetch(name: str) -> Path:
-    repository, _, revision = name.partition("@")
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise CheckpointError(f"checkpoint {name}: no such folder, and not a hub id (org/name)")
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(HUB_FILES)))
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {name}: no such folder, and the hub did not give it ({type(error).__name__}: {first}). "
-            "Offline, give the path of a downloaded checkpoint folder"
-        ) from None
 
 
 def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str | None) -> tuple[Any, Any]:
@@ -131,6 +78,8 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
+    from agevlm.model.pretrained import refuse_incomplete  # importing it also registers AGE-VLM itself
+
     logging.disable_progress_bar()
     target = _device(device, torch)
     name = checkpoint.name
@@ -142,14 +91,7 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         raise CheckpointError(
             f"checkpoint {name}: cannot load: {type(error).__name__}: {_first_line(error)}"
         ) from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-        keys = sorted(map(str, info.get(kind) or []))
-        if keys:
-            # transformers only warns, and missing weights are then random: every score would be meaningless.
-            raise CheckpointError(
-                f"checkpoint {name}: {len(keys)} {kind.replace('_', ' ')} in the weights, first {keys[0]}; "
-                "the files do not belong to this config.json"
-            )
+    refuse_incomplete(info, f"checkpoint {name}")
     try:
         processor = AutoProcessor.from_pretrained(checkpoint.folder)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,41 +10,47 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from agevlm.model.cache import VisionCacheLayer
 from agevlm.vlm.hf.families import Family
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The keys and values of a token prefix, batch size 1; empty ids mean no shared prefix."""
+    """What the rows of an image share: its prompt prefix, and what the family keeps of the image itself."""
 
     ids: tuple[int, ...]
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    """Per layer keys and values, each (1, key/value heads, prefix length, head size)."""
+    """The prompt prefix; empty where rows share no text."""
+    held: DynamicCache
+    """One row: keys and values of the prefix, and the image's own where the family has such. Never written to."""
 
     def cache(self, rows: int) -> DynamicCache:
-        """A fresh cache that holds the prefix for so many rows; writing to it leaves the prefix untouched."""
-        cache = DynamicCache()
-        for index, (keys, values) in enumerate(self.layers):
-            cache.update(keys, values, index)
-            # A view of one copy for all rows: update() concatenates into new memory, so it is never written to.
-            layer = cache.layers[index]
-            layer.keys, layer.values = (t.expand(rows, -1, -1, -1) for t in (layer.keys, layer.values))
-        return cache
+        """A cache that holds all this for so many rows; writing to it leaves the prefix untouched."""
+        return _view(self.held, rows, len(self.ids))
 
     def first(self, length: int) -> Prefix:
         """The first so many tokens of it: later tokens never change earlier keys and values."""
-        return Prefix(self.ids[:length], tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers))
+        return Prefix(self.ids[:length], _view(self.held, 1, length))
 
 
-EMPTY = Prefix((), ())
+def _view(cache: DynamicCache, rows: int, length: int) -> DynamicCache:
+    """The first tokens of a one-row cache for many rows, without copying any: updates concatenate into new memory."""
+    view = copy.copy(cache)
+    view.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in view.layers:
+        if isinstance(layer, VisionCacheLayer):
+            layer.batch_repeat_interleave(rows)
+        elif layer.is_initialized:
+            layer.keys, layer.values = (t[:, :, :length].expand(rows, -1, -1, -1) for t in (layer.keys, layer.values))
+    return view
 
 
-def build_prefix(family: Family, ids: Sequence[int], features: torch.Tensor | None) -> Prefix:
-    """Run the shared prefix once (image features included) and keep its keys and values."""
+def build_prefix(family: Family, ids: Sequence[int], features: Any | None) -> Prefix:
+    """Run the shared prefix once and keep its keys and values; without ids, only what the image brings by itself."""
+    start = Prefix((), family.start(features))
     if not ids:
-        return EMPTY
+        return start
     row = torch.tensor([list(ids)], device=family.model.device)
-    cache = DynamicCache()
+    cache = start.cache(1)
     family.model(
         inputs_embeds=family.embed(row, features),
         attention_mask=torch.ones_like(row),
@@ -52,7 +59,7 @@ def build_prefix(family: Family, ids: Sequence[int], features: torch.Tensor | No
         use_cache=True,
         logits_to_keep=1,
     )
-    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+    return Prefix(tuple(ids), cache)
 
 
 @dataclass
@@ -73,7 +80,7 @@ def prefill(
     prefix: Prefix,
     suffixes: Sequence[Sequence[int]],
     wanted: Sequence[Sequence[int]],
-    features: torch.Tensor | None,
+    features: Any | None,
     pad: int,
 ) -> Prefilled:
     """Run right-padded suffixes on top of a shared prefix.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from agevlm.errors import CheckpointError
+from agevlm.errors import CheckpointError, NotSupported
+from agevlm.vlm.contract import ProbedToken
 
 
 def render(processor: Any, prompt: str, *, with_image: bool) -> str:
@@ -78,3 +81,75 @@ def common_prefix(rows: Sequence[Sequence[int]], *, leave: int = 1) -> int:
         if any(r[i] != first[i] for r in rows):
             return i
     return max(limit, 0)
+
+
+def probed_tokens(
+    tokenizer: Any, text: str, ids: list[int], prompt: str, answer: Sequence[int], placeholder: int
+) -> tuple[ProbedToken, ...]:
+    """The text tokens of a rendered prompt and its answer, with the characters each stands for.
+
+    Args:
+        tokenizer: a fast one (it knows where its tokens begin and end).
+        text: the rendered prompt.
+        ids: its token ids.
+        prompt: the user's text in it.
+        answer: token ids that follow.
+        placeholder: the token that stands for the image; left out.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise NotSupported("which words a token stands for is known for fast tokenizers alone (tokenizer.json)")
+    encoded = tokenizer(text, add_special_tokens=add_special_tokens(tokenizer, text), return_offsets_mapping=True)
+    begins = _place(tokenizer, text, prompt.strip())
+    ends = begins + len(prompt.strip())
+    shift = begins - (len(prompt) - len(prompt.lstrip()))
+    tokens = []
+    for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
+        if token == placeholder:
+            continue
+        if begins < end and start < ends and start < end:
+            # A token may begin with the space before the prompt.
+            span = max(0, start - shift), min(len(prompt), end - shift)
+            tokens.append(ProbedToken(text[start:end], "prompt", *span))
+        else:
+            tokens.append(ProbedToken(text[start:end] or tokenizer.decode([token]), "template", start, end))
+    return (*tokens, *_answer_tokens(tokenizer, answer))
+
+
+def _place(tokenizer: Any, text: str, prompt: str) -> int:
+    """Where the prompt stands in the rendered text; its end if it does not.
+
+    The template may hold the same words. Whole words are looked for first, and what no further word follows is taken
+    for the header of the assistant's turn.
+    """
+    if not prompt:
+        return len(text)
+    before, after = (r"(?<!\w)" if prompt[0].isalnum() else ""), (r"(?!\w)" if prompt[-1].isalnum() else "")
+    every = [match.start() for match in re.finditer(f"(?={re.escape(prompt)})", text)]
+    whole = [match.start() for match in re.finditer(f"(?={before}{re.escape(prompt)}{after})", text)]
+
+    def followed(start: int) -> bool:
+        rest = text[start + len(prompt) :]
+        for mark in tokenizer.all_special_tokens:
+            rest = rest.replace(mark, " ")
+        return re.search(r"\w", rest) is not None
+
+    for places in ([p for p in whole if followed(p)], whole, every):
+        if places:
+            return places[-1]
+    return len(text)
+
+
+def _answer_tokens(tokenizer: Any, answer: Sequence[int]) -> list[ProbedToken]:
+    """Tokens of a character in several parts all stand for it; special tokens stand for no character."""
+    said = tokenizer.decode(answer, skip_special_tokens=True)
+    known = [0]
+    for count in range(1, len(answer) + 1):
+        sofar = tokenizer.decode(answer[:count], skip_special_tokens=True)
+        known.append(max(known[-1], len(os.path.commonprefix([sofar, said]))))
+    special = set(tokenizer.all_special_ids)
+    tokens = []
+    for token, start, end in zip(answer, known[:-1], known[1:], strict=True):
+        if start == end and token not in special:
+            end = min(end + 1, len(said))
+        tokens.append(ProbedToken(said[start:end], "answer", start, end))
+    return tokens

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import torch
 from PIL.Image import Image
 
-from agevlm.errors import CheckpointError
+from agevlm.errors import CheckpointError, DataError
 from agevlm.vlm.batching import Batcher, memory_message
-from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
+from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Probe, ProbeSpec, Reply, Vlm
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.families import Family, family_class
-from agevlm.vlm.hf.prefix import EMPTY, Prefilled, Prefix, build_prefix, decode_greedily, prefill
+from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 
 R = TypeVar("R")
 
@@ -49,8 +49,10 @@ class HfImages(EncodedImages):
 
     owner: HfVlm
     """The model whose features these are."""
-    features: list[torch.Tensor]
-    """Per image (visual tokens, hidden size), on the model's device."""
+    features: list[Any]
+    """Per image what the family keeps of it, on the model's device."""
+    sizes: list[tuple[int, int]]
+    """Width and height of each image as given, in pixels."""
     prefixes: dict[int | None, Prefix] = field(default_factory=dict)
     """The prefix last built for each image; None for asks without an image."""
 
@@ -74,7 +76,7 @@ class HfVlm(Vlm):
     Counters (`vision_calls`, `language_positions`) say how much work was done; tests and benchmarks read them.
     """
 
-    capabilities: frozenset[Capability] = frozenset({"logprobs", "rank", "blind"})
+    capabilities: frozenset[Capability] = frozenset({"logprobs", "rank", "blind", "probe"})
 
     def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int = 32) -> None:
         self.model, self.processor, self.fingerprint = model, processor, fingerprint
@@ -126,7 +128,7 @@ class HfVlm(Vlm):
         config = self.model.generation_config
         ignored = {k: v for k, n in LOGIT_SETTINGS.items() if (v := getattr(config, k, None)) not in n}
         return {
-            "adapter": "hf",
+            "adapter": self.family.adapter,
             "model_type": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
@@ -143,7 +145,7 @@ class HfVlm(Vlm):
         for image in images:
             self.vision_calls += 1
             features.append(self.family.features(self.family.preprocess(image)))
-        return HfImages(self, features)
+        return HfImages(self, features, [image.size for image in images])
 
     @torch.inference_mode()
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
@@ -172,6 +174,11 @@ class HfVlm(Vlm):
                 continuation = prompts.continuation_ids(self.tokenizer, text, row.ids, option)
                 if not continuation:
                     raise ValueError(f"option {option!r} of ask {index} has no tokens")
+                if len(row.ids) + len(continuation) > self.family.context:
+                    raise DataError(
+                        f"option {option[:60]!r} of ask {index} ends beyond the model's context of "
+                        f"{self.family.context} tokens; shorten it or the prompt"
+                    )
                 rows.append(Row(row.image, row.ids, continuation))
                 owner.append(index)
 
@@ -193,6 +200,42 @@ class HfVlm(Vlm):
         for index, score in zip(owner, self._over_images(images, rows, run, failed), strict=True):
             ranked[index].append(score)
         return ranked
+
+    @torch.inference_mode()
+    def probe(
+        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]], spec: ProbeSpec
+    ) -> list[Probe]:
+        images = self._own(encoded)
+        known = self.family.attending_layers()
+        layers = known if spec.layers is None else list(spec.layers)
+        if unknown := sorted(set(layers) - set(known)):
+            raise DataError(f"layers {unknown} do not look at the image; those that do: {', '.join(map(str, known))}")
+        probes = []
+        for ask, answer in zip(asks, answers, strict=True):
+            if ask.image is None:
+                raise ValueError("a probe shows where the model looks: the ask must name an image")
+            text, row = self._row(images, ask)
+            ids = [*row.ids, *answer]
+            if len(ids) > self.family.context:
+                raise DataError(
+                    f"prompt and answer are {len(ids)} tokens, more than the context of {self.family.context}"
+                )
+            tokens = prompts.probed_tokens(
+                self.tokenizer, text, row.ids, ask.prompt, answer, self.family.image_token_id
+            )
+            sequence = torch.tensor([ids], device=self.model.device)
+            grid, elsewhere = self.family.attention(sequence, images.features[ask.image], layers)
+            self.language_positions += len(ids)
+            probes.append(
+                Probe(
+                    tokens,
+                    tuple(layers),
+                    grid.unflatten(-1, self.family.grid).numpy(),
+                    elsewhere.numpy(),
+                    self.family.geometry(*images.sizes[ask.image]),
+                )
+            )
+        return probes
 
     def close(self) -> None:
         del self.model, self.family
@@ -253,11 +296,12 @@ class HfVlm(Vlm):
         length = prompts.common_prefix(rows)
         if not length or self.family.image_token_id in rows[0][length:]:
             # Where the template puts text that differs before the image nothing can be shared: rows run whole.
-            return EMPTY
-        known = images.prefixes.get(image, EMPTY)
-        shared = min(length, prompts.common_prefix([known.ids, rows[0]], leave=0))
-        if 2 * shared >= length and self.family.image_token_id not in rows[0][shared:]:
-            return known.first(shared)
+            return build_prefix(self.family, (), self._features(images, image))
+        if image in images.prefixes:
+            known = images.prefixes[image]
+            shared = min(length, prompts.common_prefix([known.ids, rows[0]], leave=0))
+            if 2 * shared >= length and self.family.image_token_id not in rows[0][shared:]:
+                return known.first(shared)
         prefix = build_prefix(self.family, rows[0][:length], self._features(images, image))
         self.language_positions += length
         images.prefixes[image] = prefix
@@ -286,8 +330,9 @@ class HfVlm(Vlm):
                 f"the chat template (or the prompt) puts {found} image placeholders {self.family.image_token!r} into a "
                 f"prompt that should hold {int(ask.image is not None)}"
             )
-        visual = 0 if ask.image is None else len(images.features[ask.image])
-        if visual:
+        visual = 0
+        if ask.image is not None:
+            visual = self.family.placeholders(images.features[ask.image])
             text = self.family.expand(text, visual)
         ids = prompts.token_ids(self.tokenizer, text)
         placeholders = ids.count(self.family.image_token_id)
@@ -296,7 +341,13 @@ class HfVlm(Vlm):
                 f"the prompt's tokens hold {placeholders} image placeholders (token {self.family.image_token_id}, "
                 f"{self.family.image_token!r}) for {visual} visual tokens: tokenizer and config.json do not agree"
             )
-        return text, Row(ask.image, ids, limit=ask.max_new_tokens)
+        room = self.family.context - len(ids)
+        if room < 1:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens ({visual} of them visual) leaves no room for an answer in the model's "
+                f"context of {self.family.context}; shorten it: {ask.prompt[:60]!r}..."
+            )
+        return text, Row(ask.image, ids, limit=min(ask.max_new_tokens, room))
 
     def _reply(self, first: torch.Tensor, ids: list[int] | None, ask: Ask) -> Reply:
         if ids is None:
@@ -312,7 +363,7 @@ class HfVlm(Vlm):
         return self._candidates[candidates]
 
     @staticmethod
-    def _features(images: HfImages, image: int | None) -> torch.Tensor | None:
+    def _features(images: HfImages, image: int | None) -> Any | None:
         return None if image is None else images.features[image]
 
     def _own(self, encoded: EncodedImages) -> HfImages:
