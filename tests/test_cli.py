@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from agevlm.cli import EVAL_COMMANDS, eval_group, train_group
+from agevlm.cli import EVAL_COMMANDS, TRAIN_COMMANDS, eval_group, train_group
 
 LIGHT = """
 import sys
@@ -20,7 +20,12 @@ from agevlm.cli import eval_group, train_group
 for group, arguments in ((eval_group, ["--help"]), (train_group, ["--help"])):
     result = CliRunner().invoke(group, arguments)
     assert result.exit_code == 0, result.output
-heavy = sorted({"torch", "pandas", "transformers", "numpy", "rich", "benchmarks"} & set(sys.modules))
+heavy = sorted({"torch", "pandas", "transformers", "numpy", "rich", "benchmarks", "train"} & set(sys.modules))
+assert not heavy, heavy
+for name in ("assemble", "describe"):
+    result = CliRunner().invoke(train_group, [name, "--help"])
+    assert result.exit_code == 0, result.output
+heavy = sorted({"torch", "pandas", "transformers", "numpy", "rich", "timm", "benchmarks"} & set(sys.modules))
 assert not heavy, heavy
 """
 
@@ -51,12 +56,14 @@ assert not {"torch", "pandas", "transformers"} & set(sys.modules)
 
 
 def test_every_named_command_exists_and_has_help():
-    for name in EVAL_COMMANDS:
-        result = CliRunner().invoke(eval_group, [name, "--help"])
-        assert result.exit_code == 0, result.output
-        assert len(result.output.splitlines()) > 5
-    text = " ".join(CliRunner().invoke(train_group, ["--help"]).output.split())
-    assert "training commands arrive with the model" in text
+    for group, table in ((eval_group, EVAL_COMMANDS), (train_group, TRAIN_COMMANDS)):
+        listed = " ".join(CliRunner().invoke(group, ["--help"]).output.split())
+        for name, (_, help_line) in table.items():
+            assert f"{name} {help_line}" in listed
+            result = CliRunner().invoke(group, [name, "--help"])
+            assert result.exit_code == 0, result.output
+            assert len(result.output.splitlines()) > 5
+    assert "The training stages are not there yet" in listed
 
 
 def test_a_wrong_flag_a_wrong_command_and_a_missing_option_exit_2():

@@ -185,7 +185,7 @@ class AgeVlmVisionConfig(PreTrainedConfig):
         """The configuration of a timm trunk, with its width and stride read off the trunk itself (no memory is used).
 
         Raises:
-            ValueError: timm knows no such architecture or refuses the arguments.
+            ValueError: timm knows no such architecture, refuses the arguments, or it is no ConvNet.
         """
         import torch
 
@@ -193,7 +193,14 @@ class AgeVlmVisionConfig(PreTrainedConfig):
 
         with torch.device("meta"):
             trunk = build_trunk(architecture, model_args, num_stages)
-        width, stride = trunk_output(trunk)
+            width, stride = trunk_output(trunk)
+            side = image_size // stride
+            features = trunk.forward_features(torch.empty(1, 3, side * stride, side * stride))
+        if tuple(features.shape) != (1, width, side, side):
+            raise ValueError(
+                f"vision tower: {architecture} gives features of shape {tuple(features.shape)}, not a feature map of "
+                f"{(1, width, side, side)}: take a ConvNet"
+            )
         return cls(
             architecture=architecture,
             model_args=model_args,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -246,8 +247,9 @@ def on_meta(config: AgeVlmConfig) -> AgeVlmForConditionalGeneration:
     """
     try:
         with torch.device("meta"):
-            # Eager attention is plain matrix products, which every version of torch counts alike.
-            return AgeVlmForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+            # Eager attention is plain matrix products, which every version of torch counts alike. transformers writes
+            # the choice into the configuration, so into a copy.
+            return AgeVlmForConditionalGeneration._from_config(deepcopy(config), attn_implementation="eager").eval()
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(one_line(error)) from error
 

@@ -12,6 +12,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from agevlm.model.configuration import AgeVlmConfig
@@ -100,7 +102,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         image_features: torch.Tensor | None = None,
         use_cache: bool | None = None,
         probe: ProbeRequest | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AgeVlmModelOutput:
         """See `AgeVlmForConditionalGeneration.forward`."""
         if image_features is None and pixel_values is not None:
@@ -236,7 +238,7 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         probe: ProbeRequest | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AgeVlmCausalLMOutput:
         """Next-token logits.
 
@@ -335,12 +337,17 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.Tensor,
         past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """As the base class does; images already in the cache are not given again at later steps."""
         inputs = super().prepare_inputs_for_generation(
-            input_ids, past_key_values=past_key_values, is_first_iteration=is_first_iteration, **kwargs
+            input_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
         if not is_first_iteration and past_key_values is not None and self._has_image(past_key_values):
             inputs["pixel_values"] = inputs["image_features"] = None

@@ -1,6 +1,7 @@
 """What all parts of AGE-VLM share as transformers models."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import initialization as init
 from agevlm.errors import CheckpointError
 from agevlm.model.configuration import AgeVlmConfig
 
+CONFIG = "config.json"
 LOADING_PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 LAYER_SCALE = 1e-6
 """ConvNeXt's own initial layer scale, where model_args name none (`ls_init_value`)."""
@@ -34,15 +36,24 @@ class AgeVlmPreTrainedModel(PreTrainedModel):
         """As transformers does, from safetensors alone, and with every weight in its place.
 
         Raises:
-            CheckpointError: a missing or unexpected weight, or one of another shape (unless `ignore_mismatched_sizes`).
-                transformers alone would go on with random numbers and a warning.
+            CheckpointError: no config.json, a missing or unexpected weight, or one of another shape (unless
+                `ignore_mismatched_sizes`). transformers alone would go on with random numbers and a warning.
         """
+        where = f"checkpoint {pretrained_model_name_or_path}"
+        folder = Path(str(pretrained_model_name_or_path))
+        if (
+            folder.is_dir()
+            and kwargs.get("config") is None
+            and not (folder / kwargs.get("subfolder", "") / CONFIG).exists()
+        ):
+            # transformers would take the default configuration, and build the paper's model of it.
+            raise CheckpointError(f"{where}: no {CONFIG} there; is this a checkpoint folder?")
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         tolerated = "mismatched_keys" if kwargs.get("ignore_mismatched_sizes") else None
         kinds = [kind for kind in LOADING_PROBLEMS if kind != tolerated]
-        refuse_incomplete(info, f"checkpoint {pretrained_model_name_or_path}", kinds)
+        refuse_incomplete(info, where, kinds)
         return (model, info) if wants_info else model
 
     @torch.no_grad()

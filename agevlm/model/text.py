@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -18,6 +19,8 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
 )
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -47,7 +50,8 @@ class AgeVlmTextModel(AgeVlmPreTrainedModel):
     config: AgeVlmTextConfig
     input_modalities = ("text",)
     _can_record_outputs = {  # noqa: RUF012
-        "hidden_states": [LlamaDecoderLayer, AgeVlmCrossAttentionDecoderLayer],
+        # Both kinds of layers; transformers can pick single states only of one class.
+        "hidden_states": GradientCheckpointingLayer,
         "attentions": LlamaAttention,
         # Not "cross_attentions": transformers ties that name to `output_attentions`.
         "vision_attentions": OutputRecorder(AgeVlmCrossAttention, index=1),
@@ -79,7 +83,7 @@ class AgeVlmTextModel(AgeVlmPreTrainedModel):
         visible: torch.Tensor | None = None,
         hide_padding: bool = False,
         probe: ProbeRequest | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AgeVlmModelOutput:
         """Run the fused stack.
 

@@ -83,4 +83,10 @@ class AgeVlmVisionModel(AgeVlmPreTrainedModel):
         if hasattr(self.trunk, "set_grad_checkpointing"):
             self.trunk.set_grad_checkpointing(self.gradient_checkpointing and self.training)
         features = self.trunk.forward_features(pixel_values.to(self.dtype))
+        expected = (len(pixel_values), self.config.hidden_size, *self.config.grid)
+        if tuple(features.shape) != expected:
+            raise ValueError(
+                f"vision tower: {self.config.architecture} gives features of shape {tuple(features.shape)}, not a "
+                f"feature map of {expected}: take a ConvNet"
+            )
         return AgeVlmVisionOutput(last_hidden_state=features.flatten(2).transpose(1, 2))

@@ -78,13 +78,11 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
 
 def _encoded_image(vlm: HfVlm, row: torch.Tensor, features: Any) -> dict[str, Any]:
     """How `generate` is given an image that is encoded already: each family's own way."""
-    from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross
+    from agevlm.vlm.hf.families import AgeVlmCross
     from agevlm.vlm.hf.prefix import build_prefix
 
     if isinstance(vlm.family, AgeVlmCross):
         return {"past_key_values": build_prefix(vlm.family, (), features).cache(1)}
-    if isinstance(vlm.family, AgeVlmConcat):
-        return {"image_features": features[None]}
     return {"inputs_embeds": vlm.family.embed(row, features)}
 
 

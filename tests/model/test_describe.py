@@ -202,6 +202,12 @@ def test_what_is_described_is_the_model_itself(tiny):
     assert describe(tiny).parameters.total == sum(p.numel() for p in real.parameters())
 
 
+def test_counting_leaves_the_configuration_as_it_was(tiny):
+    before = tiny._attn_implementation, tiny.text_config._attn_implementation, tiny.to_json_string()
+    describe(tiny)
+    assert (tiny._attn_implementation, tiny.text_config._attn_implementation, tiny.to_json_string()) == before
+
+
 def test_configurations_are_read_from_folders_and_files(tiny, tmp_path):
     tiny.save_pretrained(tmp_path)
     for path in (tmp_path, tmp_path / "config.json"):

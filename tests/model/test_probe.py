@@ -154,6 +154,18 @@ def test_layers_come_in_the_order_asked_for(vlm):
     assert not torch.allclose(every.attention[0], every.attention[1], atol=0.05)
 
 
+@torch.no_grad()
+def test_layers_that_nobody_asked_for_cost_nothing(vlm, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        "agevlm.model.cross_attention.attention_rows", lambda *given: computed.append(1) or attention_rows(*given)
+    )
+    for wanted, layers in (({"layers": [4]}, 1), ({}, 2), ({"attention": False, "hidden_states": (0,)}, 0)):
+        vlm()(words(3, 7), pixel_values=pixels(3), probe=ProbeRequest(ROWS, POSITIONS, **wanted))
+        assert len(computed) == layers
+        computed.clear()
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

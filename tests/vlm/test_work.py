@@ -76,6 +76,20 @@ def test_questions_asked_one_by_one_share_the_image_too(fresh, pictures, kind):
     assert sum(seen) == fresh.language_positions <= longest + 17 * (longest - shared)
 
 
+def test_a_known_prefix_that_shares_little_gives_way_to_a_better_one(fresh, pictures):
+    encoded = fresh.encode(pictures[:1])
+    fresh.answer(encoded, asks_about(0, 1, EIGHTEEN))
+    asks = asks_about(0, 1, [f"{'What? ' * 40}{end}" for end in ("dog?", "cat?", "bus?")])
+    rows = [fresh._row(encoded, a)[1].ids for a in asks]
+    shared = next(n for n in range(999) if len({r[n] for r in rows}) > 1)
+    seen = seen_by_language_model(fresh)
+    fresh.answer(encoded, asks)
+    suffixes = len(asks) * (max(map(len, rows)) - shared)
+    assert sum(seen) == shared + suffixes
+    fresh.answer(encoded, asks)
+    assert sum(seen) == shared + 2 * suffixes
+
+
 def test_every_further_token_costs_one_position_per_row(fresh, pictures):
     seen = seen_by_language_model(fresh)
     encoded = fresh.encode(pictures[:1])
