@@ -162,7 +162,8 @@ def test_smooth_changes_the_picture_and_no_number(here, checkpoint, photo, tmp_p
 @pytest.mark.parametrize(
     "question",
     [
-        r"Does [/red]it[bold] cost $5 or $\frac{6$?",
+        r"Does [/red]it[bold] cost $5 or $6?",
+        r"Does it cost $\frac{6$ now?",
         "Is there\ta dog\n\nor a [link=x]cat[/link]?",
         "猫は見えますか 😀?",
         "dog " * 300,

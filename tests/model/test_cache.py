@@ -144,6 +144,19 @@ def test_a_second_turn_with_a_live_cache_equals_a_fresh_run(vlm, attention, agai
     assert_differs(found, answer(model, both))
 
 
+@torch.no_grad()
+def test_a_second_turn_with_another_image_shows_the_new_words_that_one(vlm):
+    model, turn = vlm(), words(2, 4, 9)
+    caches = [model(words(2, 7), pixel_values=pixels(2), use_cache=True).past_key_values for _ in range(2)]
+    second = model.vision_cache(pixels(2, 1))
+    for index in CROSSING:
+        caches[1].layers[index] = second.layers[index]
+    both = torch.cat([words(2, 7), turn], dim=1)
+    found = answer(model, both, past_key_values=caches[0], pixel_values=pixels(2, 1))
+    assert_same(found, answer(model, both, past_key_values=caches[1]))
+    assert caches[0].layers[1].keys.shape[-2] == TOKENS
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @torch.no_grad()
 def test_a_second_image_takes_the_place_of_the_first(vlm, kind):

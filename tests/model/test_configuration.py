@@ -242,6 +242,8 @@ TRUNKS = {
     "patches of two": ("convnext_atto", {"patch_size": 2}, None, 320, 32),
     "patches of two, three stages": ("convnext_atto", {"patch_size": 2}, 3, 160, 16),
     "patches of eight": ("convnext_atto", {"patch_size": 8}, 3, 160, 32),
+    "norm before the pool": ("convnext_atto", {"head_norm_first": True}, None, 320, 32),
+    "norm before the pool, three stages": ("convnext_atto", {"head_norm_first": True}, 3, 160, 16),
     "dilated": ("convnext_atto", {"output_stride": 16}, None, 320, 16),
     "another width": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 24]}, None, 24, 32),
     "another width, three stages": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 24]}, 3, 16, 16),

@@ -241,7 +241,14 @@ def test_a_prompt_and_answer_longer_than_the_context_are_refused_with_what_would
 
 
 @torch.no_grad()
-def test_generation_leaves_no_gradients_behind(vlm):
+def test_generation_leaves_no_gradients_behind(vlm, fresh):
+    model, graphs = fresh(), []
+    model.model.vision_tower.register_forward_hook(
+        lambda module, inputs, output: graphs.append(output.last_hidden_state.requires_grad)
+    )
+    with torch.enable_grad():
+        answer(model, words(1, 5), pixel_values=pixels(1))
+    assert graphs == [False]
     with torch.enable_grad():
         output = vlm().generate(words(1, 5), pixel_values=pixels(1), max_new_tokens=2, do_sample=False,
                                 return_dict_in_generate=True, output_logits=True)  # fmt: skip

@@ -227,7 +227,7 @@ def test_bfloat16_runs_and_is_finite(fresh, attention, mask_padding):
     ids = words(3, 7)
     output = model(
         ids,
-        pixel_values=pixels(2).bfloat16(),
+        pixel_values=pixels(2),
         image_mask=torch.tensor([True, False, True]),
         vision_token_mask=torch.arange(TOKENS).expand(2, -1) < 5,
         labels=ids,
@@ -248,6 +248,19 @@ def test_attention_dropout_acts_in_training_only(fresh, rate):
     assert torch.equal(one, other) == (rate == 0)
     one, other = (layer.eval()(states, image)[0] for _ in range(2))
     assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_a_mask_made_by_the_caller_is_taken_as_it_is(vlm):
+    batch = ragged([7, 4])
+    length = batch.input_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril() & batch.attention_mask.bool()[:, None, None]
+    made = torch.zeros(causal.shape).masked_fill(~causal, torch.finfo(torch.float32).min)
+    expected = vlm()(batch.input_ids, attention_mask=batch.attention_mask, pixel_values=pixels(2)).logits
+    at = batch.attention_mask.bool()
+    for mask in (made, {"full_attention": made, "cross_attention": None}):
+        found = vlm()(batch.input_ids, attention_mask=mask, pixel_values=pixels(2)).logits
+        torch.testing.assert_close(found[at], expected[at], rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

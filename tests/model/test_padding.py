@@ -69,6 +69,12 @@ def test_off_the_mask_is_ignored(vlm, attention):
     one, other = (answer(off, words(2, 7), pixel_values=pixels(2), vision_token_mask=m) for m in (SHOWN, None))
     assert_same(one, other, 0)
     assert_same(answer(off, words(2, 7), past_key_values=off.vision_cache(pixels(2), vision_token_mask=SHOWN)), other)
+    # Not even a mask that hides everything.
+    nothing = torch.zeros_like(SHOWN)
+    blank = off(words(2, 7), pixel_values=pixels(2), vision_token_mask=nothing).logits
+    assert torch.equal(blank, plain)
+    cache = off.vision_cache(pixels(2), vision_token_mask=nothing)
+    torch.testing.assert_close(off(words(2, 7), past_key_values=cache).logits, plain, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -107,21 +113,24 @@ def test_a_static_cache_keeps_it(model):
     assert_same(answer(model, words(2, 7), **given, cache_implementation="static"), expected)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+WHO = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize("way", ["all rows", "one for each row with an image", "one for every row"])
 @torch.no_grad()
-def test_rows_of_a_batch_keep_their_own(model, mixed):
-    batch = ragged([7, 4, 6] if mixed else [7, 4])
-    given = {"pixel_values": pixels(2), "vision_token_mask": SHOWN, "attention_mask": batch.attention_mask}
-    if mixed:
-        given["image_mask"] = torch.tensor([True, False, True])
-    alone, image = [], 0
+def test_rows_of_a_batch_keep_their_own(model, way):
+    batch, who = ragged([7, 4, 6]), torch.ones(3, dtype=torch.bool) if way == "all rows" else WHO
+    images, shown = pixels(3), SHOWN[[0, 1, 1]].logical_xor(torch.arange(TOKENS) == torch.tensor([[9], [9], [4]]))
+    given = {"attention_mask": batch.attention_mask}
+    if way == "one for each row with an image":
+        given |= {"pixel_values": images[who], "vision_token_mask": shown[who], "image_mask": who}
+    else:
+        given |= {"pixel_values": images, "vision_token_mask": shown}
+        given |= {} if way == "all rows" else {"image_mask": who}
+    alone = []
     for i, row in enumerate(batch.rows):
-        if mixed and i == 1:
-            alone.append(answer(model, row))
-            continue
-        own = {"pixel_values": pixels(2)[image : image + 1], "vision_token_mask": SHOWN[image : image + 1]}
+        own = {"pixel_values": images[i : i + 1], "vision_token_mask": shown[i : i + 1]} if who[i] else {}
         alone.append(answer(model, row, **own))
-        image += 1
     assert_same(answer(model, batch.input_ids, **given), join(alone))
 
 

@@ -18,6 +18,7 @@ MODES = {
     "mixed, some images": {"pixel_values": pixels(3)[WHO], "image_mask": WHO},
     "mixed, all images": {"image_mask": WHO},
     "padding hidden": {"vision_token_mask": SHOWN},
+    "padding hidden, mixed, all images": {"image_mask": WHO, "vision_token_mask": SHOWN},
     "padding hidden, mixed": {"pixel_values": pixels(3)[WHO], "image_mask": WHO, "vision_token_mask": SHOWN[WHO]},
 }
 

@@ -59,6 +59,13 @@ def test_the_layer_itself_shuts_both_branches(vlm):
 
 
 @torch.no_grad()
+def test_the_mask_may_be_of_zeros_and_ones(vlm):
+    for way in WAYS:
+        one, other = (vlm()(words(4, 7), pixel_values=images(way), image_mask=m).logits for m in (WHO, WHO.long()))
+        assert torch.equal(one, other)
+
+
+@torch.no_grad()
 def test_an_image_for_every_row_may_be_said_too(vlm):
     one = vlm()(words(2, 7), pixel_values=pixels(2)).logits
     other = vlm()(words(2, 7), pixel_values=pixels(2), image_mask=torch.tensor([1, 1])).logits

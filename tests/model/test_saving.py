@@ -239,6 +239,12 @@ def test_a_folder_without_weights_is_refused(folder):
         AgeVlmForConditionalGeneration.from_pretrained(folder)
 
 
+def test_weights_without_a_configuration_are_refused(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        AgeVlmForConditionalGeneration.from_pretrained(folder)
+
+
 def test_a_missing_shard_is_refused(tmp_path):
     build(tiny_config()).save_pretrained(tmp_path, max_shard_size="100KB")
     sorted(tmp_path.glob("*.safetensors"))[1].unlink()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from agevlm.errors import CheckpointError, NotSupported
@@ -145,7 +145,8 @@ def _answer_tokens(tokenizer: Any, answer: Sequence[int]) -> list[ProbedToken]:
     known = [0]
     for count in range(1, len(answer) + 1):
         sofar = tokenizer.decode(answer[:count], skip_special_tokens=True)
-        known.append(max(known[-1], len(os.path.commonprefix([sofar, said]))))
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(sofar, said, strict=False))
+        known.append(max(known[-1], sum(1 for _ in shared)))
     special = set(tokenizer.all_special_ids)
     tokens = []
     for token, start, end in zip(answer, known[:-1], known[1:], strict=True):
