@@ -97,6 +97,10 @@ class StaticVisionCacheLayer(VisionCacheMixin, StaticLayer):
         self.cumulative_length.fill_(key_states.shape[-2])
         return self.keys, self.values
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row in memory of its own: the next image is written into it."""
+        self._each(lambda t: t.repeat_interleave(repeats, dim=0))
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the keys, whatever the number of queries."""
         return self.max_cache_len, 0

@@ -117,7 +117,7 @@ class AgeVlmTextConfig(LlamaConfig):
             cross_attention_mlp: see the class.
         """
         inherited = {k: v for k, v in llama.to_dict().items() if k in LlamaConfig.__dataclass_fields__}
-        for derived in ("layer_types", "architectures", "transformers_version"):
+        for derived in ("model_type", "layer_types", "architectures", "transformers_version"):
             inherited.pop(derived, None)
         layers = cross_attention_layers
         if layers is None:

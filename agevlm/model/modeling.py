@@ -117,6 +117,10 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             text = input_ids if inputs_embeds is None else inputs_embeds
             rows = 0 if text is None else text.shape[0]
             vision = self._by_row(image_features, rows, image_mask, vision_token_mask)
+        elif image_mask is not None and self.config.fusion == "cross":
+            # The image, if any, is in the cache: rows that shall not see one still do not.
+            text = input_ids if inputs_embeds is None else inputs_embeds
+            vision = {"visible": _checked_image_mask(image_mask, 0 if text is None else text.shape[0])[:, None]}
         output = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -140,8 +144,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         token_mask: torch.Tensor | None,
     ) -> dict[str, Any]:
         """One image a row; rows without one get zeros that nothing looks at."""
-        if not self.config.mask_padding:
-            token_mask = None
+        token_mask = self.token_mask(token_mask, features)
         if image_mask is None:
             if features.shape[0] != rows:
                 raise ValueError(
@@ -164,6 +167,17 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         visible = token_mask.new_zeros(rows, token_mask.shape[1])
         states[image_mask], visible[image_mask] = features, token_mask
         return {"vision_states": states, "visible": visible}
+
+    def token_mask(self, token_mask: torch.Tensor | None, features: torch.Tensor) -> torch.Tensor | None:
+        """The mask of visual tokens as it is used: checked, or None without `mask_padding`. Raises ValueError."""
+        if token_mask is None or not self.config.mask_padding:
+            return None
+        if tuple(token_mask.shape) != tuple(features.shape[:2]):
+            raise ValueError(
+                f"vision_token_mask of shape {tuple(token_mask.shape)} for {features.shape[0]} images of "
+                f"{features.shape[1]} visual tokens; it needs one entry for each of these"
+            )
+        return token_mask.bool().to(features.device)
 
     def _in_sequence(
         self,
@@ -329,8 +343,7 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
         cache = DynamicCache(config=self.config)
         for index in self.config.text_config.cross_attention_layers:
             cache.update(*self.model.language_model.layers[index].cross_attn.project_image(image_features), index)
-            if self.config.mask_padding:
-                cache.layers[index].visible = vision_token_mask
+            cache.layers[index].visible = self.model.token_mask(vision_token_mask, image_features)
         return cache
 
     def prepare_inputs_for_generation(
@@ -349,8 +362,14 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        if not is_first_iteration and past_key_values is not None and self._has_image(past_key_values):
-            inputs["pixel_values"] = inputs["image_features"] = None
+        if past_key_values is not None and self._has_image(past_key_values):
+            ids = inputs.get("input_ids")
+            # A later turn gives the whole conversation's image again: concat has its tokens in the cache already.
+            new = is_first_iteration and (
+                self.config.fusion == "cross" or ids is None or bool((ids == self.config.image_token_id).any())
+            )
+            if not new:
+                inputs["pixel_values"] = inputs["image_features"] = None
         return inputs
 
     def _has_image(self, cache: Cache) -> bool:

@@ -49,9 +49,10 @@ class AgeVlmPreTrainedModel(PreTrainedModel):
             # transformers would take the default configuration, and build the paper's model of it.
             raise CheckpointError(f"{where}: no {CONFIG} there; is this a checkpoint folder?")
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs["use_safetensors"] = True
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         tolerated = "mismatched_keys" if kwargs.get("ignore_mismatched_sizes") else None
+        # transformers' own refusal of another shape names no weight.
+        kwargs |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         kinds = [kind for kind in LOADING_PROBLEMS if kind != tolerated]
         refuse_incomplete(info, where, kinds)
         return (model, info) if wants_info else model

@@ -95,7 +95,8 @@ class AgeVlmTextModel(AgeVlmPreTrainedModel):
             inputs_embeds: (rows, length, hidden size).
             use_cache: whether to return a cache.
             vision_states: (rows, visual tokens, hidden size); None uses the cached image, or none.
-            visible: (rows, visual tokens) bool: what each row may look at. Rows without True have no image.
+            visible: (rows, visual tokens) bool: what each row may look at. Rows without True have no image. Beside a
+                cached image (rows, 1) will do, and narrows what the cache says.
             hide_padding: mask single visual tokens, not only whole rows.
             probe: what to record.
             kwargs: `output_hidden_states`, `output_attentions`, `output_vision_attentions`; attention arguments.
@@ -178,7 +179,15 @@ class AgeVlmTextModel(AgeVlmPreTrainedModel):
             cached = self._vision_layers(cache)
             if not cached or not cached[0].is_initialized:
                 return None
-            visible, images = cached[0].visible, cached[0].keys.shape[0]
+            if self.gradient_checkpointing and self.training:
+                raise ValueError(
+                    "gradient checkpointing puts caches aside: give pixel_values or image_features instead"
+                )
+            images, tokens = cached[0].keys.shape[0], cached[0].keys.shape[2]
+            if visible is None or cached[0].visible is None:
+                visible = cached[0].visible if visible is None else visible.expand(-1, tokens)
+            elif visible.shape[0] == images:
+                visible = visible & cached[0].visible
         else:
             images = vision_states.shape[0]
         if images != hidden_states.shape[0]:

@@ -245,7 +245,6 @@ def test_an_option_may_fill_the_context_and_not_go_beyond(short_and_long, pictur
         short.rank(encoded, [fits, not_quite], [[" Yes"], given[0]])
 
 
-@pytest.mark.xfail(strict=True, reason="plain_generate asks for max_new_tokens whatever room the context leaves")
 def test_answers_that_the_context_cuts_short_are_verified_too(short_and_long, pictures):
     short, long = short_and_long
     asks = [Ask(question_of(long, long.encode(pictures[:1]), 0, CONTEXT - room), 0, 8) for room in (3, 9)]

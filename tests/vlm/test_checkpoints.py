@@ -175,7 +175,6 @@ def test_an_age_vlm_that_cannot_be_used_is_refused_by_name_in_one_line(copy_of, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="from_pretrained's own refusal is wrapped in another one that says the same")
 @pytest.mark.parametrize("case", ["a missing weight", "an unexpected weight"])
 def test_a_refused_age_vlm_is_named_once(copy_of, case):
     folder = BROKEN[case][0](copy_of(kind="age_vlm"))

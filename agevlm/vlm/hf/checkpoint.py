@@ -87,6 +87,8 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         model, info = AutoModelForImageTextToText.from_pretrained(
             checkpoint.folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"checkpoint {name}: cannot load: {type(error).__name__}: {_first_line(error)}"

@@ -10,6 +10,7 @@ that refusing is quick.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agevlm.errors import CheckpointError, NotSupported
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from agevlm.geometry import Geometry
+
+
+UNBOUNDED = 10**9
+"""Context of language models that name none."""
 
 
 class Family:
@@ -35,7 +40,7 @@ class Family:
         self.image_token_id: int = -1 if token is None else token
         """The placeholder in token ids; -1, which no text holds, where there is none."""
         text_config = model.config.get_text_config()
-        self.context: int = text_config.max_position_embeddings
+        self.context: int = getattr(text_config, "max_position_embeddings", None) or UNBOUNDED
         """Positions the language model has."""
         windows = (getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         self.window: int | None = min((w for w in windows if w), default=None)
@@ -123,6 +128,11 @@ class Family:
             )
         rows = torch.stack([wanted.found[layer] for layer in layers])
         first, cells = self.before_grid, self.grid[0] * self.grid[1]
+        if rows.shape[-1] < first + cells:
+            raise NotSupported(
+                f"the image has {rows.shape[-1]} visual tokens, but a grid of {self.grid[0]} x {self.grid[1]} would "
+                f"need {first + cells}: where they lie is not known for this checkpoint"
+            )
         return rows[..., first : first + cells], rows[..., :first].sum(-1) + rows[..., first + cells :].sum(-1)
 
     def embed(self, ids: torch.Tensor, features: Any | None) -> torch.Tensor:
@@ -148,14 +158,21 @@ class Llava(Family):
 
     @property
     def before_grid(self) -> int:
-        return int(getattr(self.model.config, "vision_feature_select_strategy", "default") == "full")
+        full = getattr(self.model.config, "vision_feature_select_strategy", "default") == "full"
+        tower = self.model.model.vision_tower
+        # SigLIP and its kin have no class token to keep.
+        return int(full and any(name.endswith("class_embedding") for name, _ in tower.named_parameters()))
 
     def geometry(self, width: int, height: int) -> Geometry:
         from agevlm.vlm.hf.preprocessing import clip_geometry
 
         images = self.processor.image_processor
         pad = bool(getattr(images, "do_pad", False)) and not self.squash
-        return clip_geometry(images, (width, height), self.grid, pad=pad, squash=self.squash)
+        placed = clip_geometry(images, (width, height), self.grid, pad=pad, squash=self.squash)
+        # Patches need not fill the input: 27 of 14 pixels leave 6 of SigLIP's 384 unseen.
+        rows, columns = self.grid
+        patch = self.model.config.vision_config.patch_size
+        return replace(placed, input_width=columns * patch, input_height=rows * patch)
 
 
 class LlavaNext(Llava):

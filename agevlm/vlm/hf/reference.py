@@ -48,8 +48,9 @@ def plain_generate(vlm: HfVlm, image: Image | None, ask: Ask) -> tuple[tuple[int
         return_tensors="pt",
         add_special_tokens=prompts.add_special_tokens(vlm.tokenizer, text),
     ).to(vlm.model.device, vlm.model.dtype)
+    limit = min(ask.max_new_tokens, vlm.family.context - inputs["input_ids"].shape[1])
     output = vlm.model.generate(
-        **inputs, **greedy_arguments(vlm, ask.max_new_tokens), output_logits=True, return_dict_in_generate=True
+        **inputs, **greedy_arguments(vlm, limit), output_logits=True, return_dict_in_generate=True
     )
     ids = tuple(output.sequences[0, inputs["input_ids"].shape[1] :].tolist())
     margins = []
