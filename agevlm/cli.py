@@ -30,6 +30,10 @@ TRAIN_COMMANDS = {
 }
 
 
+REASONS = {errno.ENOSPC: "no room to write the output", errno.ENAMETOOLONG: "a name is too long for the file system"}
+"""Troubles of the operating system that are the user's to mend, wherever they arise."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when called; their one-line help stands in the table."""
 
@@ -104,9 +108,10 @@ def run(group: click.Group) -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        reason = REASONS.get(error.errno or 0)
+        if reason is None:
             raise
-        click.echo(f"error: no room to write the output: {error}", err=True)
+        click.echo(f"error: {reason}: {error}", err=True)
         sys.exit(AgeVlmError.exit_code)
 
 

@@ -91,7 +91,7 @@ def content_words(prompt: str) -> list[str]:
 
     question = re.split(r"(?<=[?])\s", prompt)[0]
     dull = ENGLISH_STOP_WORDS | NO_CONTENT
-    words = [w for w in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*", question) if w.lower() not in dull and len(w) > 1]
+    words = [w for w in re.findall(r"\w+(?:[-']\w+)*", question) if w.lower() not in dull and len(w) > 1]
     return list(dict.fromkeys(words))[:MOST_WORDS]
 
 

@@ -54,6 +54,12 @@ def look_at(settings: LookSettings, console: Console, notes: Console) -> None:
     """Ask, probe, draw, and print the numbers. Raises AgeVlmError."""
     if not settings.question.strip():
         raise DataError("--question is empty")
+    if any(not word.strip() for word in settings.words):
+        raise DataError("--word is empty")
+    try:
+        settings.question.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"--question is not UTF-8 text: {error.reason}") from None
     image = decode(read_file(settings.image))
     try:
         check_size(*image.size)

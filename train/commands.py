@@ -61,7 +61,9 @@ def _cross_layers(_: click.Context, __: click.Parameter, value: str | None) -> t
 @click.option(
     "--chat-template", type=click.Path(path_type=Path), help="Jinja file.  [the one that suits the tokenizer]"
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the new weights.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of the new weights."
+)
 @click.option(
     "--dtype",
     default="auto",

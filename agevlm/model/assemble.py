@@ -178,6 +178,8 @@ def _target(out: Path, force: bool) -> Path:
     out = out.expanduser().resolve()
     if not out.exists():
         return out
+    if not out.is_dir():
+        raise CheckpointError(f"--out {out}: is a file; name a folder")
     if not force:
         raise CheckpointError(f"--out {out}: exists already; name another folder, or replace it with --force")
     try:

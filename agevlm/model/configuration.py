@@ -194,7 +194,7 @@ class AgeVlmVisionConfig(PreTrainedConfig):
         with torch.device("meta"):
             trunk = build_trunk(architecture, model_args, num_stages)
             width, stride = trunk_output(trunk)
-            side = image_size // stride
+            side = max(1, image_size // stride)
             features = trunk.forward_features(torch.empty(1, 3, side * stride, side * stride))
         if tuple(features.shape) != (1, width, side, side):
             raise ValueError(

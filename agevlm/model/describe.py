@@ -292,6 +292,10 @@ def describe(config: AgeVlmConfig, question_tokens: int = 32) -> Description:
         CheckpointError: a configuration that no model can be built from.
     """
     model = on_meta(config)
+    try:
+        costs = _costs(model, question_tokens)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"a question of {question_tokens} tokens cannot be run: {one_line(error)}") from error
     return Description(
         fusion=config.fusion,
         visual_tokens=config.vision_config.num_visual_tokens,
@@ -299,7 +303,7 @@ def describe(config: AgeVlmConfig, question_tokens: int = 32) -> Description:
         cross_attention_layers=tuple(config.text_config.cross_attention_layers),
         question_tokens=question_tokens,
         parameters=count_parameters(model),
-        costs=_costs(model, question_tokens),
+        costs=costs,
     )
 
 

@@ -339,10 +339,13 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
         if image_features is None:
             if pixel_values is None:
                 raise ValueError("give pixel_values or image_features")
-            image_features = self.get_image_features(pixel_values).pooler_output
+            image_features = self.get_image_features(pixel_values.to(self.device)).pooler_output
         cache = DynamicCache(config=self.config)
         for index in self.config.text_config.cross_attention_layers:
-            cache.update(*self.model.language_model.layers[index].cross_attn.project_image(image_features), index)
+            attention = self.model.language_model.layers[index].cross_attn
+            # Layers may lie on different devices, and this call goes past what moves their inputs.
+            states = image_features.to(attention.k_proj.weight.device)
+            cache.update(*attention.project_image(states), index)
             cache.layers[index].visible = self.model.token_mask(vision_token_mask, image_features)
         return cache
 

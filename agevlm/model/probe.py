@@ -61,16 +61,18 @@ def attention_rows(
     Returns:
         (P, keys) float32; each row sums to 1, or is 0 where the query sees nothing.
     """
-    heads, groups = queries.shape[1], keys.shape[1]
-    grouped = queries.float().unflatten(1, (groups, heads // groups))
-    parts, order = [grouped.new_zeros(0, keys.shape[2])], [rows.new_zeros(0)]
-    # One batch row at a time: a copy of the keys for every query would need many times the memory.
-    for row in rows.unique().tolist():
-        members = (rows == row).nonzero().squeeze(1)
-        scores = torch.einsum("pghd,gnd->pghn", grouped[members], keys[row].float()) * scaling
-        if visible is not None:
-            scores = scores.masked_fill(~visible[members, None, None], torch.finfo(scores.dtype).min)
-        means = scores.softmax(-1).mean((1, 2))
-        parts.append(means if visible is None else means * visible[members].any(-1, keepdim=True))
-        order.append(members)
-    return torch.cat(parts)[torch.cat(order).argsort()]
+    # Autocast would take the products to half precision, whatever the dtype of what is multiplied.
+    with torch.autocast(queries.device.type, enabled=False):
+        heads, groups = queries.shape[1], keys.shape[1]
+        grouped = queries.float().unflatten(1, (groups, heads // groups))
+        parts, order = [grouped.new_zeros(0, keys.shape[2])], [rows.new_zeros(0)]
+        # One batch row at a time: a copy of the keys for every query would need many times the memory.
+        for row in rows.unique().tolist():
+            members = (rows == row).nonzero().squeeze(1)
+            scores = torch.einsum("pghd,gnd->pghn", grouped[members], keys[row].float()) * scaling
+            if visible is not None:
+                scores = scores.masked_fill(~visible[members, None, None], torch.finfo(scores.dtype).min)
+            means = scores.softmax(-1).mean((1, 2))
+            parts.append(means if visible is None else means * visible[members].any(-1, keepdim=True))
+            order.append(members)
+        return torch.cat(parts)[torch.cat(order).argsort()]

@@ -184,10 +184,14 @@ class AgeVlmTextModel(AgeVlmPreTrainedModel):
                     "gradient checkpointing puts caches aside: give pixel_values or image_features instead"
                 )
             images, tokens = cached[0].keys.shape[0], cached[0].keys.shape[2]
+            visible = None if visible is None else visible.to(cached[0].keys.device)
             if visible is None or cached[0].visible is None:
                 visible = cached[0].visible if visible is None else visible.expand(-1, tokens)
             elif visible.shape[0] == images:
                 visible = visible & cached[0].visible
+            # Later steps must heed it too, whether or not they are told again.
+            for layer in cached:
+                layer.visible = visible
         else:
             images = vision_states.shape[0]
         if images != hidden_states.shape[0]:

@@ -1,6 +1,5 @@
 """The vision tower: a timm ConvNet whose feature map becomes visual tokens."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -46,11 +45,6 @@ def trunk_output(trunk: Any) -> tuple[int, int]:
     return int(info["num_chs"]), int(info["reduction"])
 
 
-@dataclass
-class AgeVlmVisionOutput(BaseModelOutput):
-    """`last_hidden_state`: (images, visual tokens, channels), cells row by row."""
-
-
 class AgeVlmVisionModel(AgeVlmPreTrainedModel):
     """ConvNeXt: pixels (images, 3, side, side) -> visual tokens (images, rows x columns, channels)."""
 
@@ -72,7 +66,7 @@ class AgeVlmVisionModel(AgeVlmPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> AgeVlmVisionOutput:
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutput:
         """Encode images of exactly the configured side. Raises ValueError on any other shape."""
         side = self.config.image_size
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[-2:]) != (side, side):
@@ -89,4 +83,4 @@ class AgeVlmVisionModel(AgeVlmPreTrainedModel):
                 f"vision tower: {self.config.architecture} gives features of shape {tuple(features.shape)}, not a "
                 f"feature map of {expected}: take a ConvNet"
             )
-        return AgeVlmVisionOutput(last_hidden_state=features.flatten(2).transpose(1, 2))
+        return BaseModelOutput(last_hidden_state=features.flatten(2).transpose(1, 2))

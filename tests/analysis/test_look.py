@@ -201,3 +201,7 @@ def test_content_words(prompt, words):
 )
 def test_shown_layers_are_evenly_spread_from_first_to_last(layers, shown):
     assert shown_layers(list(layers)) == shown
+
+
+def test_words_with_an_underscore_are_found_again():
+    assert content_words("Is there a traffic_light?") == ["traffic_light"]

@@ -210,7 +210,7 @@ BAD = {
     "endless question": ({"question": "dog " * 5000}, "shorten it"),
     "unknown layer": ({"extra": ["--layer", "1", "--layer", "77"]}, "--layer 77 does not look at the image"),
     "unknown word": ({"extra": ["--word", "dining", "--word", "zebra"]}, "--word 'zebra' stands neither"),
-    "empty word": ({"extra": ["--word", ""]}, "--word '' stands neither"),
+    "empty word": ({"extra": ["--word", ""]}, "--word is empty"),
     "wrong suffix": ({"out": "look.jpg"}, "give a name that ends in .png, .pdf, .svg"),
     "no suffix": ({"out": "look"}, "give a name that ends in .png, .pdf, .svg"),
     "folder is a file": ({"out": "whole.png/look.png"}, "cannot make the folder"),

@@ -556,6 +556,8 @@ def test_what_stands_at_out_stays_unless_it_may_go(settings, parts):
     refused(settings, "exists already", "--force")
     refused(replace(settings, force=True), "is no AGE-VLM checkpoint")
     refused(replace(settings, out=parts[0], force=True), "is no AGE-VLM checkpoint")
+    # One of a checkpoint's files is not the checkpoint.
+    refused(replace(settings, out=parts[0] / "config.json", force=True), "is a file")
     settings.out.rmdir()
     first = files_of(assemble(settings).out)
     refused(settings, "exists already")

@@ -332,3 +332,13 @@ def test_attention_rows_of_large_scores_neither_overflow_nor_lose_the_winner():
     queries = torch.tensor([[[1e4]]], dtype=torch.bfloat16)
     keys = torch.tensor([[[[1.0], [2.0], [-3.0]]]], dtype=torch.bfloat16)
     assert attention_rows(queries, keys, torch.tensor([0]), 1.0).tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_attention_rows_stay_in_float32_under_autocast():
+    drawn = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(5, 4, 8, generator=drawn) * 3, torch.randn(2, 2, 9, 8, generator=drawn) * 3
+    rows = torch.tensor([0, 1, 1, 0, 1])
+    expected = attention_rows(queries, keys, rows, 8**-0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (queries[0] @ keys[0, 0].T).dtype == torch.bfloat16
+        assert torch.equal(attention_rows(queries, keys, rows, 8**-0.5), expected)

@@ -120,3 +120,14 @@ def test_images_of_blind_rows_get_no_gradient_and_others_do(fresh):
     moved = features.grad.abs().amax((1, 2))
     assert (moved > 0).tolist() == WHO.tolist()
     assert features.shape[1] == TOKENS
+
+
+def test_a_cached_image_stays_out_of_sight_in_later_steps_that_do_not_repeat_the_mask(vlm):
+    model, ids, mask = vlm(), words(2, 6), torch.tensor([True, False])
+    cache = model.vision_cache(pixels(2))
+    model(ids[:, :5], past_key_values=cache, image_mask=mask)
+    found = model(ids[:, 5:], past_key_values=cache).logits[:, -1]
+    expected = model(ids, pixel_values=pixels(2), image_mask=mask).logits[:, -1]
+    seeing = model(ids, pixel_values=pixels(2)).logits[:, -1]
+    assert float((seeing - expected)[1].abs().max()) > 0.1
+    assert torch.allclose(found, expected, atol=1e-4)
