@@ -1,4 +1,4 @@
-"""What all commands share at the terminal: the --json option, consoles, and writing rows. Imports are light."""
+"""What commands share at the terminal: options of the model and --json, consoles, writing rows. Imports are light."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> st
     return value
 
 
+CKPT = click.option(
+    "--ckpt", required=True, metavar="FOLDER|ORG/NAME", help="The model: a checkpoint folder or hub id."
+)
+DTYPE = click.option(
+    "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+CHAT_TEMPLATE = click.option(
+    "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
+)
 JSON = click.option(
     "--json",
     "json_out",

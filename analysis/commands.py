@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import JSON, chat_template_text, consoles
+from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles
 
 
 @click.command()
-@click.option("--ckpt", required=True, metavar="FOLDER|ORG/NAME", help="The model: a checkpoint folder or hub id.")
+@CKPT
 @click.option("--image", required=True, type=click.Path(path_type=Path), help="The image file.")
 @click.option("--question", required=True, help="What to ask about it, as it is.")
 @click.option(
@@ -24,11 +24,9 @@ from agevlm.terminal import JSON, chat_template_text, consoles
 @click.option("--layer", "layers", multiple=True, type=click.IntRange(0), help="Layer to show, repeatable.  [a few]")
 @click.option("--smooth", is_flag=True, help="Blend between cells instead of showing each as a square.")
 @click.option("--max-new-tokens", default=32, show_default=True, type=click.IntRange(1), help="Of the answer.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
-@click.option(
-    "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
-)
+@DTYPE
+@DEVICE
+@CHAT_TEMPLATE
 @click.option("--out", type=click.Path(path_type=Path), help="PNG, PDF or SVG file.  [runs/look-MODEL-IMAGE.png]")
 @JSON
 def look(**options: Any) -> None:

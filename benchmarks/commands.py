@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import JSON, chat_template_text, consoles, write_json
+from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles, write_json
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
@@ -43,7 +43,7 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 
 
 @click.command()
-@click.option("--ckpt", required=True, metavar="FOLDER|ORG/NAME", help="The model: a checkpoint folder or hub id.")
+@CKPT
 @click.option(
     "--questions",
     multiple=True,
@@ -68,12 +68,10 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 )
 @click.option("--limit", type=click.IntRange(1), help="So many seeded images a data set, with all their questions.")
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+@DTYPE
+@DEVICE
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
-@click.option(
-    "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
-)
+@CHAT_TEMPLATE
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")

@@ -107,6 +107,8 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         """See `AgeVlmForConditionalGeneration.forward`."""
         if image_features is None and pixel_values is not None:
             image_features = self.get_image_features(pixel_values).pooler_output
+        text = input_ids if inputs_embeds is None else inputs_embeds
+        rows = 0 if text is None else text.shape[0]
         vision: dict[str, Any] = {}
         if image_features is not None and self.config.fusion == "concat":
             if inputs_embeds is None:
@@ -114,13 +116,10 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             inputs_embeds = self._in_sequence(input_ids, inputs_embeds, image_features, image_mask)
             input_ids = None
         elif image_features is not None:
-            text = input_ids if inputs_embeds is None else inputs_embeds
-            rows = 0 if text is None else text.shape[0]
             vision = self._by_row(image_features, rows, image_mask, vision_token_mask)
         elif image_mask is not None and self.config.fusion == "cross":
             # The image, if any, is in the cache: rows that shall not see one still do not.
-            text = input_ids if inputs_embeds is None else inputs_embeds
-            vision = {"visible": _checked_image_mask(image_mask, 0 if text is None else text.shape[0])[:, None]}
+            vision = {"visible": _checked_image_mask(image_mask, rows)[:, None]}
         output = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
