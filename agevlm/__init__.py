@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
+__part_of__ = "agevlm"
 
 MODEL_NAMES = (
     "AgeVlmConfig",

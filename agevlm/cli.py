@@ -23,10 +23,15 @@ EVAL_COMMANDS = {
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
+    "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }
 TRAIN_COMMANDS = {
     "assemble": ("train.commands:assemble", "Join a LLaMA and a ConvNeXt into an untrained AGE-VLM (stage 0)."),
     "describe": ("train.commands:describe", "Say what an AGE-VLM costs: parameters, operations, cache."),
+    "plan": ("train.stage_commands:plan", "Say what training stages train and take: parameters, memory, time."),
+    "run": ("train.stage_commands:run", "Train one stage."),
+    "resume": ("train.stage_commands:resume", "Go on with a stage that was interrupted."),
+    "export": ("train.stage_commands:export", "Write a model folder from a training checkpoint."),
 }
 
 
@@ -82,7 +87,7 @@ def eval_group() -> None:
 @click.group(cls=LazyGroup, table=TRAIN_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agevlm-train")
 def train_group() -> None:
-    """Make AGE-VLM: join its pretrained parts, and see what it costs. The training stages are not there yet."""
+    """Make AGE-VLM: join its pretrained parts, see what it costs, and train it in four stages."""
 
 
 def run(group: click.Group) -> None:

@@ -25,3 +25,7 @@ class RunFolderError(AgeVlmError):
 
 class NotSupported(AgeVlmError):
     """The model lacks a capability that was asked for (a served model has no probe)."""
+
+
+class TrainError(AgeVlmError):
+    """A training stage that cannot start, go on, or be resumed as asked."""

@@ -13,10 +13,14 @@ HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.t
 """What is fetched from the hub: never a pickle, nor code."""
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+EMBEDDED = Path(__file__).parents[1] / "checkpoints"
+SCENES = "scenes/"
+"""Names that begin so are trained checkpoints that come with the package; a local folder of that name is `./scenes/...`."""
 
 
 def find_folder(name: str, where: str) -> Path:
-    """A local folder, or a hub id (`org/name` or `org/name@revision`) that is fetched without any pickled file.
+    """A checkpoint that comes with the package (`scenes/NAME`), a local folder, or a hub id (`org/name`,
+    `org/name@revision`) that is fetched without any pickled file.
 
     Args:
         name: as the user gave it.
@@ -25,12 +29,28 @@ def find_folder(name: str, where: str) -> Path:
     Raises:
         CheckpointError: no such folder, or a file, or the hub cannot be reached.
     """
+    if name.startswith(SCENES):
+        return _embedded(name, where)
     folder = Path(name).expanduser()
     if not folder.exists():
         return _fetch(name, where)
     if not folder.is_dir():
         raise CheckpointError(f"{where}: is a file; give the folder that holds config.json and *.safetensors")
     return folder
+
+
+def embedded_names() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(f"{SCENES}{path.parent.name}" for path in (EMBEDDED / SCENES).glob("*/config.json"))
+
+
+def _embedded(name: str, where: str) -> Path:
+    if name not in embedded_names():
+        raise CheckpointError(
+            f"{where}: no such checkpoint comes with this package; it has {', '.join(embedded_names()) or 'none'} "
+            f"(for a folder of your own give ./{name})"
+        )
+    return EMBEDDED / name
 
 
 def read_config(folder: Path, where: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from agevlm.model import convnet  # noqa: F401 (makes our own trunk known to timm)
 from agevlm.model.configuration import AgeVlmVisionConfig
 from agevlm.model.pretrained import AgeVlmPreTrainedModel
 

@@ -1,4 +1,4 @@
-"""One selector names any model: `--ckpt FOLDER | ORG/NAME[@REVISION]`, and more kinds as their adapters arrive."""
+"""One selector names any model: `--ckpt scenes/NAME | FOLDER | ORG/NAME[@REVISION]`; more kinds as adapters arrive."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from agevlm.data.checkpoint_files import SCENES
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint, Vlm
 
-LATER = {"openai:": "served models", "lmms:": "lmms-eval models", "scenes/": "the built-in checkpoints"}
+LATER = {"openai:": "served models", "lmms:": "lmms-eval models"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ModelChoice:
     def slug(self) -> str:
         """A short name for folders: the last part of the name, with a hash of the whole where it is a path."""
         path = Path(self.name)
-        if not path.exists():
+        if self.name.startswith(SCENES) or not path.exists():
             return self.name.replace("/", "_")
         return f"{path.resolve().name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
 

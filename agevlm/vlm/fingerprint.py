@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from agevlm.data.checkpoint_files import INDEX
 from agevlm.vlm.contract import Fingerprint
 
 PART_OF_FILE = {
@@ -93,6 +94,15 @@ def fingerprint_parts(parts: Mapping[str, str]) -> Fingerprint:
     return Fingerprint(hashlib.sha256(canonical.encode()).hexdigest(), dict(sorted(parts.items())))
 
 
+def shared_weights(folder: Path) -> list[str]:
+    """Weight files outside the folder that its index names: parts that several checkpoints have in common."""
+    try:
+        places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        return sorted(name for name in set(places.values()) if name.startswith("../"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def fingerprint_folder(folder: Path, settings: Mapping[str, str], cache: HashCache | None = None) -> Fingerprint:
     """Fingerprint of a checkpoint folder and the settings it is loaded with.
 
@@ -108,6 +118,8 @@ def fingerprint_folder(folder: Path, settings: Mapping[str, str], cache: HashCac
         part = "chat_template" if path.suffix == ".jinja" else part_of(path.name)
         if part and path.is_file():
             digests.setdefault(part, []).append(f"{path.relative_to(folder).as_posix()} {cache.sha256(path)}")
+    for name in shared_weights(folder):
+        digests.setdefault("weights", []).append(f"{name} {cache.sha256(folder / name)}")
     cache.save()
     parts = {part: hashlib.sha256("\n".join(lines).encode()).hexdigest() for part, lines in digests.items()}
     return fingerprint_parts({**parts, **settings})

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agevlm.errors import DataError
-from benchmarks.pope import versions
+from benchmarks.pope import scenes, versions
 from benchmarks.pope.containers import NotQuestionsError, Row, hub_rows, image_name, json_rows, parquet_rows
 from benchmarks.pope.types import LIMIT, PAIRED, SPLITS, Question, QuestionSet
 from benchmarks.prompts import strip_suffix
@@ -48,7 +48,7 @@ def load_questions(sources: Sequence[str | Path], *, splits: Sequence[str] | Non
     object and no list of rows (manifests, annotations) are passed over.
 
     Args:
-        sources: files, folders, or hub ids such as "lmms-lab/POPE".
+        sources: files, folders, hub ids such as "lmms-lab/POPE", or "scenes" (see `benchmarks.pope.scenes`).
         splits: names of the splits to keep; None keeps all.
 
     Raises:
@@ -61,7 +61,10 @@ def load_questions(sources: Sequence[str | Path], *, splits: Sequence[str] | Non
     parts: list[_Part] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if isinstance(source, str) and scenes.is_selector(source):
+            questions, pictures = scenes.pope_scenes(source)
+            parts.append(_Part(scenes.SCENES, questions, source, pictures, provisional=True))
+        elif path.is_dir():
             parts.extend(_folder(path))
         elif path.suffix == ".parquet" and path.exists():
             shards.setdefault((path.parent, _SHARD.sub("", path.stem)), []).append(path)

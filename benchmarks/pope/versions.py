@@ -4,6 +4,7 @@ The hash of a split covers the sorted rows (split, image without its ending, que
 ids, row order and container do not matter and any changed, missing or added row does. Sources of the versions, by
 commit: POPE (RUCAIBox/POPE 3df3ba1; the older release e3e3926 of AoiDragon/POPE, whose questions LLaVA and others ask,
 with 2,910 random rows and the spelling "imange"), RePOPE (YanNeu/RePOPE bcf22e5), POPEv2 (AoiDragon/POPE 08d957b).
+POPE-Scenes (500 images) is ours, and named after the version of the rendered world.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "random": "82f21419bc7f022917ce1277b1bca0acea70533ad6bce5faa0abcf2239473847",
         "popular": "805ee2fdcd7f4126456f953d13984c009e0a6ee1a23c25a6fb1c7b9cb9be90fc",
         "adversarial": "ab7e3e49a7484b6207c4a7a33bfe8fbed42841c76d0fb3c0bc56f0a0305a595d",
+    },
+    "pope-scenes@2": {
+        "random": "222e2acb6c580a0ffd9854798785cef4c0aa8736c397ec093f5b9a8cd623def6",
+        "popular": "2524e05c08b99b57d8278547bfebb17b87773aa8dbeabd786ceabae5bad3a0aa",
+        "adversarial": "1557ff4b08d856da4ff0950c098c8c066bdfc1990ac0c593ed30b82226e31df6",
     },
     "popev2@08d957b": {
         "popev2": "422bd2e3ff2d9fee28c07a0f654d3ff71e7d8b30d8318d4236561f745cdc0fdf",

@@ -1,0 +1,293 @@
+"""One stage of training, from its starting checkpoint to the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agevlm.errors import AgeVlmError, TrainError
+from train import metrics, state, weights
+from train.checks import check_batch, check_guidance
+from train.collate import Batch, Collator
+from train.feed import Feed
+from train.folder import MODEL, Lock, Start, agree, begin
+from train.freezing import freeze, resolve
+from train.hooks import Tracker
+from train.lineage import read_record
+from train.optimisation import build_optimizer, set_rates
+from train.samples import Source
+from train.spec import StageSpec
+from train.step import LOOKS, Scales, TrainingModule
+
+GRACE = 50
+"""Steps in which a guided stage must have met a phrase."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended."""
+
+    out: Path
+    model: Path
+    """The trained checkpoint."""
+    steps: int
+    """In total."""
+    skipped: int
+    """Of these, for a loss or gradient that was not finite."""
+    metrics: Mapping[str, float]
+    """The last row that was logged by this call; empty if there was nothing left to do."""
+
+
+def run_stage(
+    spec: StageSpec,
+    sources: Sequence[Source],
+    *,
+    resume: bool = False,
+    trackers: Sequence[Tracker] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> StageResult:
+    """Train a stage.
+
+    Under torchrun or `accelerate launch` all processes call this alike; what is trained does not depend on how many.
+
+    Args:
+        spec: the stage.
+        sources: its data, in the order of `spec.sources`.
+        resume: go on where the run folder's last checkpoint ends; without one, start. A finished stage is left alone.
+        trackers: are told how it goes, on the first process.
+        progress: called there with (steps done, steps in all).
+
+    Raises:
+        TrainError: the stage cannot start or go on as asked; a guided stage without regions; too many steps whose loss
+            is not finite.
+        DataError: a sample that cannot be used.
+        CheckpointError: `init_from` cannot be loaded.
+        OSError: the disk is full or failing; the last checkpoint stays.
+    """
+    from accelerate import Accelerator
+
+    # Autocast is `TrainingModule`'s: accelerate would settle it once for all stages of a process.
+    accelerator = Accelerator(mixed_precision="no")
+    check_batch(spec, accelerator.num_processes)
+    locks: list[Lock] = []
+
+    def find_start() -> Start:
+        locks.append(Lock(Path(spec.out).expanduser()))
+        return begin(spec, sources, resume)
+
+    try:
+        start = agree(accelerator, find_start)
+        if start.finished:
+            return _finished(spec)
+        return _Run(spec, sources, accelerator, start, trackers, progress).run()
+    finally:
+        for tracker in trackers if accelerator.is_main_process else ():
+            tracker.close()
+        for lock in locks:
+            lock.release()
+
+
+class _Run:
+    """A stage that is being trained by this process, and maybe others."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        sources: Sequence[Source],
+        accelerator: Any,
+        start: Start,
+        trackers: Sequence[Tracker],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.spec, self.accelerator, self.start, self.out = spec, accelerator, start, Path(spec.out).expanduser()
+        self.main: bool = accelerator.is_main_process
+        self.trackers, self.progress = (trackers, progress) if self.main else ((), None)
+        torch.manual_seed(spec.seed)
+        base = Path(spec.init_from).expanduser()
+        self.model, self.processor = weights.load(base)
+        check_guidance(spec, self.model.config)
+        groups = resolve(self.model, spec.trainable)
+        freeze(self.model, groups, spec.gradient_checkpointing)
+        self.parameters = {name: p for group in groups for name, p in group.parameters.items()}
+        dtypes = weights.stored_dtypes(base)
+        self.stored = {name: dtype for name, dtype in dtypes.items() if name not in self.parameters}
+        if spec.precision == "bfloat16":
+            weights.shrink_frozen(self.model, self.parameters.keys(), dtypes)
+        context = self.model.config.text_config.max_position_embeddings
+        collator = Collator(self.processor, spec.guidance, min(spec.max_length, context))
+        self.feed = Feed(spec, sources, collator, accelerator.process_index, accelerator.num_processes)
+        if spec.guidance is not None and spec.guidance.weight and not self.feed.order.guided_samples:
+            raise TrainError(f"stage {spec.name} teaches where to look, but no sample of its data has a known region")
+        # On the device before the optimiser sees the parameters.
+        self.module = TrainingModule(self.model, spec.guidance, spec.precision).to(accelerator.device)
+        self.optimizer = build_optimizer(groups, spec, accelerator.device)
+        self.counters = metrics.Counters()
+        if start.checkpoint is not None:
+            state.restore(start.checkpoint, self.parameters, self.optimizer)
+            self.counters = metrics.Counters(**state.read_state(start.checkpoint)["counters"])
+        self.wrapped = accelerator.prepare(self.module)
+        self.bad_ids: list[str] = []
+
+    def run(self) -> StageResult:
+        """All steps that are left, then the model."""
+        for tracker in self.trackers:
+            tracker.begin(self.start.step)
+        batches = self.feed.batches(self.start.step)
+        row: dict[str, float] = {}
+        clock = metrics.Clock()
+        for step in range(self.start.step, self.spec.steps):
+            rates = set_rates(self.optimizer, step, self.spec)
+            sums = self._step(step, batches, clock)
+            metrics.count(self.counters, sums)
+            self._guard(step)
+            done = step + 1
+            last = done == self.spec.steps
+            if self.progress is not None:
+                self.progress(done, self.spec.steps)
+            if done % self.spec.log_every == 0 or last:
+                row = metrics.row(self.counters, LOOKS, self.module.layers if self.spec.guidance else ())
+                row |= metrics.gates(self.model) | {f"lr/{name}": value for name, value in rates.items()}
+                row |= {"guidance_weight": sums.guidance_weight} | clock.read(self.spec.batch_size)
+                for tracker in self.trackers:
+                    tracker.log(done, row)
+            if self.spec.overlay_every and done % self.spec.overlay_every == 0:
+                self._look(done)
+            if done % self.spec.save_every == 0 or last:
+                self._save(done)
+        model = self._finish()
+        return StageResult(self.out, model, self.spec.steps, self.counters.skipped, row)
+
+    def _step(self, step: int, batches: Iterator[Batch | AgeVlmError], clock: metrics.Clock) -> metrics.StepSums:
+        """Forward, backward, and the optimiser's step unless something is not finite."""
+        clock.waiting()
+        own = [next(batches) for _ in range(self.feed.accumulation)]
+        clock.working()
+        tokens, phrases, dropped = self._count(own)
+        guidance_weight = self._guidance_weight(step)
+        processes = self.accelerator.num_processes
+        # Gradients are averaged over processes, hence the factor.
+        scales = Scales(
+            text=self.spec.text_loss_weight * processes / max(1.0, tokens),
+            guidance=guidance_weight * processes / phrases if phrases else 0.0,
+        )
+        exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
+        sums = torch.zeros(len(self.module.sums) + 1, dtype=exact, device=self.accelerator.device)
+        for number, batch in enumerate(own):
+            assert isinstance(batch, Batch)
+            last = number == len(own) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                loss, part = self.wrapped(batch.to(self.accelerator.device), scales)
+                self.accelerator.backward(loss)
+            sums[:-1] += part
+        sums[:-1] = self.accelerator.reduce(sums[:-1], reduction="sum")
+        sums[-1] = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip)
+        *losses, norm = sums.tolist()
+        found = metrics.StepSums(
+            tokens=tokens,
+            phrases=phrases,
+            dropped=dropped,
+            samples=self.spec.batch_size,
+            losses=dict(zip(self.module.sums, losses, strict=True)),
+            norm=norm,
+            text_weight=self.spec.text_loss_weight,
+            guidance_weight=guidance_weight,
+        )
+        if found.finite:
+            self.optimizer.step()
+        else:
+            self.bad_ids = [name for batch in own if isinstance(batch, Batch) for name in batch.ids]
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def _count(self, own: list[Batch | AgeVlmError]) -> tuple[float, float, float]:
+        """Tokens, phrases and dropped phrases of a step over all processes; raises where any has unusable data."""
+        good = [batch for batch in own if isinstance(batch, Batch)]
+        counts = [sum(b.tokens for b in good), sum(b.phrases for b in good), sum(b.dropped for b in good)]
+        counted = torch.tensor([*counts, len(own) - len(good)], dtype=torch.float32, device=self.accelerator.device)
+        tokens, phrases, dropped, failed = self.accelerator.reduce(counted, reduction="sum").tolist()
+        if failed:
+            for batch in own:
+                if isinstance(batch, AgeVlmError):
+                    raise batch
+            raise TrainError("another process met data that it cannot use; its message says which")
+        return tokens, phrases, dropped
+
+    def _guidance_weight(self, step: int) -> float:
+        guidance = self.spec.guidance
+        if guidance is None:
+            return 0.0
+        return guidance.weight * min(1.0, step / guidance.warmup_steps if guidance.warmup_steps else 1.0)
+
+    def _guard(self, step: int) -> None:
+        """Stop a run that learns nothing."""
+        if self.counters.skipped_in_a_row >= self.spec.max_bad_steps:
+            from accelerate.utils import gather_object
+
+            ids = gather_object(self.bad_ids)
+            raise TrainError(
+                f"step {step + 1}: loss or gradient not finite for {self.counters.skipped_in_a_row} steps in a row. "
+                "Lower the learning rates, or look at the samples of the last one: "
+                f"{', '.join(map(str, ids[:64]))}{', ...' if len(ids) > 64 else ''}"
+            )
+        guidance = self.spec.guidance
+        if guidance is not None and guidance.weight and step + 1 == GRACE and not self.counters.phrases:
+            raise TrainError(
+                f"stage {self.spec.name} teaches where to look, but in its first {GRACE} steps no phrase had a region "
+                f"({self.counters.dropped} were dropped, as no cell sees theirs); see guidance.share and batch_share"
+            )
+
+    def _look(self, done: int) -> None:
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        with torch.no_grad():
+            for tracker in self.trackers:
+                tracker.look(done, self.model, self.processor)
+        for module, mode in modes:
+            module.training = mode
+
+    def _record(self, steps: int) -> dict[str, Any]:
+        """training.json after so many steps."""
+        spec, identity = self.spec, self.start.identity
+        return {
+            "arm": spec.arm,
+            "stage": spec.stage,
+            "name": spec.name,
+            "steps": steps,
+            "planned_steps": spec.steps,
+            "seed": spec.seed,
+            "data_seed": spec.data_seed,
+            "counters": {k: v for k, v in self.counters.as_dict().items() if k not in ("window", "steps")},
+            "guided_samples": self.feed.order.guided_samples if spec.guidance is not None else 0,
+            **{key: identity[key] for key in ("spec_hash", "init_from", "base", "data", "agevlm")},
+            "lineage": list(self.start.lineage),
+        }
+
+    def _save(self, done: int) -> None:
+        if self.main:
+            kept = {
+                "counters": self.counters.as_dict(),
+                "trained": list(self.parameters),
+                "record": self._record(done),
+                **self.start.identity,
+            }
+            state.save(self.out, done, self.parameters, self.optimizer, kept, self.spec.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self) -> Path:
+        target = self.out / MODEL
+        if self.main:
+            weights.write_model(target, self.model, self.processor, self._record(self.spec.steps), self.stored)
+        self.accelerator.wait_for_everyone()
+        return target
+
+
+def _finished(spec: StageSpec) -> StageResult:
+    out = Path(spec.out).expanduser()
+    record = read_record(out / MODEL) or {}
+    skipped = int(record.get("counters", {}).get("skipped", 0))
+    return StageResult(out, out / MODEL, spec.steps, skipped, {})

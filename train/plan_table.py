@@ -1,0 +1,91 @@
+"""A plan as tables."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from train.plan import Plan
+from train.tables import millions, size
+
+
+def print_plan(console: Console, plan: Plan, source: str) -> None:
+    """Print what is trained, and then what it takes.
+
+    Args:
+        console: to print to.
+        plan: of a stage.
+        source: where the model's sizes are from.
+    """
+    console.print(f"{plan.arm} · stage {plan.stage}, {plan.name} · {source}", markup=False)
+    console.print()
+    console.print(_groups(plan))
+    console.print()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(plan):
+        table.add_row(name, value)
+    console.print(table)
+    console.print()
+
+
+def _groups(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("trained")
+    for name in ("tensors", "millions", "learning rate", "decay"):
+        table.add_column(name, justify="right")
+    table.add_column("modules")
+    for g in plan.groups:
+        count = millions(g.parameters) if g.parameters >= 100_000 else f"{g.parameters / 1e6:.6f}"
+        modules = "\n".join(g.modules)
+        table.add_row(g.name, str(g.tensors), count, f"{g.lr:g}", f"{g.weight_decay:g}", modules)
+    table.add_section()
+    total = sum(g.tensors for g in plan.groups)
+    share = plan.trained / (plan.trained + plan.frozen)
+    table.add_row("all", str(total), millions(plan.trained), "", "", f"{share:.1%} of the model")
+    table.add_row("frozen", "", millions(plan.frozen), "", "", "")
+    return table
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    memory = plan.memory
+    paper = "" if plan.planned_samples is None else f" (planned: {plan.planned_samples:,})"
+    parts = ", ".join(
+        f"{name} {size(value)}"
+        for name, value in (
+            ("weights", memory.weights),
+            ("gradients", memory.gradients),
+            ("optimiser", memory.optimizer),
+            ("activations", memory.activations),
+        )
+    )
+    passes = f"{plan.world_size} process{'es' * (plan.world_size > 1)} x {plan.accumulation} forward passes"
+    speed = f"at an assumed {plan.tflops:g} TFLOP/s each"
+    return [
+        ("steps", f"{plan.steps:,} of {plan.batch_size} samples: {passes}"),
+        ("samples", f"{plan.samples:,}{paper}"),
+        ("guided", _guided(plan)),
+        (
+            "text tokens",
+            f"{plan.tokens:,} ({plan.text_tokens} a sample); an image is {plan.visual_tokens} visual tokens",
+        ),
+        ("memory, estimated", f"{size(memory.total)} a device: {parts}"),
+        ("operations, estimated", f"{plan.operations / 1e12:,.1f} x 10^12 a step"),
+        ("time, estimated", f"{_duration(plan.seconds)} {speed}"),
+    ]
+
+
+def _guided(plan: Plan) -> str:
+    if plan.guidance_weight is None:
+        return "none: regions are not read"
+    how = "measured, not trained on (weight 0)" if plan.guidance_weight == 0 else f"weight {plan.guidance_weight:g}"
+    if plan.guided is None:
+        return f"as many as the data have regions for; {how}"
+    return f"{plan.guided:,} ({plan.guided / plan.samples:.1%}); {how}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.3g} seconds"

@@ -1,0 +1,50 @@
+"""Opening the sources of samples that a stage names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from agevlm.errors import DataError
+from train.samples import Source
+from train.spec import SourceSpec
+
+KINDS = {"llava": "train.llava:LlavaSource", "scenes": "train.scenes.source:ScenesSource"}
+"""Where each kind of source is; loaded when it is opened."""
+
+
+def open_source(spec: SourceSpec) -> Source:
+    """Open a source of samples.
+
+    Raises:
+        DataError: unknown kind, options it does not take, or data that cannot be read.
+    """
+    if spec.kind not in KINDS:
+        near = difflib.get_close_matches(spec.kind, KINDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise DataError(f"source kind {spec.kind!r} is unknown: give one of {', '.join(sorted(KINDS))}{hint}")
+    module, _, name = KINDS[spec.kind].partition(":")
+    source: Source = getattr(importlib.import_module(module), name).open(dict(spec.options))
+    return source
+
+
+def check_options(kind: str, options: Mapping[str, Any], known: Mapping[str, bool]) -> None:
+    """Refuse options that a kind of source does not take, and miss those that it needs.
+
+    Args:
+        kind: of the source, for messages.
+        options: as given.
+        known: name of each option -> whether it must be there.
+
+    Raises:
+        DataError: the first that is wrong.
+    """
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise DataError(f"source {kind}: no such option {name!r}; {hint}")
+    if missing := [name for name, needed in known.items() if needed and options.get(name) is None]:
+        raise DataError(f"source {kind}: missing option: {', '.join(missing)}")

@@ -1,0 +1,278 @@
+"""The commands of training stages: plan, run, resume, export. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agevlm.errors import TrainError
+from agevlm.terminal import JSON, consoles, write_json
+
+if TYPE_CHECKING:
+    from agevlm.model import AgeVlmConfig
+    from train.spec import StageSpec
+
+CONFIG_HELP = "A stage's YAML file, or the name of a built-in one, as paper/age-vlm/3-guide."
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change a setting, as guidance.weight=0.5."
+)
+DTYPE = click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="What weights are stored in; auto: trained ones in float32, frozen ones as they were.",
+)
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", type=click.IntRange(0), help="As --set seed=N."),
+        click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run folder, as --set out=DIR."),
+        click.option(
+            "--init-from", type=click.Path(path_type=Path), metavar="DIR", help="Checkpoint folder to start from."
+        ),
+        SET,
+    ):
+        command = option(command)
+    return command
+
+
+def _overrides(overrides: Sequence[str], **named: Any) -> list[str]:
+    """Options that have a name of their own go last, so they win. JSON is YAML."""
+    return [
+        *overrides,
+        *(f"{k}={json.dumps(str(v) if isinstance(v, Path) else v)}" for k, v in named.items() if v is not None),
+    ]
+
+
+@click.command()
+@click.option(
+    "--config", "configs", required=True, multiple=True, metavar="FILE|NAME", help=f"{CONFIG_HELP} Repeatable."
+)
+@SET
+@click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE", help="Of the model: its config.json.")
+@click.option(
+    "--backbone", type=click.Choice(["1b", "3b", "8b", "70b"]), help="The model: as in describe.  [that at init_from]"
+)
+@click.option("--world-size", default=1, show_default=True, type=click.IntRange(1), help="Processes (GPUs).")
+@click.option(
+    "--tflops",
+    default=150.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="10^12 operations a second that each of them is assumed to reach.",
+)
+@JSON
+def plan(
+    configs: Sequence[str],
+    overrides: Sequence[str],
+    model_config: Path | None,
+    backbone: str | None,
+    world_size: int,
+    tflops: float,
+    json_out: str | None,
+) -> None:
+    """Say what stages train and what they take: parameters, samples, memory, time. No weight is touched.
+
+    \b
+    agevlm-train plan --config paper/age-vlm/3-guide --world-size 8
+    agevlm-train plan --config mine.yaml --set batch_size=64 --json -
+    """
+    from train.config import load_stage
+    from train.plan import plan_stage
+    from train.plan_table import print_plan
+
+    if model_config is not None and backbone is not None:
+        raise click.UsageError("--model-config and --backbone both name the model; give one of them")
+    console, notes = consoles()
+    specs = [load_stage(name, overrides) for name in configs]
+    found = [_model_config(spec, model_config, backbone, notes) for spec in specs]
+    plans = [
+        plan_stage(spec, config, world_size=world_size, tflops=tflops)
+        for spec, (config, _) in zip(specs, found, strict=True)
+    ]
+    write_json([made.as_json() for made in plans], json_out)
+    if json_out == "-":
+        return
+    for made, (_, source) in zip(plans, found, strict=True):
+        print_plan(console, made, source)
+
+
+def _model_config(spec: StageSpec, file: Path | None, backbone: str | None, notes: Any) -> tuple[AgeVlmConfig, str]:
+    """The configuration of the model that a stage starts from, and in words where it is from."""
+    from agevlm.model.describe import backbone_config, read_age_vlm_config, variant
+
+    if file is not None:
+        return read_age_vlm_config(file), str(file)
+    start = Path(spec.init_from).expanduser()
+    if backbone is None and start.exists():
+        return read_age_vlm_config(start), str(start)
+    if backbone is None:
+        notes.print(
+            f"{spec.init_from} is not there yet: planned for AGE-VLM over LLaMA-3.2-1B (else give --model-config)"
+        )
+    size = backbone or "1b"
+    return variant(backbone_config(size), fusion=spec.fusion), f"AGE-VLM over LLaMA {size.upper()}"
+
+
+@click.command()
+@click.option("--config", required=True, metavar="FILE|NAME", help=CONFIG_HELP)
+@_run_options
+def run(config: str, overrides: Sequence[str], init_from: Path | None, out: Path | None, seed: int | None) -> None:
+    """Train one stage.
+
+    On several GPUs: torchrun --no-python --nproc-per-node 8 agevlm-train run ... (or accelerate launch --no-python).
+
+    \b
+    agevlm-train run --config paper/age-vlm/1-align --set vars.data=/data
+    agevlm-train run --config paper/age-vlm/2-vision --out runs/try --set steps=100
+    """
+    from train.config import load_stage
+
+    _train(load_stage(config, _overrides(overrides, init_from=init_from, out=out, seed=seed)), resume=False)
+
+
+@click.command()
+@click.argument("folder", required=False, metavar="[RUN_FOLDER]", type=click.Path(path_type=Path))
+@click.option("--config", metavar="FILE|NAME", help="The stage, if not as its run folder has it.")
+@_run_options
+def resume(
+    folder: Path | None,
+    config: str | None,
+    overrides: Sequence[str],
+    init_from: Path | None,
+    out: Path | None,
+    seed: int | None,
+) -> None:
+    """Go on with a stage that was interrupted, from its last checkpoint.
+
+    The run folder has the stage with all its settings (stage.yaml). What the trained weights depend on cannot be
+    changed, but for the number of steps.
+
+    \b
+    agevlm-train resume runs/paper/age-vlm/seed-0/3-guide
+    """
+    from train.config import STAGE_FILE, load_stage
+
+    if folder is None and config is None:
+        raise click.UsageError("give the run folder, or --config with the stage")
+    if folder is not None and out is not None:
+        raise click.UsageError("the run folder and --out both name it; give one of them")
+    source: str | Path | None = config
+    if source is None:
+        assert folder is not None
+        source = folder / STAGE_FILE
+        if not source.is_file():
+            raise TrainError(
+                f"{folder}: no {STAGE_FILE} in it, so no run to go on with; start it with agevlm-train run"
+            )
+    named = _overrides(overrides, init_from=init_from, out=folder or out, seed=seed)
+    _train(load_stage(source, named), resume=True)
+
+
+@click.command()
+@click.argument("folder", metavar="RUN_FOLDER", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Checkpoint folder to write."
+)
+@click.option("--step", type=click.IntRange(0), help="Of which training checkpoint.  [the newest]")
+@DTYPE
+def export(folder: Path, out: Path, step: int | None, dtype: str) -> None:
+    """Write a model folder from a training checkpoint, finished or not.
+
+    A finished stage has its model in RUN_FOLDER/model already.
+
+    \b
+    agevlm-train export runs/paper/age-vlm/seed-0/3-guide --step 500 --out at-500 --dtype bfloat16
+    """
+    from train.language import carry
+    from train.weights import export_checkpoint
+
+    written = export_checkpoint(folder, step, out, None if dtype == "auto" else dtype)
+    carry(folder, written)
+    click.echo(f"wrote {written}")
+
+
+def _train(spec: StageSpec, resume: bool) -> None:
+    """Open the data, train, check the language; the first process speaks."""
+    from rich.console import Console
+
+    from train.language import after_stage
+    from train.loop import run_stage
+    from train.overlays import Overlays
+    from train.sources import open_source
+    from train.tracking import StageTracker
+
+    _join_on_cpu()
+    first = os.environ.get("RANK", "0") == "0"
+    out = Path(spec.out).expanduser()
+    sources = [open_source(source) for source in spec.sources]
+    notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not first)
+    painter = Overlays(spec, sources, out) if first and spec.overlay_every else None
+    tracker = StageTracker(spec, out, notes, painter)
+    with _stoppable(), _told_on_interrupt(out, notes):
+        result = run_stage(spec, sources, resume=resume, trackers=[tracker], progress=tracker.advance)
+        _leave()
+        if not first:
+            return
+        report = after_stage(spec, result.model, out)
+    skipped = f", {result.skipped} of them skipped" if result.skipped else ""
+    click.echo(f"stage {spec.stage}, {spec.name}, of {spec.arm}: {result.steps} steps{skipped}")
+    if report is not None:
+        click.echo(report.line())
+    click.echo(f"wrote {result.model}")
+
+
+def _join_on_cpu() -> None:
+    """Without a GPU accelerate heeds torchrun only if it is told to: else each process would be a first one."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+def _leave() -> None:
+    """Leave the group of processes in good order; what follows is the first one's."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _told_on_interrupt(out: Path, notes: Any) -> Iterator[None]:
+    """On Ctrl-C say what is kept and how to go on."""
+    from train.state import checkpoints
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = checkpoints(out)
+        safe = f"step {max(kept)} is safe in {out}" if kept else "before the first training checkpoint"
+        notes.print(f"interrupted: {safe}; go on with: agevlm-train resume {out}")
+        raise
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """A polite kill (SIGTERM from a scheduler, SIGHUP from a closed terminal) ends the stage like Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Under nohup a hang-up is ignored, and stays so.
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    previous = {s: signal.signal(s, interrupt) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,199 @@
+"""Training checkpoints: all that a stage needs to go on, whole or not there at all.
+
+    OUT/checkpoints/step-00000500/
+        trainable.safetensors   trained weights, float32; frozen ones are those of the stage's `init_from`
+        optimizer.pt            AdamW's state and the random generators', loadable without running any code
+        state.json              step, settings, data, counters
+
+A checkpoint is written to a hidden folder, brought to the disk, and renamed: a kill at any moment leaves the last
+complete one in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from agevlm.errors import TrainError
+
+FOLDER = "checkpoints"
+WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.pt", "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def checkpoints(out: Path) -> dict[int, Path]:
+    """Complete checkpoints of a run folder by their steps, ascending."""
+    folder = out / FOLDER
+    found = [(m, path) for path in (folder.iterdir() if folder.is_dir() else ()) if (m := _NAME.fullmatch(path.name))]
+    return {int(match[1]): path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))}
+
+
+def latest(out: Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    found = checkpoints(out)
+    return found[max(found)] if found else None
+
+
+def clean(out: Path) -> None:
+    """Remove what killed writers left. Only for the folder's owner."""
+    for folder in (out, out / FOLDER):
+        for path in folder.glob(".unfinished-*") if folder.is_dir() else ():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def appearing(target: Path, needed: int = 0) -> Iterator[Path]:
+    """A hidden folder to write into; it takes the name `target` once it is complete and on the disk.
+
+    A folder that has the name already is replaced.
+
+    Args:
+        target: the folder's name to be.
+        needed: bytes that it will take; less room is an error before anything is written.
+
+    Raises:
+        OSError: ENOSPC among others, with the path. Nothing is left behind, and what was there before stays.
+    """
+    hidden = target.with_name(f".unfinished-{target.name}-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(target.parent).free < needed:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed / 1e9:.2f} GB are needed", str(target))
+        hidden.mkdir()
+        yield hidden
+        for path in [*hidden.rglob("*"), hidden]:
+            _sync(path)
+        if target.exists():
+            gone = target.with_name(f".unfinished-{target.name}-replaced-{os.getpid()}")
+            target.rename(gone)
+            hidden.rename(target)
+            shutil.rmtree(gone, ignore_errors=True)
+        else:
+            hidden.rename(target)
+        _sync(target.parent)
+    except SafetensorError as error:
+        # safetensors and torch hide the system's error behind their own.
+        raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(target)) from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def save(
+    out: Path,
+    step: int,
+    parameters: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of a step, then remove all but the newest `keep`.
+
+    Args:
+        out: run folder.
+        step: steps done.
+        parameters: trained weights by name.
+        optimizer: whose state goes along.
+        state: JSON of everything else.
+        keep: checkpoints to keep, at least 1.
+
+    Raises:
+        OSError: the disk is full or failing; earlier checkpoints stay.
+    """
+    target = out / FOLDER / f"step-{step:08d}"
+    # Weights and two moments in float32.
+    needed = 12 * sum(parameter.numel() for parameter in parameters.values())
+    with appearing(target, needed) as folder:
+        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        torch.save({"optimizer": optimizer.state_dict(), "random": _random()}, folder / OPTIMIZER)
+        (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n", encoding="utf-8")
+    found = checkpoints(out)
+    for old in list(found)[: -max(1, keep)]:
+        # Out of sight first: a kill halfway must not leave a part of one under its name.
+        gone = found[old].with_name(f".unfinished-{found[old].name}")
+        with contextlib.suppress(OSError):
+            found[old].rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+    return target
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state.json. Raises TrainError if it cannot be read."""
+    state: dict[str, Any] = _reading(checkpoint, lambda: json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+    return state
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's trained weights by name. Raises TrainError if they cannot be read."""
+    weights: dict[str, torch.Tensor] = _reading(checkpoint, lambda: load_file(checkpoint / WEIGHTS))
+    return weights
+
+
+def restore(checkpoint: Path, parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights, optimiser state and random generators' states back.
+
+    Raises:
+        TrainError: it cannot be read, or is of other parameters.
+    """
+    put_weights(checkpoint, parameters)
+    # Tensors, numbers and strings alone: nothing in the file can run.
+    stored = _reading(checkpoint, lambda: torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
+    try:
+        optimizer.load_state_dict(stored["optimizer"])
+    except ValueError as error:
+        raise TrainError(f"{checkpoint}: its optimiser state is of other parameters: {error}") from None
+    torch.set_rng_state(stored["random"]["cpu"])
+    if torch.cuda.is_available() and stored["random"]["cuda"]:
+        torch.cuda.set_rng_state(stored["random"]["cuda"][0])
+
+
+def put_weights(checkpoint: Path, parameters: Mapping[str, torch.Tensor]) -> None:
+    """Copy a checkpoint's weights into these parameters. Raises TrainError if they are not the same ones."""
+    weights = read_weights(checkpoint)
+    if weights.keys() != parameters.keys():
+        odd = sorted(weights.keys() ^ parameters.keys())
+        raise TrainError(f"{checkpoint}: holds other weights than the stage trains, {odd[0]} for one")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise TrainError(f"{checkpoint}: {name} has shape {tuple(weights[name].shape)} there")
+            parameter.copy_(weights[name])
+
+
+def _random() -> dict[str, Any]:
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _reading(checkpoint: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:
+        raise TrainError(
+            f"{checkpoint}: cannot be read ({type(error).__name__}: {error}); remove this folder to go on from the "
+            "checkpoint before it"
+        ) from error
