@@ -63,7 +63,7 @@ def test_every_named_command_exists_and_has_help():
             result = CliRunner().invoke(group, [name, "--help"])
             assert result.exit_code == 0, result.output
             assert len(result.output.splitlines()) > 5
-    assert "The training stages are not there yet" in listed
+    assert "train it in four stages" in listed
 
 
 def test_a_wrong_flag_a_wrong_command_and_a_missing_option_exit_2():

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -72,15 +71,18 @@ class Feed(Dataset[Batch | AgeVlmError]):
         except AgeVlmError as error:
             return error
 
-    def batches(self, step: int) -> Iterator[Batch | AgeVlmError]:
-        """Micro-batches from step `step` up to the stage's end, read ahead by the stage's workers."""
+    def batches(self, step: int, pin: bool = False) -> Iterator[Batch | AgeVlmError]:
+        """Micro-batches from step `step` up to the stage's end, read ahead by the stage's workers.
+
+        `pin` puts them into memory that a GPU reads fast.
+        """
         loader = DataLoader(
             self,
             batch_size=None,
             sampler=range(step * self.accumulation, self.spec.steps * self.accumulation),
             num_workers=self.spec.workers,
             prefetch_factor=4 if self.spec.workers else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin,
         )
         return iter(loader)
 

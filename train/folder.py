@@ -105,10 +105,16 @@ def begin(spec: StageSpec, sources: Sequence[Source], resume: bool) -> Start:
     state.clean(out)
     checkpoint = state.latest(out)
     step = 0 if checkpoint is None else int(state.read_state(checkpoint)["step"])
-    if step > spec.steps:
-        raise TrainError(f"run folder {out}: {step} steps are done already, more than the {spec.steps} asked for")
     record = read_record(out / MODEL)
-    finished = record is not None and record.get("steps") == spec.steps == step
+    trained = 0 if record is None else int(record.get("steps", 0))
+    if max(step, trained) > spec.steps:
+        raise TrainError(f"run folder {out}: {max(step, trained)} steps are done, more than the {spec.steps} asked for")
+    if trained < spec.steps and trained > step:
+        raise TrainError(
+            f"run folder {out}: its model had {trained} steps, but the checkpoint to go on from is gone; start a new "
+            "run with another --out"
+        )
+    finished = trained == spec.steps
     if not finished:
         path = out / f".{RUN}"
         path.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")

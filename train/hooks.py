@@ -24,19 +24,3 @@ class Tracker(Protocol):
     def close(self) -> None:
         """The stage is over, or has failed."""
         ...
-
-
-class Silent:
-    """A tracker that wants to know nothing; a base for those that want to know a part."""
-
-    def begin(self, step: int) -> None:
-        pass
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def look(self, step: int, model: Any, processor: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

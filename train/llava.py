@@ -145,7 +145,7 @@ class LlavaSource:
             end = size if end < 0 else end
             number += 1
             # One look at the text tells the few lines that may have phrases; only these are parsed here.
-            if end - start > 1 or whole[start:end].strip():
+            if whole[start : min(end, start + 16)].strip() or whole[start:end].strip():
                 if whole.find(b'"phrases"', start, end) >= 0:
                     record = _parse(whole[start:end], f"{self.path}:{number}")
                     if isinstance(record, dict) and record.get("phrases"):

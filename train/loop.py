@@ -123,6 +123,9 @@ class _Run:
         self.feed = Feed(spec, sources, collator, accelerator.process_index, accelerator.num_processes)
         if spec.guidance is not None and spec.guidance.weight and not self.feed.order.guided_samples:
             raise TrainError(f"stage {spec.name} teaches where to look, but no sample of its data has a known region")
+        if accelerator.device.type == "cpu":
+            # PyTorch's fused attention takes twice as long as plain products there, most of it backwards.
+            self.model.set_attn_implementation("eager")
         # On the device before the optimiser sees the parameters.
         self.module = TrainingModule(self.model, spec.guidance, spec.precision).to(accelerator.device)
         self.optimizer = build_optimizer(groups, spec, accelerator.device)
@@ -137,7 +140,7 @@ class _Run:
         """All steps that are left, then the model."""
         for tracker in self.trackers:
             tracker.begin(self.start.step)
-        batches = self.feed.batches(self.start.step)
+        batches = self.feed.batches(self.start.step, pin=self.accelerator.device.type == "cuda")
         row: dict[str, float] = {}
         clock = metrics.Clock()
         for step in range(self.start.step, self.spec.steps):

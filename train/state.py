@@ -167,7 +167,7 @@ def restore(checkpoint: Path, parameters: Mapping[str, torch.Tensor], optimizer:
     except ValueError as error:
         raise TrainError(f"{checkpoint}: its optimiser state is of other parameters: {error}") from None
     torch.set_rng_state(stored["random"]["cpu"])
-    if torch.cuda.is_available() and stored["random"]["cuda"]:
+    if _cuda() and stored["random"]["cuda"]:
         torch.cuda.set_rng_state(stored["random"]["cuda"][0])
 
 
@@ -184,8 +184,12 @@ def put_weights(checkpoint: Path, parameters: Mapping[str, torch.Tensor]) -> Non
             parameter.copy_(weights[name])
 
 
+def _cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _random() -> dict[str, Any]:
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state()] if _cuda() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 

@@ -68,10 +68,12 @@ def write_model(
     Raises:
         OSError: no room, or a failing disk.
     """
-    tensors = {
-        name: tensor.to(dtypes[name]) if name in dtypes and tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    made: dict[int, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        # Tied weights stay one tensor, or they would be written twice.
+        wanted = made.get(tensor.data_ptr(), tensor.to(dtypes.get(name, tensor.dtype)))
+        tensors[name] = made.setdefault(tensor.data_ptr(), wanted) if tensor.numel() else tensor
     with state.appearing(target, sum(tensor.nbytes for tensor in tensors.values())) as folder:
         model.save_pretrained(folder, state_dict=tensors)
         processor.save_pretrained(folder)
@@ -112,6 +114,6 @@ def export_checkpoint(run: str | Path, step: int | None, out: str | Path, dtype:
     state.put_weights(checkpoint, parameters)
     dtypes = {name: kept for name, kept in stored_dtypes(base).items() if name not in parameters}
     if dtype is not None:
-        dtypes = dict.fromkeys(model.state_dict(), getattr(torch, dtype))
+        model, dtypes = model.to(getattr(torch, dtype)), {}
     write_model(out, model, processor, held_state["record"], dtypes)
     return out

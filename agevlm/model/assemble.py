@@ -390,7 +390,8 @@ def _stored(
     dtype: torch.dtype,
     cast: torch.dtype | None,
 ) -> _Weight:
-    return _Weight(shape, cast or dtype, lambda: read(name).to(cast or dtype))
+    kept = cast if cast is not None and dtype.is_floating_point else dtype
+    return _Weight(shape, kept, lambda: read(name).to(kept))
 
 
 def _llama_name(name: str, text: AgeVlmTextConfig) -> str | None:

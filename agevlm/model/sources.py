@@ -24,6 +24,10 @@ NOT_THE_TRUNKS = ("num_classes", "global_pool", "in_chans")
 """What timm writes among model_args that says nothing of the trunk, which has no classifier and takes RGB."""
 
 
+COUNTER = ".num_batches_tracked"
+"""How many batches a batch norm has seen: the one whole number among weights."""
+
+
 class WeightFiles:
     """Weights in safetensors files: names, shapes and dtypes at once, values when they are asked for.
 
@@ -48,6 +52,10 @@ class WeightFiles:
                 raise CheckpointError(f"{where}: cannot read {path}: {error}; fetch it again") from None
             for name, described_weight in described.items():
                 stored = described_weight.get_dtype()
+                if stored == "I64" and name.endswith(COUNTER):
+                    self.shapes[name], self.dtypes[name] = (), torch.int64
+                    self._handles[name] = handle
+                    continue
                 if stored not in FLOATS:
                     raise CheckpointError(
                         f"{where}: {name} is stored as {stored}; quantised weights cannot be trained on: give the "

@@ -20,6 +20,8 @@ LETTERS = "ABCD"
 SELECT = "Select from the following choices."
 """CV-Bench's words before the lettered options."""
 
+COUNT_WEIGHTS = (1.0, 2.5, 5.0, 7.0)
+"""How much likelier a category is asked for its number where there are 1, 2, 3, 4 or more of it."""
 SIDE_MARGIN = 0.12
 """Centres must differ by so much of the picture's width (or height) for a relation to be asked."""
 DEPTH_RATIO = 1.3
@@ -151,16 +153,14 @@ def _exist(facts: Facts, draw: Random) -> SceneQuestion | None:
 
 
 def _count(facts: Facts, draw: Random) -> SceneQuestion | None:
-    if draw.random() < 0.06:
-        names = facts.absent
+    if draw.random() < 0.06 and facts.absent:
+        category = draw.choice(facts.absent)
+    elif facts.present:
+        # Single objects are the most frequent: evened out, or "1" is nearly always right.
+        rarity = [COUNT_WEIGHTS[min(len(facts.having(name)), len(COUNT_WEIGHTS)) - 1] for name in facts.present]
+        category = draw.choices(facts.present, rarity)[0]
     else:
-        names = facts.present
-        # Single objects are the most frequent: even out a little, or "1" is the answer.
-        several = [name for name in names if len(facts.having(name)) > 1]
-        names = several if several and draw.random() < 0.5 else names
-    if not names:
         return None
-    category = draw.choice(names)
     there = facts.having(category)
     text = Writer().say("How many").say(plural(category), there).say("are in the image?").done()
     low = max(0, min(len(there), 9) - draw.randrange(4))
@@ -269,7 +269,7 @@ def draw_questions(facts: Facts, draw: Random, mix: dict[str, float], count: int
     """Up to `count` different questions, kinds drawn by the weights of `mix`."""
     kinds, weights = list(mix), list(mix.values())
     asked: set[str] = set()
-    for kind in draw.choices(kinds, weights, k=3 * count):
+    for kind in draw.choices(kinds, weights, k=3 * count + 5):
         question = QUESTIONS[kind](facts, draw)
         if question is not None and question.question.text not in asked:
             asked.add(question.question.text)

@@ -82,7 +82,7 @@ def ask_all(vlm: Vlm, store: SceneStore, count: int, seed: int = 0) -> list[Answ
     by_image: dict[int, list[tuple[str, str, str, str, tuple[str, ...]]]] = {}
     for q in built.questions:
         image = int(Path(q.image).stem)
-        by_image.setdefault(image, []).append((q.split, q.text, q.object, q.label, ("yes", "no")))
+        by_image.setdefault(image, []).append((q.split, q.text, q.object_name, "yes" if q.label else "no", ("yes", "no")))
     lettered = {}
     for cv in cv_scenes(store.facts[:count], seed):
         asked = cv.asked

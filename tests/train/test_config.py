@@ -73,7 +73,9 @@ def test_a_stage_becomes_frozen_dataclasses(base):
 
 def test_files_extend_each_other_and_null_takes_out(base, write):
     write("steps: 20\nguidance: {weight: 0.5}\ntrainable: {cross: {lr: 0.5}}\n", "more.yaml")
-    file = write("extends: [../stage.yaml, ../more.yaml]\nguidance: {layers: null}\nsources: [{kind: llava}]\n", "a/b.yaml")
+    file = write(
+        "extends: [../stage.yaml, ../more.yaml]\nguidance: {layers: null}\nsources: [{kind: llava}]\n", "a/b.yaml"
+    )
     spec = load_stage(file)
     assert spec.steps == 20
     assert spec.trainable["cross"].lr == 0.5
@@ -135,7 +137,7 @@ def test_a_variable_alone_keeps_its_type(base):
         ("trainable.adapter.modules=model.adapter", "expected a list"),
         ("trainable.adapter.modules=[]", "empty list"),
         ("trainable.adapter.modules=[model..x]", "no module path"),
-        ("trainable.adapter.modules=[model.language_model.layers.1]", "stands in group adapter already"),
+        ("trainable.cross.modules=[model.adapter]", "stands in group adapter already"),
         ("sources=[]", "no data"),
         ("out=''", "out.*empty"),
         ("steps=null", "missing: steps"),
@@ -204,9 +206,26 @@ def test_saved_stages_come_back_the_same(base, write, tmp_path):
 
 def test_the_hash_is_of_the_maths_alone(base):
     spec = load_stage(base)
-    same = ["out=x", "init_from=y", "workers=3", "save_every=9", "keep=5", "log_every=2", "overlay_every=7", "wandb=true"]
+    same = [
+        "out=x",
+        "init_from=y",
+        "workers=3",
+        "save_every=9",
+        "keep=5",
+        "log_every=2",
+        "overlay_every=7",
+        "wandb=true",
+    ]
     assert spec_hash(load_stage(base, same)) == spec_hash(spec)
-    changed = ["seed=1", "data_seed=1", "steps=11", "guidance.weight=2", "trainable.cross.lr=1", "clip=2", "betas=[0, 0]"]
+    changed = [
+        "seed=1",
+        "data_seed=1",
+        "steps=11",
+        "guidance.weight=2",
+        "trainable.cross.lr=1",
+        "clip=2",
+        "betas=[0, 0]",
+    ]
     hashes = {spec_hash(load_stage(base, [one])) for one in [*changed, "sources.0.options.path=z", "guidance=null"]}
     assert len(hashes | {spec_hash(spec)}) == len(changed) + 3
     assert re.fullmatch("[0-9a-f]{64}", spec_hash(spec))

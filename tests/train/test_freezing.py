@@ -1,6 +1,7 @@
 """Parameter groups by paths, precedence, refusals, modes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_no_decay_for_vectors_and_rates_that_rise_and_fall(model):
     rates = [rate(step, spec) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1.0
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.2)
     assert set_rates(optimizer, 99, spec) == pytest.approx({"body": 4e-4, "gates": 2e-3})
     assert rate(0, replace(spec, warmup_share=0.0)) == 1.0

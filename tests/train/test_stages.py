@@ -6,6 +6,7 @@ Golden lists lie in tests/train/golden; `python -m tests.train.test_stages` writ
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_stages_follow_each_other(size):
         specs = [load_stage(f"{size}/{arm}/{name}", ["seed=3"]) for name in STAGES]
         assert [s.stage for s in specs] == [1, 2, 3, 4]
         assert [s.follows for s in specs] == [(0,), (1,), (2,), (3,)]
-        for before, after in zip(specs, specs[1:], strict=False):
+        for before, after in pairwise(specs):
             assert after.init_from == f"{before.out}/model"
         assert all("seed-3" in s.out for s in specs)
         assert len({s.out for s in specs}) == 4

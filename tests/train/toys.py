@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
 from train.samples import Message, Phrase, Sample
 from train.spec import Guidance, ParameterGroup, SourceSpec, StageSpec
+
+# Tiny tensors: more threads only wait for each other.
+torch.set_num_threads(1)
 
 SHAPE = AgeVlmShape(
     image_size=48,

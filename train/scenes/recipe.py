@@ -1,0 +1,130 @@
+"""From nothing to trained arms in the scenes world: which tasks there are, and what each needs.
+
+Vision and language are pretrained once (`base`); a seed draws its own adapter and cross-attention, its own order of
+data and its own guided samples. Arms that are the same up to a stage share it: the baseline without guidance has
+AGE-VLM's stages 1 and 2, and the concatenation whose language model is trained in stage 4 the other's stages 1 to 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from train.scenes.tasks import Task
+
+ARMS = ("age-vlm", "ca-baseline", "concat", "concat-unfrozen")
+STAGES = {1: "align", 2: "vision", 3: "guide", 4: "instruct"}
+SHARED = {"ca-baseline": ("age-vlm", 2), "concat-unfrozen": ("concat", 3)}
+"""An arm whose first stages are another's, and how many."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything."""
+
+    train_scenes: int = 20_000
+    held_out_scenes: int = 1_000
+    trunk_steps: int = 2_800
+    language_steps: int = 4_500
+    steps: Mapping[int, int] = field(default_factory=lambda: {1: 300, 2: 150, 3: 250, 4: 1_000})
+    """Of each stage."""
+
+
+SMOKE = Budget(400, 60, 30, 30, {1: 4, 2: 3, 3: 3, 4: 6})
+"""Too little to learn anything: that all of it runs."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which arms and seeds to train, where, and with how much of everything."""
+
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    arms: tuple[str, ...] = ARMS
+    budget: Budget = field(default_factory=Budget)
+    settings: tuple[str, ...] = ()
+    """Further settings of every stage, as --set has them."""
+
+    @property
+    def data(self) -> Path:
+        return self.out / "data"
+
+    @property
+    def base(self) -> Path:
+        return self.out / "base"
+
+    def run(self, arm: str, seed: int, stage: int) -> Path:
+        """The run folder of a stage, its own or the one it shares."""
+        other, last = SHARED.get(arm, (arm, 0))
+        owner = other if stage <= last else arm
+        return self.out / owner / f"seed-{seed}" / f"{stage}-{STAGES[stage]}"
+
+    def model(self, arm: str, seed: int) -> Path:
+        """The trained checkpoint of an arm."""
+        return self.run(arm, seed, 4) / "model"
+
+
+def base_tasks(recipe: Recipe) -> list[Task]:
+    """Rendering, and what stands in for pretraining."""
+    budget = json.dumps(asdict(recipe.budget))
+    common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--budget", budget)
+    return [
+        Task("data", (*common, "data"), recipe.data / "complete"),
+        Task("trunk", (*common, "trunk"), recipe.base / "trunk" / "scores.json", ("data",)),
+        Task("language", (*common, "language"), recipe.base / "language" / "scores.json", ("data",)),
+    ]
+
+
+def seed_tasks(recipe: Recipe, seed: int) -> list[Task]:
+    """Everything of one seed behind the base."""
+    tasks: dict[str, Task] = {}
+    for arm in recipe.arms:
+        fusion = "concat" if arm.startswith("concat") else "cross"
+        stage0 = recipe.base / f"seed-{seed}" / fusion
+        name = f"seed-{seed}/{fusion}"
+        common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out))
+        tasks[name] = Task(
+            name, (*common, "join", "--seed", str(seed), "--fusion", fusion), stage0, ("trunk", "language")
+        )
+        before, model = name, stage0
+        for stage in STAGES:
+            run = recipe.run(arm, seed, stage)
+            name = str(run.relative_to(recipe.out))
+            if name not in tasks:
+                tasks[name] = _stage_task(recipe, arm, seed, stage, name, before, model)
+            before, model = name, run / "model"
+    return list(tasks.values())
+
+
+def _stage_task(
+    recipe: Recipe, arm: str, seed: int, stage: int, name: str, before: str, model: Path, settings: Sequence[str] = ()
+) -> Task:
+    run = recipe.run(arm, seed, stage)
+    sets = [
+        f"vars.runs={recipe.out}",
+        f"vars.stage0={recipe.base / f'seed-{seed}'}",
+        f"vars.data={recipe.data}",
+        f"vars.scenes={recipe.budget.train_scenes}",
+        f"vars.steps_{stage}={recipe.budget.steps[stage]}",
+        f"data_seed={seed}",
+        *recipe.settings,
+        *settings,
+    ]
+    entry = ("-c", "from agevlm.cli import train_main; train_main()")
+    command = (*entry, "run", "--config", f"scenes/{arm}/{stage}-{STAGES[stage]}", "--seed", str(seed))
+    places = ("--out", str(run), "--init-from", str(model))
+    return Task(
+        name,
+        (*command, *places, *(part for one in sets for part in ("--set", one))),
+        run / "model",
+        (before,),
+        (*entry, "resume", str(run)),
+        run / "stage.yaml",
+    )
+
+
+def recipe_tasks(recipe: Recipe) -> list[Task]:
+    """All of it, the base first."""
+    return [*base_tasks(recipe), *(task for seed in recipe.seeds for task in seed_tasks(recipe, seed))]
