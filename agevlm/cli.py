@@ -32,6 +32,8 @@ TRAIN_COMMANDS = {
     "run": ("train.stage_commands:run", "Train one stage."),
     "resume": ("train.stage_commands:resume", "Go on with a stage that was interrupted."),
     "export": ("train.stage_commands:export", "Write a model folder from a training checkpoint."),
+    "scenes": ("reports.scenes.commands:scenes", "Train every arm from nothing in the rendered world, and measure it."),
+    "scenes-ablate": ("reports.scenes.commands:scenes_ablate", "Train variants of AGE-VLM there, and measure them."),
 }
 
 

@@ -25,7 +25,11 @@ def _json_target(_: click.Context, __: click.Parameter, value: str | None) -> st
 
 
 CKPT = click.option(
-    "--ckpt", required=True, metavar="FOLDER|ORG/NAME", help="The model: a checkpoint folder or hub id."
+    "--ckpt",
+    default="scenes/age-vlm",
+    show_default=True,
+    metavar="scenes/NAME|FOLDER|ORG/NAME",
+    help="The model: one that comes with the package, a checkpoint folder, or a hub id.",
 )
 DTYPE = click.option(
     "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])

@@ -12,6 +12,7 @@ from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_templ
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
+SCENES = "scenes"
 PROTOCOL = click.option(
     "--protocol",
     "protocols",
@@ -47,8 +48,9 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @click.option(
     "--questions",
     multiple=True,
-    metavar="FILE|DIR|HUB_ID",
-    help=f"POPE questions in any published form, repeatable.  [{HUB_POPE}]",
+    metavar="FILE|DIR|HUB_ID|scenes",
+    help=f"POPE questions in any published form, repeatable; scenes[:IMAGES][@PIXELS] for POPE-Scenes.  [{HUB_POPE}; "
+    "scenes for a model of the scenes world]",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Folder of the images (not needed with parquet or hub)."
@@ -89,6 +91,7 @@ def pope(plan_only: bool, **options: Any) -> None:
     answer is on disk before the next image: the same command goes on where a killed one stopped.
 
     \b
+    agevlm-eval pope
     agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
     """
@@ -106,7 +109,7 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["batch_size"],
             chat_template_text(options["chat_template"]),
         ),
-        questions=options["questions"] or (HUB_POPE,),
+        questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
         images=options["images"],
         splits=options["splits"],
         repope=options["repope"],

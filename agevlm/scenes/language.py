@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import log
 from random import Random
 
 from agevlm.scenes.categories import CATEGORIES, COLOURS
@@ -216,7 +217,7 @@ def _relation(facts: Facts, draw: Random) -> SceneQuestion | None:
 
 
 def nearer(facts: Facts, first: int, second: int) -> int | None:
-    """Which of two objects is clearly nearer to the camera; None for what flies or hangs, whose place cannot be seen."""
+    """Which of two objects is clearly nearer to the camera; None if one flies or hangs: its place cannot be seen."""
     if any(CATEGORIES[facts.instances[i].category].place in ("air", "sky", "wall") for i in (first, second)):
         return None
     a, b = facts.instances[first].depth, facts.instances[second].depth
@@ -270,12 +271,12 @@ def draw_questions(facts: Facts, draw: Random, mix: dict[str, float], count: int
     kinds, weights = list(mix), list(mix.values())
     asked: set[str] = set()
     for kind in draw.choices(kinds, weights, k=3 * count + 5):
+        if len(asked) == count:
+            return
         question = QUESTIONS[kind](facts, draw)
         if question is not None and question.question.text not in asked:
             asked.add(question.question.text)
             yield question
-            if len(asked) == count:
-                return
 
 
 # --- statements ------------------------------------------------------------------------------------------------------
@@ -427,22 +428,22 @@ GRID = 10
 
 
 def in_words(facts: Facts, draw: Random) -> str:
-    """Everything about the scene as text, objects in random order: "a red dog x3 y7 z4, ...".
+    """Everything about the scene as text, objects in random order: "park: dog red x3 y7 z4, ...".
 
     x and y are tenths of the picture's width and height, z rises with the logarithm of the distance. From it a
     language model can learn, before it has ever seen an image, what the questions mean.
     """
-    from math import log
-
     order = list(facts.instances)
     draw.shuffle(order)
-    said = []
-    for thing in order:
-        x = min(GRID - 1, int(GRID * thing.centre[0] / facts.width))
-        y = min(GRID - 1, int(GRID * thing.centre[1] / facts.height))
-        z = max(0, min(2 * GRID - 1, round(6 * log(max(thing.depth, 0.1)))))
-        said.append(f"{thing.colour} {thing.category} x{x} y{y} z{z}")
-    return f"{facts.setting}: {', '.join(said)}."
+    return f"{facts.setting}: {', '.join(f'{thing.category} {attributes(facts, thing)}' for thing in order)}."
+
+
+def attributes(facts: Facts, thing: Instance) -> str:
+    """An object's colour and place as `in_words` has them: "red x3 y7 z4"."""
+    x = min(GRID - 1, int(GRID * thing.centre[0] / facts.width))
+    y = min(GRID - 1, int(GRID * thing.centre[1] / facts.height))
+    z = max(0, min(2 * GRID - 1, round(6 * log(max(thing.depth, 0.1)))))
+    return f"{thing.colour} x{x} y{y} z{z}"
 
 
 def vocabulary() -> list[str]:

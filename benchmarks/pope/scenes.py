@@ -18,6 +18,7 @@ from benchmarks.pope.types import Question
 SCENES = "scenes"
 IMAGES = 500
 """As many images as POPE has of each data set."""
+MOST_IMAGES, MOST_PIXELS = 100_000, 4096
 PER_IMAGE = 3
 
 _SELECTOR = re.compile(r"scenes(?::(\d+))?(?:@(\d+))?")
@@ -43,8 +44,10 @@ def pope_scenes(selector: str = SCENES) -> tuple[tuple[Question, ...], dict[str,
     if match is None:
         raise DataError(f"questions {selector!r}: give scenes, scenes:IMAGES or scenes:IMAGES@PIXELS")
     count, size = int(match[1] or IMAGES), int(match[2] or CANONICAL)
-    if count < 2 or size < CANONICAL:
-        raise DataError(f"questions {selector!r}: at least 2 images of at least {CANONICAL} pixels")
+    if not (2 <= count <= MOST_IMAGES and CANONICAL <= size <= MOST_PIXELS):
+        raise DataError(
+            f"questions {selector!r}: 2 to {MOST_IMAGES:,} images of {CANONICAL} to {MOST_PIXELS} pixels, no others"
+        )
     images, encoded = [], {}
     for seed in split_seeds("test", 100 * count):
         scene = render(seed, size)

@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agevlm.scenes.language import QUESTIONS, Facts, caption, draw_questions, draw_statements, in_words
+from agevlm.scenes.language import QUESTIONS, Facts, attributes, caption, draw_questions, draw_statements, in_words
 
-QUESTION_MIX = {"exist": 0.24, "count": 0.18, "color": 0.12, "relation": 0.2, "depth": 0.13, "distance": 0.13}
+QUESTION_MIX = {"exist": 0.17, "count": 0.16, "color": 0.14, "relation": 0.27, "depth": 0.11, "distance": 0.15}
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class LanguageRecipe:
     layers: int = 6
     heads: int = 4
     intermediate: int = 256
-    steps: int = 4500
+    steps: int = 5000
     batch: int = 32
     lr: float = 2e-3
     in_context: float = 0.7
     """Share of texts that describe a scene and ask about it."""
-    turns: int = 6
+    turns: int = 5
+    recalls: int = 2
+    """Objects to be described again, beside the questions."""
     lettered: float = 0.12
     """Share of questions with lettered options."""
     other_weight: float = 0.1
@@ -49,11 +51,19 @@ def turns_of(facts: Facts, draw: Random, recipe: LanguageRecipe) -> Iterator[tup
         yield asked.question.text, asked.answer
 
 
+def recalls(facts: Facts, draw: Random, recipe: LanguageRecipe) -> list[tuple[str, str]]:
+    """Things named to be described again word by word: four chances to learn to look up what the context says."""
+    chosen = draw.sample(facts.single, min(recipe.recalls, len(facts.single)))
+    return [(f"the {facts.instances[i].category}?", attributes(facts, facts.instances[i])) for i in chosen]
+
+
 def conversation(facts: Facts, draw: Random, recipe: LanguageRecipe) -> list[tuple[str, str]]:
     """One text: pairs of what the user and the assistant say."""
     if draw.random() < recipe.in_context:
         turns = list(turns_of(facts, draw, recipe))
         if turns:
+            turns += recalls(facts, draw, recipe)
+            draw.shuffle(turns)
             turns[0] = (f"{in_words(facts, draw)} {turns[0][0]}", turns[0][1])
             return turns
     if draw.random() < 0.6 and (turns := list(turns_of(facts, draw, recipe))):
@@ -140,7 +150,9 @@ def pretrain_language(
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions[None]).logits
         weight = torch.where(answers, 1.0, recipe.other_weight) * mask
-        each = torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        each = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
         loss = (each * weight[:, 1:].flatten()).sum() / weight[:, 1:].sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -151,7 +163,10 @@ def pretrain_language(
             said = (each * answers[:, 1:].flatten()).sum() / answers[:, 1:].sum()
         running = float(said) if step == 0 else 0.98 * running + 0.02 * float(said)
         if (step + 1) % 100 == 0:
-            say(f"language {step + 1}/{recipe.steps}: loss of answers {running:.3f}, {time.process_time() - started:.0f} CPU s")
+            say(
+                f"language {step + 1}/{recipe.steps}: loss of answers {running:.3f}, "
+                f"{time.process_time() - started:.0f} CPU s"
+            )
         if (step + 1) % 500 == 0 and held_out:
             scores = in_context_accuracy(model, tokenizer, held_out[:200], seed)
             say("  " + ", ".join(f"{k} {v:.2f}" for k, v in scores.items()))
@@ -193,5 +208,3 @@ def in_context_accuracy(
             right.setdefault(kind, []).append(ok)
     model.train()
     return {kind: sum(oks) / len(oks) for kind, oks in right.items()}
-
-

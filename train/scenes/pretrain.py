@@ -82,21 +82,24 @@ def language(recipe: Recipe) -> None:
 @main.command()
 @click.option("--seed", required=True, type=int)
 @click.option("--fusion", required=True)
+@click.option("--layers", help="Of cross-attention, if others than the recipe's.")
+@click.option("--name", help="Of the folder.  [the fusion]")
 @click.pass_obj
-def join(recipe: Recipe, seed: int, fusion: str) -> None:
+def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str | None) -> None:
     """Stage 0."""
     from agevlm.model.assemble import AssembleSettings, assemble
     from train.scenes.words import CHAT_TEMPLATE
 
     cross = fusion == "cross"
+    places = CROSS_LAYERS if layers is None else tuple(map(int, layers.split(",")))
     assemble(
         AssembleSettings(
             llama=str(recipe.base / "language"),
             vision=str(recipe.base / "trunk"),
-            out=recipe.base / f"seed-{seed}" / fusion,
+            out=recipe.base / f"seed-{seed}" / (name or fusion),
             image_size=96,
             fusion=fusion,
-            cross_layers=CROSS_LAYERS if cross else None,
+            cross_layers=places if cross else None,
             visual_positions="learned" if cross else None,
             chat_template=CHAT_TEMPLATE,
             seed=seed,

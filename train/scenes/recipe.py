@@ -16,6 +16,8 @@ from train.scenes.tasks import Task
 
 ARMS = ("age-vlm", "ca-baseline", "concat", "concat-unfrozen")
 STAGES = {1: "align", 2: "vision", 3: "guide", 4: "instruct"}
+ENTRY = ("-c", "from agevlm.cli import train_main; train_main()")
+"""How a task calls our own command line."""
 SHARED = {"ca-baseline": ("age-vlm", 2), "concat-unfrozen": ("concat", 3)}
 """An arm whose first stages are another's, and how many."""
 
@@ -27,7 +29,7 @@ class Budget:
     train_scenes: int = 20_000
     held_out_scenes: int = 1_000
     trunk_steps: int = 2_800
-    language_steps: int = 4_500
+    language_steps: int = 5_000
     steps: Mapping[int, int] = field(default_factory=lambda: {1: 300, 2: 150, 3: 250, 4: 1_000})
     """Of each stage."""
 
@@ -93,16 +95,15 @@ def seed_tasks(recipe: Recipe, seed: int) -> list[Task]:
             run = recipe.run(arm, seed, stage)
             name = str(run.relative_to(recipe.out))
             if name not in tasks:
-                tasks[name] = _stage_task(recipe, arm, seed, stage, name, before, model)
+                config = f"scenes/{arm}/{stage}-{STAGES[stage]}"
+                tasks[name] = stage_task(recipe, config, seed, stage, run, before, model, ())
             before, model = name, run / "model"
     return list(tasks.values())
 
 
-def _stage_task(
-    recipe: Recipe, arm: str, seed: int, stage: int, name: str, before: str, model: Path, settings: Sequence[str] = ()
-) -> Task:
-    run = recipe.run(arm, seed, stage)
-    sets = [
+def stage_settings(recipe: Recipe, seed: int, stage: int) -> tuple[str, ...]:
+    """What every stage is told, as --set has it."""
+    return (
         f"vars.runs={recipe.out}",
         f"vars.stage0={recipe.base / f'seed-{seed}'}",
         f"vars.data={recipe.data}",
@@ -110,17 +111,21 @@ def _stage_task(
         f"vars.steps_{stage}={recipe.budget.steps[stage]}",
         f"data_seed={seed}",
         *recipe.settings,
-        *settings,
-    ]
-    entry = ("-c", "from agevlm.cli import train_main; train_main()")
-    command = (*entry, "run", "--config", f"scenes/{arm}/{stage}-{STAGES[stage]}", "--seed", str(seed))
-    places = ("--out", str(run), "--init-from", str(model))
+    )
+
+
+def stage_task(
+    recipe: Recipe, config: str, seed: int, stage: int, run: Path, before: str, model: Path, settings: Sequence[str]
+) -> Task:
+    """Train one stage into `run` by the command line, or go on with it."""
+    sets = (*stage_settings(recipe, seed, stage), *settings)
+    command = (*ENTRY, "run", "--config", config, "--seed", str(seed), "--out", str(run), "--init-from", str(model))
     return Task(
-        name,
-        (*command, *places, *(part for one in sets for part in ("--set", one))),
+        str(run.relative_to(recipe.out)),
+        (*command, *(part for one in sets for part in ("--set", one))),
         run / "model",
         (before,),
-        (*entry, "resume", str(run)),
+        (*ENTRY, "resume", str(run)),
         run / "stage.yaml",
     )
 

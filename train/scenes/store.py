@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ CHUNK = 250
 class SceneStore:
     """Scenes of one split: pictures padded to a square, ids of the objects, and what is true of them.
 
-    `images` (n, side, side, 3) and `ids` (n, side, side) uint8 are memory-mapped; picture i fills `box(i)` of its square.
+    `images` (n, side, side, 3) and `ids` (n, side, side) uint8 are memory-mapped; picture i fills `box(i)` of its
+    square.
     """
 
     folder: Path
@@ -98,6 +100,18 @@ def _chunk(seeds: Sequence[int], side: int) -> tuple[NDArray[np.uint8], NDArray[
     return images, ids, rows
 
 
+def _end_with_parent() -> None:
+    """Workers of a pool whose process was killed would wait for work for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def _render(folder: Path, split: str, count: int, side: int, workers: int) -> None:
     seeds = split_seeds(split, count)
     parts = [seeds[i : i + CHUNK] for i in range(0, count, CHUNK)]
@@ -107,7 +121,7 @@ def _render(folder: Path, split: str, count: int, side: int, workers: int) -> No
         images = np.lib.format.open_memmap(hidden / "images.npy", "w+", np.uint8, (count, side, side, 3))
         ids = np.lib.format.open_memmap(hidden / "ids.npy", "w+", np.uint8, (count, side, side))
         rows: list[dict[str, Any]] = []
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             for done in pool.map(_chunk, parts, [side] * len(parts)):
                 at = slice(len(rows), len(rows) + len(done[2]))
                 images[at], ids[at] = done[:2]
@@ -115,6 +129,11 @@ def _render(folder: Path, split: str, count: int, side: int, workers: int) -> No
         images.flush()
         ids.flush()
         (hidden / "scenes.json").write_text(json.dumps(rows))
-        os.rename(hidden, folder)
+        try:
+            os.rename(hidden, folder)
+        except OSError:
+            # Another process has rendered the same scenes meanwhile; they are the same bytes.
+            if not folder.is_dir():
+                raise
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def run_tasks(tasks: Sequence[Task], logs: Path, workers: int, say: Callable[[st
                     running[task.name] = task, _start(task, logs), time.monotonic()
                     say(f"{task.name}: started")
             if not running:
-                raise TrainError(f"{waiting[0].name} waits for what nothing makes: {', '.join(waiting[0].needs)}")
+                raise TrainError(_stuck(waiting, finished))
             time.sleep(0.2)
             for name, (task, process, since) in list(running.items()):
                 if process.poll() is None:
@@ -83,6 +83,14 @@ def _start(task: Task, logs: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
         )
+
+
+def _stuck(waiting: Sequence[Task], finished: Collection[str]) -> str:
+    names = [task.name for task in waiting]
+    for task in waiting:
+        if nowhere := [need for need in task.needs if need not in finished and need not in names]:
+            return f"{task.name} waits for what nothing makes: {', '.join(nowhere)}"
+    return f"{', '.join(names)}: each waits for another, in a circle"
 
 
 def _failure(task: Task, code: int, logs: Path) -> str:

@@ -40,7 +40,7 @@ class TrunkRecipe:
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.02
-    colour_weight: float = 0.3
+    colour_weight: float = 0.6
     centre_weight: float = 0.5
     depth_weight: float = 0.3
 
@@ -232,7 +232,9 @@ def pretrain_trunk(
     torch.manual_seed(seed)
     args = {"stem": recipe.stem, "dims": list(recipe.dims), "depths": list(recipe.depths)}
     config = AgeVlmVisionConfig.from_timm(
-        recipe.architecture, image_size=recipe.side, model_args=args if recipe.architecture == "agevlm_convnet" else None
+        recipe.architecture,
+        image_size=recipe.side,
+        model_args=args if recipe.architecture == "agevlm_convnet" else None,
     )
     model = AgeVlmVisionModel(config).to(memory_format=torch.channels_last)
     _start_small(model)
@@ -249,7 +251,9 @@ def pretrain_trunk(
     warm = max(1, recipe.steps * 6 // 100)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        lambda k: (k + 1) / warm if k < warm else 0.5 * (1 + math.cos(math.pi * (k - warm) / max(1, recipe.steps - warm))),
+        lambda k: (
+            (k + 1) / warm if k < warm else 0.5 * (1 + math.cos(math.pi * (k - warm) / max(1, recipe.steps - warm)))
+        ),
     )
     reader, draw = Reader(store, recipe.stride), np.random.default_rng(seed)
     order, started = draw.permutation(len(store)), time.process_time()

@@ -1,0 +1,86 @@
+"""Putting trained checkpoints into the package: half precision, what they have in common stored once.
+
+A shipped checkpoint is a plain transformers folder. Its index names weight files beside the folder (`../NAME`), which
+transformers reads like any other shard; nothing of ours is needed to load it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agevlm.data.checkpoint_files import INDEX, WEIGHTS
+
+KEPT = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "training.json")  # fmt: skip
+LIMIT = 24 * 2**20
+"""Bytes of all weights together."""
+
+
+def ship(models: Mapping[str, Path], out: Path, cards: Mapping[str, str]) -> dict[str, int]:
+    """Write checkpoints under `out`, sharing tensors that are equal bit for bit once halved.
+
+    Args:
+        models: trained checkpoint folders by the name they get.
+        out: the folder of shipped checkpoints; what is there is replaced.
+        cards: text of each one's README.md.
+
+    Returns:
+        Bytes of each weight file, by its path under `out`.
+
+    Raises:
+        ValueError: together they are larger than `LIMIT`.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: _halved(folder) for name, folder in models.items()}
+    owners: dict[tuple[str, str], list[str]] = {}
+    for name, held in tensors.items():
+        for key, tensor in held.items():
+            owners.setdefault((key, _digest(tensor)), []).append(name)
+    files: dict[str, dict[str, Any]] = {}
+    places: dict[str, dict[str, str]] = {name: {} for name in models}
+    for (key, _), names in owners.items():
+        # One file for each group of checkpoints that share: transformers reads whole files.
+        alone = len(names) == 1
+        file = f"{names[0]}/{WEIGHTS}" if alone else f"shared-by-{'-and-'.join(names)}.safetensors"
+        files.setdefault(file, {})[key] = tensors[names[0]][key]
+        for name in names:
+            places[name][key] = WEIGHTS if alone else f"../{file}"
+    shutil.rmtree(out, ignore_errors=True)
+    for name, folder in models.items():
+        (out / name).mkdir(parents=True)
+        for kept in KEPT:
+            if (folder / kept).is_file():
+                shutil.copyfile(folder / kept, out / name / kept)
+        total = sum(t.numel() * t.element_size() for t in tensors[name].values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places[name].items()))}
+        (out / name / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (out / name / "README.md").write_text(cards[name], encoding="utf-8")
+    for file, held in files.items():
+        save_file(held, out / file, metadata={"format": "pt"})
+    sizes = {file: (out / file).stat().st_size for file in files}
+    if sum(sizes.values()) > LIMIT:
+        raise ValueError(f"the checkpoints take {sum(sizes.values()):,} bytes, more than {LIMIT:,}")
+    return sizes
+
+
+def _halved(folder: Path) -> dict[str, Any]:
+    """A checkpoint's weights in float16; counters and anything that would overflow as they are."""
+    import torch
+    from safetensors.torch import load_file
+
+    held = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        for key, tensor in load_file(path).items():
+            half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+            held[key] = half.contiguous() if bool(half.isfinite().all()) else tensor.contiguous()
+    return held
+
+
+def _digest(tensor: Any) -> str:
+    return f"{tuple(tensor.shape)}{tensor.dtype}" + hashlib.sha256(tensor.numpy().tobytes()).hexdigest()

@@ -1,0 +1,134 @@
+"""Commands that train every arm in the scenes world and measure them. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agevlm.terminal import consoles
+
+if TYPE_CHECKING:
+    from train.scenes.recipe import Recipe
+    from train.scenes.tasks import Task
+
+SMOKE_IMAGES = 12
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--smoke", is_flag=True, help="So little of everything that it ends in two minutes."),
+        click.option(
+            "--images", default=1000, show_default=True, type=click.IntRange(2), help="Test scenes to ask about."
+        ),
+        click.option("--workers", type=click.IntRange(1), help="Processes at once, one thread each.  [cores]"),
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of every stage."),
+        click.option("--seed", "seeds", multiple=True, default=(0,), type=click.IntRange(0), help="Repeatable.  [0]"),
+        click.option(
+            "--out", type=click.Path(path_type=Path), default=Path("runs/scenes"), show_default=True, help="Folder."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_common
+@click.option(
+    "--arm", "arms", multiple=True, metavar="NAME", help="age-vlm, ca-baseline, concat, concat-unfrozen.  [all]"
+)
+@click.option("--train-only", is_flag=True, help="Do not evaluate.")
+def scenes(arms: tuple[str, ...], train_only: bool, **options: Any) -> None:
+    """Train AGE-VLM and its baselines from nothing in the rendered world, and measure them on held-out scenes.
+
+    Renders the scenes, pretrains a small vision trunk and a small language model, then trains the arms through their
+    stages: about two hours for one seed on two CPU cores. Everything that is done stays done: after an interruption
+    the same command goes on.
+
+    \b
+    agevlm-train scenes
+    agevlm-train scenes --seed 0 --seed 1 --seed 2
+    agevlm-train scenes --smoke --out /tmp/smoke
+    """
+    from agevlm.errors import DataError
+    from train.scenes.recipe import ARMS, recipe_tasks
+
+    if unknown := sorted(set(arms) - set(ARMS)):
+        raise DataError(f"--arm {unknown[0]}: there is no such arm; give one of {', '.join(ARMS)}")
+    recipe, images = _recipe(arms=arms or ARMS, **options)
+    tasks = recipe_tasks(recipe)
+    models = {(arm, seed): recipe.model(arm, seed) for seed in recipe.seeds for arm in recipe.arms}
+    if not train_only:
+        tasks += [_evaluation(recipe, model, f"{arm}/seed-{seed}", images) for (arm, seed), model in models.items()]
+    _run(recipe, tasks, options["workers"])
+    if not train_only:
+        _report(recipe, list(recipe.arms))
+
+
+@click.command("scenes-ablate")
+@_common
+@click.option("--which", multiple=True, metavar="NAME", help="Variants, repeatable.  [all]")
+def scenes_ablate(which: tuple[str, ...], **options: Any) -> None:
+    """Train variants of AGE-VLM in the rendered world and measure them like the arms.
+
+    Give the folder of `agevlm-train scenes`: what the variants share with it is not trained again. A smaller budget
+    (--set vars.steps_4=500) needs a folder of its own, or the variants are compared with arms that learned longer.
+    """
+    from agevlm.errors import DataError
+    from train.scenes.ablations import ABLATIONS, ablation_tasks, last_model
+    from train.scenes.recipe import recipe_tasks
+
+    if unknown := sorted(set(which) - set(ABLATIONS)):
+        raise DataError(f"--which {unknown[0]}: there is no such variant; give one of {', '.join(ABLATIONS)}")
+    recipe, images = _recipe(arms=("age-vlm", "ca-baseline"), **options)
+    tasks = recipe_tasks(recipe)
+    chosen = [ABLATIONS[name] for name in which or ABLATIONS]
+    for seed in recipe.seeds:
+        for one in chosen:
+            tasks += ablation_tasks(recipe, one, seed)
+            tasks.append(_evaluation(recipe, last_model(recipe, one, seed), f"{one.name}/seed-{seed}", images))
+        for arm in recipe.arms:
+            tasks.append(_evaluation(recipe, recipe.model(arm, seed), f"{arm}/seed-{seed}", images))
+    _run(recipe, tasks, options["workers"])
+    _report(recipe, [*recipe.arms, *(one.name for one in chosen)])
+
+
+def _recipe(
+    *, out: Path, seeds: Sequence[int], arms: Sequence[str], settings: Sequence[str], smoke: bool, images: int, **_: Any
+) -> tuple[Recipe, int]:
+    from train.scenes.recipe import SMOKE, Budget, Recipe
+
+    budget = SMOKE if smoke else Budget()
+    # Tasks are processes of their own: a relative folder must not depend on where they are started.
+    recipe = Recipe(out.expanduser().resolve(), tuple(dict.fromkeys(seeds)), tuple(arms), budget, tuple(settings))
+    return recipe, min(images, SMOKE_IMAGES) if smoke else min(images, budget.held_out_scenes)
+
+
+def _evaluation(recipe: Recipe, model: Path, name: str, images: int) -> Task:
+    from train.scenes.tasks import Task
+
+    out = recipe.out / "evaluation" / name
+    needs = (str(model.parent.relative_to(recipe.out)),)
+    command = ("-m", "reports.scenes.evaluate_one", "--ckpt", str(model), "--data", str(recipe.data), "--out", str(out))
+    size = ("--images", str(images), "--scenes", str(recipe.budget.held_out_scenes))
+    return Task(f"evaluation/{name}", (*command, *size), out / "scores.json", needs)
+
+
+def _run(recipe: Recipe, tasks: list[Task], workers: int | None) -> None:
+    from train.scenes.tasks import run_tasks
+
+    _, notes = consoles()
+    count = workers or os.cpu_count() or 1
+    run_tasks(tasks, recipe.out / "logs", count, lambda said: notes.print(said, markup=False))
+
+
+def _report(recipe: Recipe, arms: list[str]) -> None:
+    from reports.scenes.summary import print_summary, summarise
+
+    console, notes = consoles()
+    summary = summarise(recipe, arms)
+    print_summary(summary, console)
+    notes.print(f"all of it is in {recipe.out}")
