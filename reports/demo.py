@@ -1,7 +1,8 @@
 """`make demo`: the suite at work without any download.
 
-There are no trained checkpoints yet, so the demo re-scores a small answer file under every protocol, and runs the other
-commands on tiny randomly initialised checkpoints, whose answers are coin tosses; it says so where it does.
+Part 1 asks the trained checkpoints that come with the package about rendered scenes, and shows where they look. Part 2
+re-scores a small answer file under every protocol. Part 3 runs the commands for real data on tiny randomly initialised
+checkpoints, whose answers are coin tosses; it says so where it does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import shutil
 from pathlib import Path
 
 import click
+
+from agevlm.scenes.language import article
 
 DATA = Path(__file__).parent / "demo_data"
 
@@ -22,11 +25,12 @@ def demo(out: Path) -> None:
 
     click.secho("AGE-VLM demo", bold=True)
     click.echo(
-        "No trained checkpoint ships with this release. Part 1 scores answers written by hand; parts 2 and 3 run"
+        "Parts 1 and 2 are real: trained models, real protocols. Part 3 runs tiny randomly initialised models: they"
     )
-    click.echo("tiny randomly initialised models: they show that the machinery works, not that a model sees.")
+    click.echo("show that the machinery for your own data works, not that a model sees.")
+    scenes(out)
     answers = ["--answers", _short(DATA / "answers.jsonl"), "--questions", _short(DATA / "demo_pope_random.json")]
-    step("1. The same 48 answers under every published POPE protocol", ["score", "pope", *answers])
+    step("2. The same 48 answers under every published POPE protocol", ["score", "pope", *answers])
 
     from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm, build_tiny_llava
 
@@ -36,28 +40,57 @@ def demo(out: Path) -> None:
     checkpoint = build_tiny_llava(out / "random-llava", seed=0, answers=True)
     click.echo(f"\ndrew 16 annotated pictures and wrote a random LLaVA-shaped checkpoint to {out}")
     built = ["--annotations", str(annotations), "--out", str(out / "questions"), "--name", "shapes"]
-    step("2a. Build POPE questions from annotations", ["build-pope", *built])
+    step("3a. Build POPE questions from annotations", ["build-pope", *built])
     command = ["pope", "--ckpt", str(checkpoint), "--questions", str(out / "questions")]
     command += ["--images", str(annotations.parent / "images"), "--control", "blind", "--protocol", "default"]
     command += ["--out", str(out / "pope-random-llava")]
-    step("2b. Say what would be asked", [*command, "--plan"])
+    step("3b. Say what would be asked", [*command, "--plan"])
     step(
-        "2c. Ask a RANDOM model, with and without the image, check three images' answers, score",
+        "3c. Ask a RANDOM model, with and without the image, check three images' answers, score",
         [*command, "--verify", "3"],
     )
-    step("2d. The same command again has nothing left to ask", [*command, "--plan"])
+    step("3d. The same command again has nothing left to ask", [*command, "--plan"])
     age_vlm = build_age_vlm(out / "random-age-vlm", seed=2, answers=True, shape=AgeVlmShape(image_size=384))
     command = ["pope", "--ckpt", str(age_vlm), "--questions", str(out / "questions")]
     command += ["--images", str(annotations.parent / "images"), "--protocol", "default"]
     command += ["--out", str(out / "pope-random-age-vlm"), "--verify", "3"]
-    step("3a. AGE-VLM itself (RANDOM weights): the image's keys and values are made once", command)
+    step("3e. AGE-VLM itself (RANDOM weights): the image's keys and values are made once", command)
     picture = sorted((annotations.parent / "images").iterdir())[0]
     looking = ["look", "--ckpt", str(age_vlm), "--image", str(picture), "--out", str(out / "look.png")]
     step(
-        "3b. Where does it look? (nowhere in particular yet)",
+        "3f. Where does it look? (nowhere in particular yet)",
         [*looking, "--question", "Is there a circle in the image?"],
     )
-    click.echo(f"\nEverything is in {out}; see {out}/look.png and {out}/pope-random-llava/scores.json")
+    click.echo(f"\nEverything is in {out}; see {out}/look-age-vlm.png and {out}/pope-age-vlm/scores.json")
+
+
+def scenes(out: Path) -> None:
+    """POPE-Scenes for every trained checkpoint, and where AGE-VLM and the baseline without guidance look."""
+    from agevlm.data.checkpoint_files import embedded_names
+
+    for number, name in enumerate(embedded_names()):
+        folder = out / f"pope-{name.removeprefix('scenes/')}"
+        shutil.rmtree(folder, ignore_errors=True)
+        command = ["pope", "--ckpt", name, "--questions", "scenes:200", "--control", "blind", "--protocol", "default"]
+        step(f"1{'abcdefgh'[number]}. POPE-Scenes: {name}", [*command, "--out", str(folder)])
+    picture, category = _a_scene(out)
+    for name in ("age-vlm", "ca-baseline"):
+        looking = ["look", "--ckpt", f"scenes/{name}", "--image", str(picture), "--out", str(out / f"look-{name}.png")]
+        question = f"Is there {article(category)} {category} in the image?"
+        step(f"Where does {name} look?", [*looking, "--question", question, "--word", category])
+
+
+def _a_scene(out: Path) -> tuple[Path, str]:
+    """A held-out test scene as a picture file, and the first of its objects."""
+    from PIL import Image
+
+    from agevlm.scenes.types import split_seeds
+    from agevlm.scenes.world import render
+
+    scene = render(split_seeds("test", 1, start=7)[0])
+    out.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene.image).save(out / "scene.png")
+    return out / "scene.png", scene.instances[-1].category
 
 
 def step(title: str, arguments: list[str]) -> None:

@@ -68,7 +68,7 @@ def test_every_named_command_exists_and_has_help():
 
 def test_a_wrong_flag_a_wrong_command_and_a_missing_option_exit_2():
     for arguments in (
-        ["pope"],
+        ["look"],
         ["pope", "--ckpt", "x", "--nonsense"],
         ["nonsense"],
         ["pope", "--ckpt", "x", "--limit", "0"],

@@ -41,7 +41,7 @@ class Guidance:
     threshold: float | None = None
     """Make region cells 1 where their coverage is above this, else 0; None keeps the coverage."""
     share: float = 0.1
-    """Share of the samples of each source that keep their regions, chosen by the data seed; 1 for all there are."""
+    """Share of each source's guided samples that keep their regions, chosen by the data seed; 1 for all there are."""
     batch_share: float | None = None
     """Share of guided samples in every global batch (over-sampled to it); None: as they come."""
     noise: float = 0.0

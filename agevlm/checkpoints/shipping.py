@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agevlm.data.checkpoint_files import INDEX, WEIGHTS
+from agevlm.data.checkpoint_files import INDEX
 
 KEPT = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "training.json")  # fmt: skip
+OWN = "own.safetensors"
+"""Not model.safetensors: where that is, transformers never looks at an index."""
 LIMIT = 24 * 2**20
 """Bytes of all weights together."""
 
@@ -47,10 +49,10 @@ def ship(models: Mapping[str, Path], out: Path, cards: Mapping[str, str]) -> dic
     for (key, _), names in owners.items():
         # One file for each group of checkpoints that share: transformers reads whole files.
         alone = len(names) == 1
-        file = f"{names[0]}/{WEIGHTS}" if alone else f"shared-by-{'-and-'.join(names)}.safetensors"
+        file = f"{names[0]}/{OWN}" if alone else f"shared-by-{'-and-'.join(names)}.safetensors"
         files.setdefault(file, {})[key] = tensors[names[0]][key]
         for name in names:
-            places[name][key] = WEIGHTS if alone else f"../{file}"
+            places[name][key] = OWN if alone else f"../{file}"
     shutil.rmtree(out, ignore_errors=True)
     for name, folder in models.items():
         (out / name).mkdir(parents=True)

@@ -15,7 +15,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 EMBEDDED = Path(__file__).parents[1] / "checkpoints"
 SCENES = "scenes/"
-"""Names that begin so are trained checkpoints that come with the package; a local folder of that name is `./scenes/...`."""
+"""Names that begin so are trained checkpoints that come with the package; a folder of that name is `./scenes/...`."""
 
 
 def find_folder(name: str, where: str) -> Path:
@@ -85,6 +85,8 @@ def check_weights(folder: Path, where: str) -> dict[str, str]:
         try:
             places = dict(json.loads(index.read_text())["weight_map"])
             shards = set(places.values())
+            if not all(isinstance(shard, str) for shard in shards):
+                raise TypeError("weight_map must name files")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{where}: cannot read {index}: {error!r}") from None
         missing = sorted(s for s in shards if not (folder / s).is_file())

@@ -5,7 +5,8 @@ checkpoints of the scenes world look through it. It has what the vision tower as
 `feature_info`, `forward_features`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,22 @@ NAME = "agevlm_convnet"
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norms within normalise as they do otherwise, but leave their running statistics alone."""
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [(norm.num_batches_tracked, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, (counter, count) in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            counter.copy_(count)  # type: ignore[union-attr]
 
 
 class ConvNetBlock(nn.Module):
@@ -51,9 +68,11 @@ class ConvNetStage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(images, channels in, height, width) -> (images, channels, height / 2, width / 2)."""
         x = self.down(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint(self.blocks, x, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.blocks(x)  # type: ignore[no-any-return]
+        if self.grad_checkpointing:
+            # Recomputed, the batch norms must not count the batch a second time.
+            contexts = lambda: (nullcontext(), _statistics_kept(self.blocks))  # noqa: E731
+            return checkpoint(self.blocks, x, use_reentrant=False, context_fn=contexts)
+        return self.blocks(x)
 
 
 class ConvNet(nn.Module):
@@ -89,7 +108,7 @@ class ConvNet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(images, 3, height, width) -> (images, dims[-1], height / stride, width / stride)."""
-        return self.norm(self.stages(self.stem(x)))  # type: ignore[no-any-return]
+        return self.norm(self.stages(self.stem(x)))
 
     forward = forward_features
 

@@ -98,7 +98,7 @@ def shared_weights(folder: Path) -> list[str]:
     """Weight files outside the folder that its index names: parts that several checkpoints have in common."""
     try:
         places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return sorted(name for name in set(places.values()) if name.startswith("../"))
+        return sorted(name for name in set(places.values()) if Path(name).name != name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 

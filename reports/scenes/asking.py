@@ -141,15 +141,12 @@ def measures(rows: Sequence[AnswerRow]) -> dict[str, list[float | None]]:
     accuracy; blind, the same without the image; letters, the same by lettered options; fpr, of the questions whose
     answer is no the share that was answered yes; recall, the same of those whose answer is yes.
     """
-    binary = [r.answer in ("yes", "no") for r in rows]
     return {
         "accuracy": [float(r.said == r.answer) for r in rows],
         "blind": [float(r.blind == r.answer) for r in rows],
         "letters": [float(r.letter == r.right_letter) if r.letter else None for r in rows],
         "fpr": [float(r.said == "yes") if r.answer == "no" else None for r in rows],
-        "recall": [
-            float(r.said == "yes") if b and r.answer == "yes" else None for r, b in zip(rows, binary, strict=True)
-        ],
+        "recall": [float(r.said == "yes") if r.answer == "yes" else None for r in rows],
     }
 
 

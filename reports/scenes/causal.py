@@ -85,6 +85,7 @@ class Asker:
             raise NotSupported("visual tokens can be hidden from AGE-VLM alone")
         self.model, self.processor = model, vlm.processor  # type: ignore[attr-defined]
         self.crossing = model.config.fusion == "cross"
+        self.image_token = -1 if self.crossing else int(model.config.image_token_id or 0)
         self.heeds_padding = bool(model.config.mask_padding)
 
     def yes(self, features: Any, prompts: Sequence[str], visible: Sequence[Cells]) -> list[bool]:
@@ -108,14 +109,15 @@ class Asker:
 
         rows = [self._ids(prompt, features.shape[1]) for prompt in prompts]
         longest = max(len(ids) for ids, _, _ in rows)
-        ids = torch.zeros((len(rows), longest), dtype=torch.long)
+        # Right padding, masked; any token but the image's.
+        ids = torch.full((len(rows), longest), int(self.image_token == 0), dtype=torch.long)
         mask = torch.zeros_like(ids)
         shown = torch.from_numpy(np.stack(visible))
         for k, (own, _, _) in enumerate(rows):
             ids[k, : len(own)] = torch.tensor(own)
             mask[k, : len(own)] = 1
             if not self.crossing:
-                places = (ids[k] == self.model.config.image_token_id).nonzero().squeeze(1)
+                places = torch.eq(ids[k], self.image_token).nonzero().squeeze(1)
                 mask[k, places] = shown[k].long()
         config = self.model.config
         before, extra = config.mask_padding, {"vision_token_mask": shown} if self.crossing else {}

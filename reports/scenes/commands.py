@@ -40,8 +40,15 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--arm", "arms", multiple=True, metavar="NAME", help="age-vlm, ca-baseline, concat, concat-unfrozen.  [all]"
 )
+@click.option(
+    "--at-step",
+    "steps",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Evaluate stage 4 also after so many steps, repeatable; a checkpoint is kept every 250.",
+)
 @click.option("--train-only", is_flag=True, help="Do not evaluate.")
-def scenes(arms: tuple[str, ...], train_only: bool, **options: Any) -> None:
+def scenes(arms: tuple[str, ...], steps: tuple[int, ...], train_only: bool, **options: Any) -> None:
     """Train AGE-VLM and its baselines from nothing in the rendered world, and measure them on held-out scenes.
 
     Renders the scenes, pretrains a small vision trunk and a small language model, then trains the arms through their
@@ -63,6 +70,9 @@ def scenes(arms: tuple[str, ...], train_only: bool, **options: Any) -> None:
     models = {(arm, seed): recipe.model(arm, seed) for seed in recipe.seeds for arm in recipe.arms}
     if not train_only:
         tasks += [_evaluation(recipe, model, f"{arm}/seed-{seed}", images) for (arm, seed), model in models.items()]
+        for step in steps:
+            for arm, seed in models:
+                tasks += _evaluation_at(recipe, recipe.run(arm, seed, 4), step, images)
     _run(recipe, tasks, options["workers"])
     if not train_only:
         _report(recipe, list(recipe.arms))
@@ -108,13 +118,28 @@ def _recipe(
 
 
 def _evaluation(recipe: Recipe, model: Path, name: str, images: int) -> Task:
+    """Of a trained arm or variant."""
+    out, need = recipe.out / "evaluation" / name, str(model.parent.relative_to(recipe.out))
+    return _evaluating(recipe, f"evaluation/{name}", model, out, need, images)
+
+
+def _evaluation_at(recipe: Recipe, run: Path, step: int, images: int) -> list[Task]:
+    """Of a stage's checkpoint: the model of that step, and what it knows."""
+    from train.scenes.recipe import ENTRY
     from train.scenes.tasks import Task
 
-    out = recipe.out / "evaluation" / name
-    needs = (str(model.parent.relative_to(recipe.out)),)
+    stage, model = str(run.relative_to(recipe.out)), run / f"at-{step}"
+    export = (*ENTRY, "export", str(run), "--step", str(step), "--out", str(model))
+    exported = Task(f"{stage}/at-{step}", export, model, (stage,))
+    return [exported, _evaluating(recipe, f"{stage}/eval-{step}", model, run / f"eval-{step}", exported.name, images)]
+
+
+def _evaluating(recipe: Recipe, name: str, model: Path, out: Path, need: str, images: int) -> Task:
+    from train.scenes.tasks import Task
+
     command = ("-m", "reports.scenes.evaluate_one", "--ckpt", str(model), "--data", str(recipe.data), "--out", str(out))
     size = ("--images", str(images), "--scenes", str(recipe.budget.held_out_scenes))
-    return Task(f"evaluation/{name}", (*command, *size), out / "scores.json", needs)
+    return Task(name, (*command, *size), out / "scores.json", (need,))
 
 
 def _run(recipe: Recipe, tasks: list[Task], workers: int | None) -> None:

@@ -17,8 +17,8 @@ from reports.scenes.looks import LookRow, look_all, look_scores
 from train.scenes.store import SceneStore
 
 BATCH = 64
-CAUSAL_SCENES = 200
-"""Of the test scenes, at most, from which objects are hidden."""
+LOOK_SCENES, CAUSAL_SCENES = 500, 200
+"""Of the test scenes, at most: those that are looked at, and those from which objects are hidden."""
 
 
 def load_vlm(checkpoint: Path) -> Vlm:
@@ -48,15 +48,14 @@ def evaluate(
         What scores.json holds.
     """
     if (out / SCORES).is_file():
-        known: Mapping[str, Any] = json.loads((out / SCORES).read_text(encoding="utf-8"))
-        return known
+        return read_scores(out)
     images = min(images, len(test))
     began = time.process_time()
     vlm = load_vlm(checkpoint)
     answers = ask_all(vlm, test, images, seed)
     write_rows(out / ANSWERS, answers)
     asked = time.process_time()
-    looks = look_all(vlm, test, images, validation)
+    looks = look_all(vlm, test, min(images, LOOK_SCENES), validation)
     write_rows(out / LOOKS, looks.rows)
     looked = time.process_time()
     hidden = hide_and_ask(vlm, test, min(images, CAUSAL_SCENES), seed)
@@ -72,15 +71,21 @@ def evaluate(
         "intervals": f"95 %, {DRAWS} bootstrap draws of images",
         "answers": answer_scores(answers, weights),
         "looks": {
+            "scenes": min(images, LOOK_SCENES),
             "objects": len(looks.rows),
             "attention": hidden.attention,
             "layers": looks.layers,
             "word_threshold": looks.word_threshold,
             "answer_threshold": looks.answer_threshold,
             "thresholds_chosen_on": f"{looks.tuning_scenes} scenes of {validation.folder.name}",
-            **look_scores(looks.rows, weights),
+            **look_scores(looks.rows, image_draws(min(images, LOOK_SCENES))),
         },
-        "hiding": {**hidden.counts, **causal_scores(hidden.rows, weights)},
+        "hiding": {
+            "scenes": min(images, CAUSAL_SCENES),
+            "objects": len(hidden.rows),
+            **hidden.counts,
+            **causal_scores(hidden.rows, image_draws(min(images, CAUSAL_SCENES))),
+        },
         "cpu_seconds": {"asking": asked - began, "looking": looked - asked, "hiding": ended - looked},
     }
     write_json(out / SCORES, scores)

@@ -1,4 +1,4 @@
-"""What is true of scenes, worked out from their pixels and in other words than the package's, and their texts read back."""
+"""What is true of scenes, worked out from their pixels in other words than the package's, and their texts read back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agevlm.scenes.language import Facts
 from agevlm.scenes.types import Scene, split_seeds
 from agevlm.scenes.world import render
 
-CATEGORIES = (
-    "person bicycle car bus truck boat sign tree bird cat dog kite ball umbrella bottle cup bowl vase fork spoon apple "
-    "book clock laptop lamp sofa"
-).split()
-COLOURS = "red orange yellow green blue purple white black".split()
-NUMBERS = "no one two three four five six seven eight nine".split()
+CATEGORIES = [
+    *("person", "bicycle", "car", "bus", "truck", "boat", "sign", "tree", "bird", "cat", "dog", "kite", "ball"),
+    *("umbrella", "bottle", "cup", "bowl", "vase", "fork", "spoon", "apple", "book", "clock", "laptop", "lamp", "sofa"),
+]
+COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "white", "black"]
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 PLURALS = {name: f"{name}s" for name in CATEGORIES} | {"person": "people", "bus": "buses"}
 CATEGORY_OF = {word: name for name in CATEGORIES for word in (name, PLURALS[name])}
 UNGROUNDED = {"bird", "kite", "clock"}

@@ -91,9 +91,7 @@ def test_the_longhand_answers_are_no_echo(told):
     wrong = 0
     for number, (facts, truth) in enumerate(told[:100]):
         turned = copy(truth)
-        turned.things = [
-            replace(thing, x=truth.width - thing.x, y=truth.height - thing.y) for thing in truth.things
-        ]
+        turned.things = [replace(thing, x=truth.width - thing.x, y=truth.height - thing.y) for thing in truth.things]
         for question in asked(facts, number, "relation"):
             assert longhand.answer(turned, "relation", question.question.text, question.options) != question.answer
             wrong += 1

@@ -80,7 +80,8 @@ def _facts(row: Mapping[str, Any]) -> Facts:
         Instance(c, k, tuple(box), area, visible, tuple(centre), depth)
         for c, k, box, area, visible, centre, depth in row["instances"]
     )
-    return Facts(things, *row["size"], row["setting"])
+    width, height = row["size"]
+    return Facts(things, width, height, row["setting"])
 
 
 def _chunk(seeds: Sequence[int], side: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, Any]]]:

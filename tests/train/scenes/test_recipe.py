@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,6 @@ def test_a_budget_arrives_as_it_was_given(opened):
 def test_seeds_of_the_splits_lie_apart_for_any_budget():
     splits = {split: split_seeds(split, 100_000_000) for split in ("train", "validation", "test")}
     borders = sorted((seeds[0], seeds[-1]) for seeds in splits.values())
-    assert all(before[1] < after[0] for before, after in zip(borders, borders[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(borders))
     with pytest.raises(ValueError, match="100,000,000"):
         split_seeds("train", 100_000_001)
