@@ -65,6 +65,11 @@ def _cross_layers(_: click.Context, __: click.Parameter, value: str | None) -> t
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="Seed of the new weights."
 )
 @click.option(
+    "--initializer-range",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Standard deviation of the new weights.  [LLaMA's, 0.02]",
+)
+@click.option(
     "--dtype",
     default="auto",
     show_default=True,

@@ -165,7 +165,9 @@ def _count(facts: Facts, draw: Random) -> SceneQuestion | None:
     there = facts.having(category)
     text = Writer().say("How many").say(plural(category), there).say("are in the image?").done()
     low = max(0, min(len(there), 9) - draw.randrange(4))
-    return SceneQuestion("count", text, str(len(there)), tuple(str(n) for n in range(low, low + 4)))
+    options = [str(n) for n in range(low, low + 4)]
+    draw.shuffle(options)
+    return SceneQuestion("count", text, str(len(there)), tuple(options))
 
 
 def _color(facts: Facts, draw: Random) -> SceneQuestion | None:

@@ -50,8 +50,8 @@ def evaluate(
     if (out / SCORES).is_file():
         return read_scores(out)
     images = min(images, len(test))
-    began = time.process_time()
     vlm = load_vlm(checkpoint)
+    began = time.process_time()
     answers = ask_all(vlm, test, images, seed)
     write_rows(out / ANSWERS, answers)
     asked = time.process_time()

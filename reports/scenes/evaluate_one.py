@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from agevlm.errors import DataError
+from agevlm.errors import AgeVlmError, DataError
 
 
 @click.command()
@@ -23,11 +23,15 @@ def main(checkpoint: Path, data: Path, out: Path, images: int, scenes: int, seed
     from reports.scenes.evaluate import evaluate
     from train.scenes.store import SceneStore
 
-    if images > scenes:
-        raise DataError(f"--images {images}: only {scenes} scenes are rendered")
     torch.set_num_threads(1)
-    test, validation = (SceneStore.open(data, split, scenes, workers=1) for split in ("test", "validation"))
-    scores = evaluate(checkpoint, test, validation, out, images, seed)
+    try:
+        if images > scenes:
+            raise DataError(f"--images {images}: only {scenes} scenes are rendered")
+        test, validation = (SceneStore.open(data, split, scenes, workers=1) for split in ("test", "validation"))
+        scores = evaluate(checkpoint, test, validation, out, images, seed)
+    except AgeVlmError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
     for kind, found in scores["answers"].items():
         accuracy = found["accuracy"]
         click.echo(f"{kind:12} {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]")

@@ -93,7 +93,12 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _scores(summary: Summary, title: str, columns: Columns, note: str) -> Table:
-    rows = [[arm, *(percent(own.get(name)) for name in columns)] for arm, own in summary.arms.items()]
+    rows = []
+    for arm, own in summary.arms.items():
+        # All of cross-attention is on the image: nothing that was found out.
+        given = summary.attention[arm] == "cross-attention"
+        cells = ["all" if given and n.endswith("on_image") else percent(own.get(n)) for n in columns]
+        rows.append([arm, *cells])
     return Table(title, ["arm", *columns.values()], rows, note)
 
 

@@ -28,6 +28,8 @@ class LanguageRecipe:
     layers: int = 6
     heads: int = 4
     intermediate: int = 256
+    spread: float = 0.02
+    """Standard deviation of the initial weights."""
     steps: int = 5000
     batch: int = 32
     lr: float = 2e-3
@@ -115,6 +117,7 @@ def pretrain_language(
             num_attention_heads=recipe.heads,
             num_key_value_heads=recipe.heads,
             intermediate_size=recipe.intermediate,
+            initializer_range=recipe.spread,
             vocab_size=len(tokenizer),
             max_position_embeddings=1024,
             tie_word_embeddings=True,

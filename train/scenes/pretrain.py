@@ -10,6 +10,8 @@ import click
 
 from train.scenes.recipe import Budget, Recipe
 
+SPREAD = 0.08
+"""Of the new weights: about 1 / sqrt(width). With LLaMA's 0.02 a product of small matrices learns late."""
 CROSS_LAYERS = (1, 4, 7)
 """Of nine fused layers: before the second, fourth and sixth of LLaMA's."""
 
@@ -46,7 +48,7 @@ def data(recipe: Recipe) -> None:
 
     _stores(recipe)
     SceneStore.open(recipe.data, "test", recipe.budget.held_out_scenes)
-    (recipe.data / "complete").touch()
+    recipe.rendered.touch()
 
 
 @main.command()
@@ -103,6 +105,7 @@ def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str |
             visual_positions="learned" if cross else None,
             chat_template=CHAT_TEMPLATE,
             seed=seed,
+            initializer_range=SPREAD,
         )
     )
 

@@ -54,6 +54,11 @@ class Recipe:
         return self.out / "data"
 
     @property
+    def rendered(self) -> Path:
+        """Marks that all scenes of this budget are there."""
+        return self.data / f"rendered-{self.budget.train_scenes}-{self.budget.held_out_scenes}"
+
+    @property
     def base(self) -> Path:
         return self.out / "base"
 
@@ -73,7 +78,7 @@ def base_tasks(recipe: Recipe) -> list[Task]:
     budget = json.dumps(asdict(recipe.budget))
     common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--budget", budget)
     return [
-        Task("data", (*common, "data"), recipe.data / "complete"),
+        Task("data", (*common, "data"), recipe.rendered),
         Task("trunk", (*common, "trunk"), recipe.base / "trunk" / "scores.json", ("data",)),
         Task("language", (*common, "language"), recipe.base / "language" / "scores.json", ("data",)),
     ]

@@ -11,7 +11,8 @@ from random import Random
 from typing import Any
 
 from agevlm.errors import DataError
-from agevlm.scenes.language import Facts, Text, caption, draw_questions, draw_statements
+from agevlm.scenes.language import QUESTIONS, Facts, Text, caption, draw_questions, draw_statements
+from agevlm.scenes.types import SPLIT_STARTS
 from train.samples import Message, Phrase, Sample
 from train.scenes.store import SceneStore
 
@@ -72,6 +73,13 @@ class ScenesSource:
             if key not in known:
                 raise DataError(f"source scenes has no option {key!r}; it has {', '.join(known)}")
         chosen = ScenesOptions(**options)
+        if unknown := sorted(set(chosen.questions) - set(QUESTIONS)):
+            raise DataError(f"source scenes: no questions of kind {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+        if chosen.split not in SPLIT_STARTS or chosen.count < 1:
+            raise DataError(
+                f"source scenes: {chosen.count} scenes of split {chosen.split!r}; give at least one, of "
+                f"{', '.join(SPLIT_STARTS)}"
+            )
         store = SceneStore.open(Path(chosen.root), chosen.split, chosen.count, workers=chosen.workers)
         return cls(store, chosen)
 

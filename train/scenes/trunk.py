@@ -129,8 +129,13 @@ def cell_targets(
     inside = (kind >= 0) & (x >= 0) & (y >= 0) & (x < grid) & (y < grid)
     image, thing = np.nonzero(inside)
     heat[image, y[image, thing] * grid + x[image, thing], kind[image, thing]] = 1.0
-    as_float = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32))  # noqa: E731
-    as_long = lambda a: torch.from_numpy(np.ascontiguousarray(a, np.int64))  # noqa: E731
+
+    def as_float(values: NDArray[Any]) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+    def as_long(values: NDArray[Any]) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(values, np.int64))
+
     return CellTargets(
         as_float(category),
         as_float(present),
@@ -183,7 +188,7 @@ def _heads(width: int) -> Any:
     import torch
 
     sizes = {"category": len(NAMES), "centre": len(NAMES), "colour": len(COLOUR_NAMES), "depth": 1}
-    heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, size) for name, size in sizes.items()})
+    heads: Any = torch.nn.ModuleDict({name: torch.nn.Linear(width, size) for name, size in sizes.items()})
     for name in ("category", "centre"):
         torch.nn.init.constant_(heads[name].bias, -4.0)
     return heads

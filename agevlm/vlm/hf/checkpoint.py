@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agevlm.data.checkpoint_files import check_weights, find_folder, read_config
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint
-from agevlm.vlm.fingerprint import HashCache, fingerprint_folder
+from agevlm.vlm.fingerprint import HashCache, fingerprint_folder, shared_weights
 from agevlm.vlm.hf.families import family_class
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Checkpoint:
 
     def weight_bytes(self) -> int:
         """Total size of the weight files in bytes."""
-        return sum(p.stat().st_size for p in self.folder.glob("*.safetensors"))
+        shared = (self.folder / name for name in shared_weights(self.folder))
+        return sum(p.stat().st_size for p in [*self.folder.glob("*.safetensors"), *shared])
 
 
 def find_checkpoint(name: str) -> Checkpoint:

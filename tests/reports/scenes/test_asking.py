@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from agevlm.scenes.questions import cv_scenes
 from agevlm.vlm.contract import Ask
 from benchmarks.statistics.clusters import clustered_standard_error, resampling_weights, score_interval
+from reports.scenes import asking
 from reports.scenes.asking import AnswerRow, answer_scores, ask_all, kinds_of
 from reports.scenes.evaluate import load_vlm
 from reports.scenes.files import read_rows, write_rows
@@ -48,15 +50,17 @@ def test_a_model_that_knows_existence(test_store: SceneStore, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("fusion", ["cross", "concat"])
-def test_rows_hold_what_the_model_ranks(checkpoints: dict[str, Path], test_store: SceneStore, fusion: str) -> None:
-    from PIL import Image
-
+def test_rows_hold_what_the_model_ranks(
+    checkpoints: dict[str, Path], test_store: SceneStore, fusion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = asking._questions
+    monkeypatch.setattr(asking, "_questions", lambda *a: [q for q in every(*a) if q.image < 2 and q.kind != "popular"])
     vlm = load_vlm(checkpoints[fusion])
-    rows = ask_all(vlm, test_store, 6)
+    rows = ask_all(vlm, test_store, 5)
     own = [r for r in rows if r.kind in ("count", "color", "relation", "depth", "distance")]
-    asked = {(q.image, q.asked.question.text): q.asked for q in cv_scenes(test_store.facts[:6], 0)}
-    assert len(own) == len(asked)
-    for row in own[:5]:
+    asked = {(q.image, q.asked.question.text): q.asked for q in cv_scenes(test_store.facts[:5], 0)}
+    assert len(own) == sum(image < 2 for image, _ in asked)
+    for row in own[:2]:
         q = asked[row.image, row.subject]
         one = vlm.encode([Image.fromarray(test_store.image(row.image))])
         for said, ask, options in (
@@ -70,13 +74,13 @@ def test_rows_hold_what_the_model_ranks(checkpoints: dict[str, Path], test_store
 
 def _rows(seed: int, skill: float = 0.7) -> list[AnswerRow]:
     draw = np.random.default_rng(seed)
-    return [
-        AnswerRow(
-            i, "random", f"{k}", "yes" if k % 2 else "no", "yes" if (k % 2) == (draw.random() < skill) else "no", "no"
-        )
-        for i in range(40)
-        for k in range(4)
-    ]
+    rows = []
+    for i in range(40):
+        for k in range(4):
+            right, wrong = ("yes", "no") if k % 2 else ("no", "yes")
+            said = right if draw.random() < skill else wrong
+            rows.append(AnswerRow(i, "random", str(k), right, said, "no"))
+    return rows
 
 
 def test_intervals_are_those_of_the_benchmarks_statistics() -> None:

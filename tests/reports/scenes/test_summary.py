@@ -77,7 +77,7 @@ def recipe(tmp_path: Path) -> Recipe:
             clock = (5.0, 9.0, 4.0, 8.0, 60.0)
             lines = [json.dumps({**r, "time/elapsed": t}) + "\n" for r, t in zip(rows, clock, strict=True)]
             (run / "log.jsonl").write_text("".join(lines) + '{"step": 60, "unfin')
-            report = {"frozen": True, "identical": True, "largest_difference": 0.0}
+            report: dict[str, object] = {"frozen": True, "identical": True, "largest_difference": 0.0}
             (run / "language.json").write_text(
                 json.dumps({**report, "perplexity_before": 9.5, "perplexity_after": 9.5})
             )
@@ -193,24 +193,26 @@ def test_evaluate_writes_everything_and_goes_on_where_it_is(
     fusion: str,
 ) -> None:
     out = tmp_path / fusion
-    options = ["--ckpt", str(checkpoints[fusion]), "--data", str(scenes), "--out", str(out), "--images", "6"]
+    options = ["--ckpt", str(checkpoints[fusion]), "--data", str(scenes), "--out", str(out), "--images", "4"]
     ended = CliRunner().invoke(main, [*options, "--scenes", "20"], catch_exceptions=False)
     assert ended.exit_code == 0
+    refused = CliRunner().invoke(main, [*options, "--scenes", "2"])
+    assert (refused.exit_code, refused.output) == (2, "Error: --images 4: only 2 scenes are rendered\n")
     assert "adversarial" in ended.output
     scores = json.loads((out / SCORES).read_text())
-    assert scores["images"] == 6
+    assert scores["images"] == 4
     assert 0 <= scores["answers"]["pope"]["accuracy"]["low"] <= scores["answers"]["pope"]["accuracy"]["high"] <= 1
-    assert scores["looks"]["layers"] == ([1, 4] if fusion == "cross" else [0, 1, 2, 3])
+    assert scores["looks"]["layers"] == ([1, 3] if fusion == "cross" else [0, 1])
     on_image = scores["looks"]["word_on_image"]["value"]
     assert on_image == pytest.approx(1, abs=1e-3) if fusion == "cross" else on_image < 0.99
-    assert scores["looks"]["thresholds_chosen_on"].startswith("6 scenes of validation-20")
+    assert scores["looks"]["thresholds_chosen_on"].startswith("4 scenes of validation-20")
     assert {p.name for p in out.iterdir()} == {ANSWERS, LOOKS, CAUSAL, SCORES}
 
     def refuse(_: Path) -> None:
         raise AssertionError("evaluated again")
 
     monkeypatch.setattr(evaluation, "load_vlm", refuse)
-    assert evaluate(checkpoints[fusion], test_store, validation_store, out, 6) == scores
+    assert evaluate(checkpoints[fusion], test_store, validation_store, out, 4) == scores
     (out / SCORES).unlink()
     with pytest.raises(AssertionError, match="evaluated again"):
-        evaluate(checkpoints[fusion], test_store, validation_store, out, 6)
+        evaluate(checkpoints[fusion], test_store, validation_store, out, 4)

@@ -192,7 +192,7 @@ def test_pretraining_learns_from_training_scenes_and_is_told_of_by_validation(op
 def test_the_data_task_renders_what_all_others_open(opened):
     invoke("data")
     assert set(opened) == {("train", 400), ("validation", 60), ("test", 60)}
-    assert Path("made/data/complete").is_file()
+    assert Recipe(Path("made"), budget=SMOKE).rendered.is_file()
 
 
 def test_a_budget_arrives_as_it_was_given(opened):
