@@ -1,15 +1,18 @@
 # make demo   set everything up in .venv and show the suite at work
 # make test   set everything up in .venv and run all tests
 # make lint   style, types and the floors of the house
+# make smoke  train every arm in the rendered world, with so little of everything that it takes two minutes
 # make wheel  build the wheel, install it into a clean environment and use it
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test files run side by side, each with one thread.
+JOBS ?= 2
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test lint wheel speed env common clean
+.PHONY: demo test lint smoke wheel speed env common clean
 
 env: $(STAMP) common
 
@@ -33,7 +36,12 @@ demo: $(STAMP)
 	@$(OFFLINE) $(BIN)/python -m reports.demo
 
 test: env
-	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(OFFLINE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+smoke: $(STAMP)
+	@rm -rf build/smoke
+	$(OFFLINE) $(BIN)/agevlm-train scenes --smoke --out build/smoke
+	@rm -rf build/smoke
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

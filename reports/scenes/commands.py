@@ -151,9 +151,30 @@ def _run(recipe: Recipe, tasks: list[Task], workers: int | None) -> None:
 
 
 def _report(recipe: Recipe, arms: list[str]) -> None:
+    from reports.scenes.figures import accuracy_by_steps, training_curves
     from reports.scenes.summary import print_summary, summarise
 
     console, notes = consoles()
     summary = summarise(recipe, arms)
     print_summary(summary, console)
+    figures = recipe.out / "figures"
+    training_curves(recipe, arms, figures / "training.png")
+    accuracy_by_steps(summary, figures / "steps.png")
+    _draw_attention(recipe, arms, figures / "attention.png")
     notes.print(f"all of it is in {recipe.out}")
+
+
+def _draw_attention(recipe: Recipe, arms: Sequence[str], out: Path) -> None:
+    """Where the first seed's arms with cross-attention look in the first test scenes, side by side."""
+    from reports.scenes.evaluate import load_vlm, read_scores
+    from reports.scenes.figures import Arm, attention_sheet
+    from train.scenes.store import SceneStore
+
+    seed, shown = recipe.seeds[0], []
+    for name in ("age-vlm", "ca-baseline"):
+        if name in arms:
+            scores = read_scores(recipe.out / "evaluation" / name / f"seed-{seed}")
+            shown.append(Arm(name, load_vlm(recipe.model(name, seed)), scores["looks"]["word_threshold"]))
+    if shown:
+        store = SceneStore.open(recipe.data, "test", recipe.budget.held_out_scenes)
+        attention_sheet(store, shown, out)

@@ -78,8 +78,8 @@ def test_checkpointing_trades_memory_for_operations():
     [
         (["guidance=null"], 0),
         (["guidance.batch_share=0.1"], 400),
-        (["planned_samples=1000", "planned_guided=100", "guidance.share=0.5"], 200),
-        ([], None),
+        (["guidance.batch_share=null", "planned_samples=1000", "planned_guided=100", "guidance.share=0.5"], 200),
+        (["guidance.batch_share=null"], None),
     ],
 )
 def test_guided_samples(tiny, changes, guided):

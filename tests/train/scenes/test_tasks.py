@@ -160,7 +160,10 @@ pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(120)
 """
 PARENT = """
+import signal
 import sys
+# Where tests run in the background the interrupt is ignored from the start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from train.scenes.tasks import Task, run_tasks
 root = Path(sys.argv[1])
