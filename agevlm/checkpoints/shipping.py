@@ -59,16 +59,27 @@ def ship(models: Mapping[str, Path], out: Path, cards: Mapping[str, str]) -> dic
         for kept in KEPT:
             if (folder / kept).is_file():
                 shutil.copyfile(folder / kept, out / name / kept)
+        _forget_places(out / name / "training.json")
         total = sum(t.numel() * t.element_size() for t in tensors[name].values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places[name].items()))}
         (out / name / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         (out / name / "README.md").write_text(cards[name], encoding="utf-8")
     for file, held in files.items():
         save_file(held, out / file, metadata={"format": "pt"})
+        (out / file).chmod(0o644)
     sizes = {file: (out / file).stat().st_size for file in files}
     if sum(sizes.values()) > LIMIT:
         raise ValueError(f"the checkpoints take {sum(sizes.values()):,} bytes, more than {LIMIT:,}")
     return sizes
+
+
+def _forget_places(record: Path) -> None:
+    """Where its stages lay on the machine that trained it is nobody's business."""
+    if record.is_file():
+        held = json.loads(record.read_text(encoding="utf-8"))
+        for stage in (held, *held.get("lineage", [])):
+            stage.pop("init_from", None)
+        record.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
 
 
 def _halved(folder: Path) -> dict[str, Any]:
