@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agevlm.data.checkpoint_files import INDEX
+from agevlm.data.checkpoint_files import INDEX, WEIGHTS, check_weights
 
 KEPT = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "training.json")  # fmt: skip
@@ -88,8 +88,9 @@ def _halved(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     held = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        for key, tensor in load_file(path).items():
+    # Not every safetensors file there holds weights: a trained folder has the language check's logits too.
+    for file in sorted(set(check_weights(folder, f"checkpoint {folder}").values()) or {WEIGHTS}):
+        for key, tensor in load_file(folder / file).items():
             half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
             held[key] = half.contiguous() if bool(half.isfinite().all()) else tensor.contiguous()
     return held

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from agevlm.checkpoints import shipping
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
@@ -20,6 +20,7 @@ def models(tmp_path_factory):
     model.save_pretrained(root / "second")
     for file in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (root / "second" / file).write_bytes((first / file).read_bytes())
+    save_file({"logits.0": torch.zeros(3)}, first / "language.safetensors")
     third = build_age_vlm(root / "third", seed=2, shape=AgeVlmShape(fusion="concat"))
     return {"first": first, "second": root / "second", "third": third}
 
