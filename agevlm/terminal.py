@@ -1,11 +1,13 @@
-"""What commands share at the terminal: options of the model and --json, consoles, writing rows. Imports are light."""
+"""What commands share: options of the model and --json, consoles, signals, writing rows. Imports are light."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,23 @@ JSON = click.option(
     callback=_json_target,
     help="Write the rows as one JSON array; - for stdout alone.",
 )
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """A polite kill (SIGTERM from a scheduler, SIGHUP from a closed terminal) ends the work like Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    # Under nohup a hang-up is ignored, and stays so.
+    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    previous = {s: signal.signal(s, interrupt) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def consoles() -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -48,23 +47,6 @@ def told_on_interrupt(folder: RunFolder, notes: Console) -> Iterator[None]:
         what = f"interrupted: {kept} answers are safe in {folder.path}; the same command goes on from there"
         notes.print(what)
         raise
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """A polite kill (SIGTERM from a scheduler, SIGHUP from a closed terminal) ends the run like Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # Under nohup a hang-up is ignored, and stays so.
-    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
-    previous = {s: signal.signal(s, interrupt) for s in signals}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agevlm.errors import TrainError
-from agevlm.terminal import JSON, consoles, write_json
+from agevlm.terminal import JSON, consoles, stoppable, write_json
 
 if TYPE_CHECKING:
     from agevlm.model import AgeVlmConfig
@@ -218,7 +217,7 @@ def _train(spec: StageSpec, resume: bool) -> None:
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not first)
     painter = Overlays(spec, sources, out) if first and spec.overlay_every else None
     tracker = StageTracker(spec, out, notes, painter)
-    with _stoppable(), _told_on_interrupt(out, notes):
+    with stoppable(), _told_on_interrupt(out, notes):
         result = run_stage(spec, sources, resume=resume, trackers=[tracker], progress=tracker.advance)
         _leave()
         if not first:
@@ -259,20 +258,3 @@ def _told_on_interrupt(out: Path, notes: Any) -> Iterator[None]:
         safe = f"step {max(kept)} is safe in {out}" if kept else "before the first training checkpoint"
         notes.print(f"interrupted: {safe}; go on with: agevlm-train resume {out}")
         raise
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """A polite kill (SIGTERM from a scheduler, SIGHUP from a closed terminal) ends the stage like Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # Under nohup a hang-up is ignored, and stays so.
-    signals = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
-    previous = {s: signal.signal(s, interrupt) for s in signals}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

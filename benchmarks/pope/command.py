@@ -9,7 +9,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from agevlm.errors import AgeVlmError, RunFolderError
-from agevlm.terminal import write_json
+from agevlm.terminal import stoppable, write_json
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.estimate import estimate
 from benchmarks.plan import Group, remaining, share
@@ -20,7 +20,7 @@ from benchmarks.pope.result import check_result, print_result
 from benchmarks.pope.score import score
 from benchmarks.pope.settings import Loaded, PopeSettings, load_data, make_plan, run_folder
 from benchmarks.pope.verify import verify
-from benchmarks.progress import duration, progress, stoppable, told_on_interrupt
+from benchmarks.progress import duration, progress, told_on_interrupt
 from benchmarks.ranks import Ranks
 from benchmarks.run import Tally, run_groups
 from benchmarks.run_folder import RunFolder

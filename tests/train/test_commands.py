@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
-from agevlm.cli import train_main
 from tests.model.parts import convnext_folder, llama_folder
 
 
@@ -15,23 +13,6 @@ from tests.model.parts import convnext_folder, llama_folder
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     return llama_folder(folder / "llama"), convnext_folder(folder / "convnext")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `agevlm-train` with these arguments: exit code, stdout, stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agevlm-train", *map(str, arguments)])
-        code = 0
-        try:
-            train_main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

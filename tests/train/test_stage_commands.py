@@ -62,23 +62,6 @@ def parts(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run `agevlm-train` with these arguments: exit code, stdout, stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agevlm-train", *map(str, arguments)])
-        code = 0
-        try:
-            train_main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 def rows(folder: Path) -> list[dict[str, float]]:
     read = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read]
