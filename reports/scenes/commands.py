@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agevlm.terminal import consoles
+from agevlm.terminal import consoles, stoppable
 
 if TYPE_CHECKING:
     from train.scenes.recipe import Recipe
@@ -147,7 +147,9 @@ def _run(recipe: Recipe, tasks: list[Task], workers: int | None) -> None:
 
     _, notes = consoles()
     count = workers or os.cpu_count() or 1
-    run_tasks(tasks, recipe.out / "logs", count, lambda said: notes.print(said, markup=False))
+    # A polite kill must stop the tasks too, as Ctrl-C does.
+    with stoppable():
+        run_tasks(tasks, recipe.out / "logs", count, lambda said: notes.print(said, markup=False))
 
 
 def _report(recipe: Recipe, arms: list[str]) -> None:
