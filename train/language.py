@@ -182,18 +182,6 @@ def load_reference(folder: Path) -> Reference | None:
         raise CheckpointError(f"{file}: damaged: {error}; copy it from the stage before, or delete it") from None
 
 
-def read_texts(path: str | Path) -> tuple[str, ...]:
-    """Texts of a file, one a line, empty lines left out. Raises DataError."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"language texts {path}: cannot read: {error}") from None
-    texts = tuple(line.strip() for line in lines if line.strip())
-    if not texts:
-        raise DataError(f"language texts {path}: no text in it; write one a line")
-    return texts
-
-
 def write_report(report: LanguageReport, folder: Path) -> Mapping[str, Any]:
     """Write language.json into a run folder."""
     values = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(report).items()}
@@ -201,7 +189,7 @@ def write_report(report: LanguageReport, folder: Path) -> Mapping[str, Any]:
     return values
 
 
-def after_stage(spec: StageSpec, model: Path, run: Path, texts: Sequence[str] = TEXTS) -> LanguageReport | None:
+def after_stage(spec: StageSpec, model: Path, run: Path) -> LanguageReport | None:
     """Check a stage that is over, write language.json, and hand the first reference on into the model's folder.
 
     Both models run on the CPU in float32, wherever they were trained: what is compared was made alike.
@@ -210,7 +198,6 @@ def after_stage(spec: StageSpec, model: Path, run: Path, texts: Sequence[str] = 
         spec: of the stage.
         model: folder of the trained model.
         run: folder of the stage's run.
-        texts: to be looked at, where the lineage has no reference yet.
 
     Returns:
         The report; None where `init_from` is gone.
@@ -225,7 +212,8 @@ def after_stage(spec: StageSpec, model: Path, run: Path, texts: Sequence[str] = 
         return None
     first = load_reference(start)
     earlier, processor = load(start)
-    before = language_reference(earlier, processor.tokenizer, texts if first is None else first.texts)
+    texts = (spec.language_texts or TEXTS) if first is None else first.texts
+    before = language_reference(earlier, processor.tokenizer, texts)
     del earlier
     trained, _ = load(model)
     report = check_language(trained, before, not trains_language(trained, spec))

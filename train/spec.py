@@ -114,6 +114,9 @@ class StageSpec:
     """Steps between overlays of attention against regions; 0 for none."""
     overlay_images: int = 4
     wandb: bool = False
+    language_texts: tuple[str, ...] = ()
+    """What the language check after the stage reads, without an image, where the model it starts from brings no
+    texts; none: eight sentences of everyday English."""
     max_bad_steps: int = 20
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
     planned_samples: int | None = None

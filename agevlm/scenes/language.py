@@ -429,30 +429,44 @@ def mismatched_caption(facts: Facts, draw: Random, most: int = 4) -> Text:
 GRID = 10
 
 
-def in_words(facts: Facts, draw: Random) -> str:
-    """Everything about the scene as text, objects in random order: "park: dog red x3 y7 z4, ...".
+def in_words(facts: Facts, draw: Random, objects: Sequence[str] | None = None) -> str:
+    """Everything about the scene as text: "park: dog red x3 y7 z4, cat z6 x1 y5 blue, ...", objects in random order.
 
     x and y are tenths of the picture's width and height, z rises with the logarithm of the distance. From it a
-    language model can learn, before it has ever seen an image, what the questions mean.
+    language model can learn, before it has ever seen an image, what the questions mean. `objects` as `described` has
+    them, drawn if not given.
     """
-    order = list(facts.instances)
+    order = list(described(facts, draw) if objects is None else objects)
     draw.shuffle(order)
-    return f"{facts.setting}: {', '.join(f'{thing.category} {attributes(facts, thing)}' for thing in order)}."
+    return f"{facts.setting}: {', '.join(order)}."
 
 
-def attributes(facts: Facts, thing: Instance) -> str:
-    """An object's colour and place as `in_words` has them: "red x3 y7 z4"."""
+def described(facts: Facts, draw: Random) -> list[str]:
+    """Every object with its attributes in random order, as in "dog red x3 y7 z4".
+
+    In a fixed order y follows from x, and nobody need know of which object it is.
+    """
+    found = []
+    for thing in facts.instances:
+        words = list(attributes(facts, thing).values())
+        draw.shuffle(words)
+        found.append(" ".join((thing.category, *words)))
+    return found
+
+
+def attributes(facts: Facts, thing: Instance) -> dict[str, str]:
+    """An object's colour and place in one word each, by the word that asks for it: {"color": "red", "x": "x3", ...}."""
     x = min(GRID - 1, int(GRID * thing.centre[0] / facts.width))
     y = min(GRID - 1, int(GRID * thing.centre[1] / facts.height))
     z = max(0, min(2 * GRID - 1, round(6 * log(max(thing.depth, 0.1)))))
-    return f"{thing.colour} x{x} y{y} z{z}"
+    return {"color": thing.colour, "x": f"x{x}", "y": f"y{y}", "z": f"z{z}"}
 
 
 def vocabulary() -> list[str]:
     """Every word and mark that texts of scenes are made of, lower case, sorted."""
     import re
 
-    words = {".", ",", "?", ":", "(", ")", *COLOURS, *"abcd", *map(str, range(10)), *NUMBER_WORDS}
+    words = {".", ",", "?", ":", "(", ")", *COLOURS, *"abcdxyz", *map(str, range(10)), *NUMBER_WORDS}
     for name in CATEGORIES:
         words |= {name, plural(name)}
     fixed = f"""Is there a an in the image? How many are What color is Where located with respect to Which object closer

@@ -22,7 +22,9 @@ from agevlm.scenes.language import (
     STATEMENTS,
     Facts,
     ask_existence,
+    attributes,
     caption,
+    described,
     draw_questions,
     draw_statements,
     in_words,
@@ -253,8 +255,21 @@ def test_a_scene_in_words_tells_all_of_it_and_nothing_else(told):
         for thing in truth.things:
             x, y = int(thing.x / truth.width * 10), int(thing.y / truth.height * 10)
             z = min(range(20), key=lambda step: abs(6 * log(thing.depth) - step))
-            expected.append(f"{thing.category} {thing.colour} x{x} y{y} z{z}")
-        assert sorted(rest.split(", ")) == sorted(expected)
+            expected.append((thing.category, *sorted((thing.colour, f"x{x}", f"y{y}", f"z{z}"))))
+        objects = [one.split(" ") for one in rest.split(", ")]
+        assert sorted((one[0], *sorted(one[1:])) for one in objects) == sorted(expected)
+
+
+def test_attributes_of_an_object_come_in_every_order_as_often(told):
+    """In a fixed order y follows from x, whoever's they are."""
+    orders = Counter()
+    for number, (facts, _) in enumerate(told):
+        for one, thing in zip(described(facts, Random(number)), facts.instances, strict=True):
+            asked = {word: name for name, word in attributes(facts, thing).items()}
+            orders[tuple(asked[word] for word in one.split(" ")[1:])] += 1
+    assert len(orders) == 24
+    even = orders.total() / 24
+    assert sum((n - even) ** 2 / even for n in orders.values()) < chi2.ppf(1 - LUCK, 23)
 
 
 def facts_of(*things, width=100, height=100):

@@ -23,7 +23,6 @@ from train.language import (
     language_reference,
     load_reference,
     perplexity,
-    read_texts,
     save_reference,
     trains_language,
 )
@@ -104,13 +103,7 @@ def test_a_reference_travels_as_a_file(reference, tmp_path):
 
 
 def test_texts_of_ones_own(tmp_path, tiny):
-    file = tmp_path / "texts.txt"
-    file.write_text("One two three.\n\n Vier fünf. \n")
-    assert read_texts(file) == ("One two three.", "Vier fünf.")
-    file.write_text("\n")
-    for path in (file, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match="language texts"):
-            read_texts(path)
+    assert language_reference(tiny[0], tiny[1].tokenizer, ["One two three."]).texts == ("One two three.",)
     with pytest.raises(DataError, match="fewer than two tokens"):
         language_reference(tiny[0], tiny[1].tokenizer, [""])
     with pytest.raises(DataError, match="no text"):
@@ -153,6 +146,9 @@ def test_the_first_reference_goes_along_the_lineage(tmp_path):
         first = first or report.perplexity_before
         assert report.perplexity_untrained == first
         assert json.loads((run / REPORT).read_text())["frozen"] is (number == 1)
+        reference = load_reference(run / "model")
+        assert reference is not None
+        assert reference.texts == spec.language_texts
     assert (tmp_path / "1" / "model" / FILE).read_bytes() == (tmp_path / "2" / "model" / FILE).read_bytes()
     lying = replace(spec, trainable={"x": ParameterGroup(("model.adapter",), 1.0)})
     with pytest.raises(TrainError, match="the language model is frozen"):

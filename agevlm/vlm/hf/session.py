@@ -167,9 +167,14 @@ class HfVlm(Vlm):
     @torch.inference_mode()
     def rank(self, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
         images = self._own(encoded)
-        rows, owner = [], []
+        rows: list[Row] = []
+        # Options that differ in their last token alone, as one-word answers do, are one row.
+        at: dict[tuple[int, ...], int] = {}
+        lasts: list[list[int]] = []
+        places: list[list[tuple[int, int]]] = []
         for index, (ask, texts) in enumerate(zip(asks, options, strict=True)):
             text, row = self._row(images, ask)
+            places.append([])
             for option in texts:
                 continuation = prompts.continuation_ids(self.tokenizer, text, row.ids, option)
                 if not continuation:
@@ -179,27 +184,31 @@ class HfVlm(Vlm):
                         f"option {option[:60]!r} of ask {index} ends beyond the model's context of "
                         f"{self.family.context} tokens; shorten it or the prompt"
                     )
-                rows.append(Row(row.image, row.ids, continuation))
-                owner.append(index)
+                begin = (index, *continuation[:-1])
+                if begin not in at:
+                    at[begin] = len(rows)
+                    rows.append(Row(row.image, row.ids, continuation[:-1]))
+                    lasts.append([])
+                places[index].append((at[begin], len(lasts[at[begin]])))
+                lasts[at[begin]].append(continuation[-1])
 
-        def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[float]:
+        def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[list[float]]:
             past = len(prefix.ids)
-            # The last token of the continuation is predicted, never an input.
-            inputs = [(rows[i].ids + rows[i].continuation[:-1])[past:] for i in batch]
-            wanted = [range(len(s) - len(rows[i].continuation), len(s)) for s, i in zip(inputs, batch, strict=True)]
+            # The last tokens of continuations are predicted, never an input.
+            inputs = [(rows[i].ids + rows[i].continuation)[past:] for i in batch]
+            wanted = [range(len(s) - len(rows[i].continuation) - 1, len(s)) for s, i in zip(inputs, batch, strict=True)]
             scores = []
             for i, logits in zip(batch, self._prefill(images, image, prefix, inputs, wanted).logits, strict=True):
-                target = torch.tensor(rows[i].continuation, device=logits.device)
-                scores.append(float(torch.log_softmax(logits.float(), dim=-1).gather(-1, target[:, None]).sum()))
+                logprobs = torch.log_softmax(logits.float(), dim=-1)
+                first = sum(float(logprobs[n, token]) for n, token in enumerate(rows[i].continuation))
+                scores.append([first + value for value in logprobs[-1, lasts[i]].tolist()])
             return scores
 
-        def failed(_: int, message: str) -> float:
+        def failed(_: int, message: str) -> list[float]:
             raise MemoryError(message)
 
-        ranked: list[list[float]] = [[] for _ in asks]
-        for index, score in zip(owner, self._over_images(images, rows, run, failed), strict=True):
-            ranked[index].append(score)
-        return ranked
+        scored = self._over_images(images, rows, run, failed)
+        return [[scored[row][last] for row, last in own] for own in places]
 
     @torch.inference_mode()
     def probe(

@@ -19,6 +19,7 @@ from agevlm.scenes.language import (
 )
 from benchmarks.prompts import SUFFIX
 from tests.scenes import longhand
+from train.config import load_stage
 from train.scenes.language_model import LanguageRecipe, conversation
 from train.scenes.source import SHORT
 from train.scenes.words import ASSISTANT, IMAGE, SPECIAL, USER, build_tokenizer
@@ -51,6 +52,7 @@ def test_no_word_is_unknown(tokenizer):
         asked = ask_existence(nothing, name).question.text
         texts |= {asked, asked + SUFFIX, f"{asked} {SHORT}"}
     texts |= {"Describe the image.", "USER: Is there a dog? ASSISTANT:"}
+    texts |= set(load_stage("scenes/age-vlm/1-align").language_texts)
     assert len(texts) > 10_000
     unknown = {
         word
