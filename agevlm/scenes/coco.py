@@ -1,4 +1,4 @@
-"""Scenes as a data set on disk: PNG images and a COCO-style instances.json with exact masks."""
+"""Scenes as a data set on disk: PNG images, a COCO-style instances.json with exact masks, and texts about them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from PIL import Image
 
 from agevlm.errors import DataError
 from agevlm.scenes.categories import CATEGORIES
+from agevlm.scenes.language import Facts
+from agevlm.scenes.texts import Described, write_texts
 from agevlm.scenes.types import Scene
 from agevlm.scenes.world import CANONICAL, WORLD_VERSION, render
 
@@ -106,7 +108,7 @@ def write_coco(
     force: bool = False,
     done: Callable[[], object] = lambda: None,
 ) -> Written:
-    """Render scenes into `out`: an image each, and instances.json.
+    """Render scenes into `out`: an image each, instances.json, and the texts of `agevlm.scenes.texts`.
 
     The same seeds and size give the same bytes, with any number of workers. The folder appears under its name only when
     it is whole.
@@ -132,11 +134,14 @@ def write_coco(
         (folder / IMAGES).mkdir()
         images: list[Entry] = []
         annotations: list[Entry] = []
-        for image, things in _rendered(folder, seeds, size, workers):
+        described: list[Described] = []
+        for image, things, facts in _rendered(folder, seeds, size, workers):
             images.append(image)
-            for thing in things:
-                annotations.append({"id": len(annotations) + 1, **thing})
+            ids = tuple(range(len(annotations) + 1, len(annotations) + len(things) + 1))
+            annotations += [{"id": number, **thing} for number, thing in zip(ids, things, strict=True)]
+            described.append(Described(image["id"], image["file_name"], facts, ids))
             done()
+        write_texts(folder, described)
         info = {
             "description": DESCRIPTION,
             "version": WORLD_VERSION,
@@ -176,8 +181,10 @@ def check_target(out: str | Path, force: bool) -> Path:
     return target
 
 
-def _rendered(folder: Path, seeds: Sequence[int], size: int, workers: int) -> Iterator[tuple[Entry, list[Entry]]]:
-    """Write each scene's image; its entries, in the order of the seeds."""
+def _rendered(
+    folder: Path, seeds: Sequence[int], size: int, workers: int
+) -> Iterator[tuple[Entry, list[Entry], Facts]]:
+    """Write each scene's image; its entries and what texts are made from, in the order of the seeds."""
     work = partial(_write_image, folder, size)
     if workers <= 1:
         yield from map(work, seeds)
@@ -193,10 +200,10 @@ def _rendered(folder: Path, seeds: Sequence[int], size: int, workers: int) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _write_image(folder: Path, size: int, seed: int) -> tuple[Entry, list[Entry]]:
+def _write_image(folder: Path, size: int, seed: int) -> tuple[Entry, list[Entry], Facts]:
     scene = render(seed, size)
     Image.fromarray(scene.image).save(folder / file_name(seed), format="PNG")
-    return entries(scene)
+    return *entries(scene), Facts.of(scene)
 
 
 @contextmanager

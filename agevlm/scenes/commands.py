@@ -47,7 +47,9 @@ def build_scenes(
 ) -> None:
     """Render scenes with exact annotations, COCO-style.
 
-    Everyday objects in street, kitchen, beach and other settings, with masks, boxes, colours and depth of every object.
+    Everyday objects in street, kitchen, beach and other settings, with masks, boxes, colours and depth of every object
+    (instances.json), questions in CV-Bench's form (cv-scenes.jsonl), captions that match and that do not, and
+    statements (captions.jsonl, statements.jsonl) with the words that name objects.
     A scene is a function of its number in the split, so the same command gives the same bytes.
 
     \b
@@ -57,8 +59,9 @@ def build_scenes(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from agevlm.scenes.coco import check_target, file_name, write_coco
+    from agevlm.scenes.coco import INSTANCES, check_target, file_name, write_coco
     from agevlm.scenes.sheet import write_sheet
+    from agevlm.scenes.texts import CAPTIONS, CV_SCENES, STATEMENTS
 
     try:
         seeds = split_seeds(split, count, start)
@@ -76,7 +79,8 @@ def build_scenes(
     for name, images in made.images_with.items():
         click.echo(f"{name:<12}{images:>8}{images / made.images:>9.1%}{made.objects_of[name]:>9}")
     click.echo(f"{made.images} images with {made.instances} objects, {made.instances / made.images:.2f} each")
-    click.echo(f"wrote {out / 'instances.json'}")
+    for name in (INSTANCES, CV_SCENES, CAPTIONS, STATEMENTS):
+        click.echo(f"wrote {out / name}")
     if sheet is not None:
         click.echo(f"wrote {sheet}")
     annotations, questions = shlex.quote(str(out / "instances.json")), shlex.quote(f"{out}-pope")

@@ -204,17 +204,18 @@ def _relation(facts: Facts, draw: Random) -> SceneQuestion | None:
     if answer is None:
         return None
     first, second = (facts.instances[i].category for i in pair)
+    options = list((HORIZONTAL, VERTICAL)[axis])
+    draw.shuffle(options)
+    # Without the two words nobody could know which of two true answers is meant.
     text = (
         Writer()
         .say("Where is the")
         .say(first, pair[:1])
         .say("located with respect to the")
         .say(second, pair[1:])
-        .say("in the image?")
+        .say(f"in the image, {options[0]} or {options[1]}?")
         .done()
     )
-    options = list((HORIZONTAL, VERTICAL)[axis])
-    draw.shuffle(options)
     return SceneQuestion("relation", text, answer, tuple(options))
 
 
@@ -338,7 +339,7 @@ def _say_color(facts: Facts, draw: Random, true: bool) -> Statement | None:
     number = draw.choice(facts.single)
     thing = facts.instances[number]
     said = thing.colour if true else draw.choice([c for c in COLOURS if c != thing.colour])
-    return Statement("color", Writer().say("the").say(thing.category, (number,)).say(f"is {said} .").done(), true)
+    return Statement("color", Writer().say("the").say(thing.category, (number,)).say(f"is {said}.").done(), true)
 
 
 def _say_relation(facts: Facts, draw: Random, true: bool) -> Statement | None:
@@ -411,7 +412,7 @@ def _listing(facts: Facts, names: Sequence[tuple[str, str]], setting: str) -> Te
         colours = {facts.instances[i].colour for i in there}
         colour = next(iter(colours)) if len(colours) == 1 else ""
         _several(writer, len(there), said, there if said == name else (), colour)
-    return writer.say(f"in the {setting} .").done()
+    return writer.say(f"in the {setting}.").done()
 
 
 def mismatched_caption(facts: Facts, draw: Random, most: int = 4) -> Text:

@@ -37,14 +37,18 @@ class CvQuestion:
         }
 
 
-def cv_scenes(facts: Sequence[Facts], seed: int = 0, per_kind: int = 1) -> Iterator[CvQuestion]:
+def cv_scenes(
+    facts: Sequence[Facts], seed: int = 0, per_kind: int = 1, numbers: Sequence[int] | None = None
+) -> Iterator[CvQuestion]:
     """Up to `per_kind` questions of each kind about every picture; each picture draws from its own stream of the seed.
 
-    Options are in random order, so that the first is right as often as any.
+    Options are in random order, so that the first is right as often as any. `numbers` are those of the pictures'
+    streams, if not their places in `facts`.
     """
     for number, one in enumerate(facts):
+        stream = number if numbers is None else numbers[number]
         for kind in CV_KINDS:
-            draw = Random(f"cv-scenes:{seed}:{number}:{kind}")
+            draw = Random(f"cv-scenes:{seed}:{stream}:{kind}")
             for question in draw_questions(one, draw, {kind: 1.0}, per_kind):
                 yield CvQuestion(number, question)
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 SPLIT_STARTS = {"train": 0, "validation": 400_000_000, "test": 500_000_000}
 """First seed of each split. A scene is its seed, so splits that share no seed share no scene."""
+SPLIT_SIZE = 100_000_000
+"""Scenes of a split; every first seed is a multiple of it."""
 
 
 def split_seeds(split: str, count: int, start: int = 0) -> range:
@@ -19,8 +21,8 @@ def split_seeds(split: str, count: int, start: int = 0) -> range:
     """
     if split not in SPLIT_STARTS:
         raise ValueError(f"split {split!r} is unknown; give one of {', '.join(SPLIT_STARTS)}")
-    if start < 0 or count < 0 or start + count > 100_000_000:
-        raise ValueError(f"scenes {start} to {start + count} of a split: it has 100,000,000, from 0 on")
+    if start < 0 or count < 0 or start + count > SPLIT_SIZE:
+        raise ValueError(f"scenes {start} to {start + count} of a split: it has {SPLIT_SIZE:,}, from 0 on")
     first = SPLIT_STARTS[split] + start
     return range(first, first + count)
 

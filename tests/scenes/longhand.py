@@ -95,7 +95,7 @@ QUESTIONS = {
     "exist": r"Is there (an?) (\w+) in the image\?",
     "count": r"How many (\w+) are in the image\?",
     "color": r"What color is the (\w+) in the image\?",
-    "relation": r"Where is the (\w+) located with respect to the (\w+) in the image\?",
+    "relation": r"Where is the (\w+) located with respect to the (\w+) in the image, (\w+) or (\w+)\?",
     "depth": r"Which object is closer to the camera, the (\w+) or the (\w+)\?",
     "distance": r"Which object is closer to the (\w+), the (\w+) or the (\w+)\?",
 }
@@ -115,8 +115,10 @@ def answer(truth: Truth, kind: str, text: str, options: tuple[str, ...]) -> str 
     if kind == "color":
         return truth.only(words[0]).colour
     if kind == "relation":
+        assert words[2:] == options
         across = {"left", "right"} == set(options)
-        return truth.side(*words, ("left", "right") if across else ("above", "below"))
+        assert across or {"above", "below"} == set(options)
+        return truth.side(*words[:2], ("left", "right") if across else ("above", "below"))
     if kind == "depth":
         return truth.nearer(*words)
     return truth.closer(*words)
@@ -137,7 +139,7 @@ def holds(truth: Truth, kind: str, text: str) -> bool | None:
         assert (verb, noun) == (("is", name) if said == 1 else ("are", PLURALS[name]))
         return truth.number(name) == said
     if kind == "color":
-        name, colour = re.fullmatch(r"the (\w+) is (\w+) \.", text).groups()  # type: ignore[union-attr]
+        name, colour = re.fullmatch(r"the (\w+) is (\w+)\.", text).groups()  # type: ignore[union-attr]
         return truth.only(name).colour == colour
     if kind == "relation":
         a, word, b = re.fullmatch(r"the (\w+) is (left of|right of|above|below) the (\w+)\.", text).groups()  # type: ignore[union-attr]
@@ -160,7 +162,7 @@ class Listed:
 
 def listed(text: str) -> tuple[list[Listed], str]:
     """A caption's entries and setting."""
-    entries, setting = re.fullmatch(r"(.+?) in the (\w+(?: \w+)?) \.", text).groups()  # type: ignore[union-attr]
+    entries, setting = re.fullmatch(r"(.+?) in the (\w+(?: \w+)?)\.", text).groups()  # type: ignore[union-attr]
     found = []
     for entry in re.split(r", | and ", entries):
         number, colour, noun = re.fullmatch(r"(\w+)(?: (\w+))?? (\w+)", entry).groups()  # type: ignore[union-attr]

@@ -63,7 +63,8 @@ def test_the_file_says_what_it_is(written, content):
     assert [c["id"] for c in content["categories"]] == list(range(1, len(CATEGORIES) + 1))
     assert [i["id"] for i in content["images"]] == list(SEEDS)
     assert content["images"][0]["file_name"] == "images/000500000000.png"
-    assert sorted(tree(written.out)) == sorted([*(i["file_name"] for i in content["images"]), "instances.json"])
+    texts = ["instances.json", "cv-scenes.jsonl", "captions.jsonl", "statements.jsonl"]
+    assert sorted(tree(written.out)) == sorted([*(i["file_name"] for i in content["images"]), *texts])
 
 
 def test_annotations_tell_the_scene(written, content):

@@ -315,8 +315,8 @@ def test_two_of_a_kind_are_not_called_the_one():
     questions = [q for kind in kinds for seed in range(20) for q in asked(facts, seed, kind)]
     assert {q.question.text for q in questions} == {"What color is the cat in the image?"}
     assert caption(facts, Random(0)).text in {
-        "two dogs and a black cat in the park .",
-        "a black cat and two dogs in the park .",
+        "two dogs and a black cat in the park.",
+        "a black cat and two dogs in the park.",
     }
     dogs = ask_existence(facts, "dog")
     assert dogs.question.mentions[0].instances == (0, 1)

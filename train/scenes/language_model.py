@@ -26,7 +26,7 @@ from agevlm.scenes.language import (
     in_words,
 )
 
-QUESTION_MIX = {"exist": 0.17, "count": 0.16, "color": 0.14, "relation": 0.27, "depth": 0.11, "distance": 0.15}
+QUESTION_MIX = {"exist": 0.1, "count": 0.18, "color": 0.08, "relation": 0.28, "depth": 0.14, "distance": 0.22}
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class LanguageRecipe:
     turns: int = 5
     recalls: int = 2
     """Attributes of objects to be looked up, beside the questions."""
-    early: float = 0.2
+    early: float = 0.14
     """Share of the steps in which nearly all turns are such: looking up is learned first, alone it is learned soon."""
-    lettered: float = 0.2
+    lettered: float = 0.15
     """Share of questions with lettered options."""
     other_weight: float = 0.1
     """Weight of tokens that are not answers."""
