@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	{ $(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }
 	@UV=$$(command -v uv || echo .uv/bin/uv); \
 	[ -x $(BIN)/python ] || $$UV venv --quiet --python $(PYTHON) $(VENV); \
-	VIRTUAL_ENV=$(VENV) $$UV pip install --quiet -r requirements.lock && \
+	VIRTUAL_ENV=$(VENV) $$UV pip install --quiet --compile-bytecode -r requirements.lock && \
 	VIRTUAL_ENV=$(VENV) $$UV pip install --quiet --no-deps -e .
 	@touch $@
 

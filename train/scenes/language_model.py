@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from agevlm.scenes.language import (
     QUESTIONS,
     Facts,
+    SceneQuestion,
     attributes,
     caption,
     described,
@@ -26,7 +27,39 @@ from agevlm.scenes.language import (
     in_words,
 )
 
-QUESTION_MIX = {"exist": 0.1, "count": 0.18, "color": 0.08, "relation": 0.28, "depth": 0.14, "distance": 0.22}
+QUESTION_MIX = {"exist": 0.12, "count": 0.22, "color": 0.1, "relation": 0.24, "depth": 0.12, "distance": 0.2}
+HARD_MIX = {"exist": 0.04, "count": 0.2, "color": 0.03, "relation": 0.48, "depth": 0.09, "distance": 0.16}
+NEEDED = {"relation": "xy", "depth": "z", "distance": "xy"}
+"""Attributes that a kind of question is about, as `attributes` names them."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What texts are like for a while."""
+
+    share: float
+    """Of all steps."""
+    in_context: float
+    """Share of texts that describe a scene and ask about it."""
+    turns: int
+    """Questions."""
+    recalls: int
+    """Attributes of objects to be looked up, beside the questions."""
+    spelled: float = 0.0
+    """Share of questions of relation, depth and distance in which the objects' places stand beside their names."""
+    mix: Mapping[str, float] = field(default_factory=lambda: QUESTION_MIX)
+
+
+PHASES = (
+    Phase(0.12, 0.95, 1, 8),
+    Phase(0.36, 0.92, 6, 1, 0.45, HARD_MIX),
+    Phase(0.52, 0.75, 5, 1, 0.15),
+)
+"""One skill after the other: to look up whose attribute is which, to compare what was looked up, to do all of it.
+
+Trained on the last phase alone, it learns neither in any time we have: whether a comparison is right says little about
+which of many lookups was wrong.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,26 +75,33 @@ class LanguageRecipe:
     steps: int = 5000
     batch: int = 32
     lr: float = 2e-3
-    in_context: float = 0.7
-    """Share of texts that describe a scene and ask about it."""
-    turns: int = 5
-    recalls: int = 2
-    """Attributes of objects to be looked up, beside the questions."""
-    early: float = 0.14
-    """Share of the steps in which nearly all turns are such: looking up is learned first, alone it is learned soon."""
+    phases: tuple[Phase, ...] = PHASES
     lettered: float = 0.15
     """Share of questions with lettered options."""
     other_weight: float = 0.1
-    """Weight of tokens that are not answers."""
+    """Weight of tokens that are neither answers nor places spelled out in a question."""
     farthest: int = 160
     """Texts begin at a random position up to here: behind visual tokens they will not begin at 0."""
 
 
-def turns_of(facts: Facts, draw: Random, recipe: LanguageRecipe) -> Iterator[tuple[str, str]]:
+def turns_of(facts: Facts, draw: Random, phase: Phase, lettered: float) -> Iterator[tuple[str, str]]:
     """Questions and answers about a scene."""
-    for question in draw_questions(facts, draw, QUESTION_MIX, recipe.turns):
-        asked = question.lettered() if question.kind != "exist" and draw.random() < recipe.lettered else question
+    for question in draw_questions(facts, draw, dict(phase.mix), phase.turns):
+        if question.kind in NEEDED and draw.random() < phase.spelled:
+            yield spelled(facts, question), question.answer
+            continue
+        asked = question.lettered() if question.kind != "exist" and draw.random() < lettered else question
         yield asked.question.text, asked.answer
+
+
+def spelled(facts: Facts, question: SceneQuestion) -> str:
+    """A question with the places of its objects: "Which object is closer to the camera, the dog z4 or the cat z9?"."""
+    text = question.question.text
+    for mention in reversed(question.question.mentions):
+        known = attributes(facts, facts.instances[mention.instances[0]])
+        words = " ".join(known[name] for name in NEEDED[question.kind])
+        text = f"{text[: mention.end]} {words}{text[mention.end :]}"
+    return text
 
 
 def recalls(facts: Facts, objects: Sequence[str], draw: Random, count: int) -> Iterator[tuple[str, str]]:
@@ -78,17 +118,18 @@ def recalls(facts: Facts, objects: Sequence[str], draw: Random, count: int) -> I
             yield f"the {thing.category} {name}?", word
 
 
-def conversation(facts: Facts, draw: Random, recipe: LanguageRecipe) -> list[tuple[str, str]]:
+def conversation(facts: Facts, draw: Random, phase: Phase, lettered: float) -> list[tuple[str, str]]:
     """One text: pairs of what the user and the assistant say."""
-    if draw.random() < recipe.in_context:
-        turns = list(turns_of(facts, draw, recipe))
+    if draw.random() < phase.in_context:
+        turns = list(turns_of(facts, draw, phase, lettered))
         if turns:
             objects = described(facts, draw)
-            turns += recalls(facts, objects, draw, recipe.recalls)
+            turns += recalls(facts, objects, draw, phase.recalls)
             draw.shuffle(turns)
             turns[0] = (f"{in_words(facts, draw, objects)} {turns[0][0]}", turns[0][1])
             return turns
-    if draw.random() < 0.6 and (turns := list(turns_of(facts, draw, recipe))):
+    blind = replace(phase, spelled=0.0)
+    if draw.random() < 0.6 and (turns := list(turns_of(facts, draw, blind, lettered))):
         return turns
     if draw.random() < 0.5:
         return [("Describe the image.", caption(facts, draw).text)]
@@ -158,13 +199,17 @@ def pretrain_language(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: _rate(k, recipe.steps))
     draw = Random(seed)
-    begin = replace(recipe, in_context=0.9, turns=2, recalls=8)
+    # Behind the description's full stop a place is spelled out: to predict it, it must be looked up at the noun.
+    stop = tokenizer.convert_tokens_to_ids(".")
+    places = torch.tensor([_is_place(word) for word in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))])
     pool: list[str] = []
     started, running = time.process_time(), 0.0
     for step in range(recipe.steps):
         if not pool:
-            now = begin if step < recipe.early * recipe.steps else recipe
-            texts = [as_text(conversation(draw.choice(facts), draw, now)) for _ in range(16 * recipe.batch)]
+            now = phase_at(recipe.phases, step / recipe.steps)
+            texts = [
+                as_text(conversation(draw.choice(facts), draw, now, recipe.lettered)) for _ in range(16 * recipe.batch)
+            ]
             texts.sort(key=lambda t: t.count(" "))
             pool = texts
         # Texts of like length together: little padding.
@@ -174,7 +219,8 @@ def pretrain_language(
         positions = torch.arange(ids.shape[1]) + draw.randrange(recipe.farthest + 1)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, attention_mask=mask, position_ids=positions[None]).logits
-        weight = torch.where(answers, 1.0, recipe.other_weight) * mask
+        told = answers | (((ids == stop).cumsum(1) > 0) & places[ids])
+        weight = torch.where(told, 1.0, recipe.other_weight) * mask
         each = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
         )
@@ -201,6 +247,19 @@ def pretrain_language(
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return scores
+
+
+def phase_at(phases: Sequence[Phase], done: float) -> Phase:
+    """The phase after a share of all steps; the last one where shares are used up."""
+    for phase in phases:
+        if done < phase.share:
+            return phase
+        done -= phase.share
+    return phases[-1]
+
+
+def _is_place(word: str) -> bool:
+    return len(word) > 1 and word[0] in "xyz" and word[1:].isdigit()
 
 
 def _rate(step: int, steps: int) -> float:

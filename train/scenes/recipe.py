@@ -28,7 +28,7 @@ class Budget:
 
     train_scenes: int = 20_000
     held_out_scenes: int = 1_000
-    trunk_steps: int = 2_800
+    trunk_steps: int = 5_000
     language_steps: int = 5_000
     steps: Mapping[int, int] = field(default_factory=lambda: {1: 300, 2: 150, 3: 250, 4: 1_000})
     """Of each stage."""

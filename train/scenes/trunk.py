@@ -36,7 +36,7 @@ class TrunkRecipe:
     depths: tuple[int, ...] = (1, 3)
     side: int = 96
     stride: int = 8
-    steps: int = 2800
+    steps: int = 5000
     batch: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.02

@@ -7,22 +7,26 @@ from random import Random
 import pytest
 import torch
 
-from agevlm.scenes.language import QUESTIONS
+from agevlm.scenes.language import QUESTIONS, attributes, draw_questions
 from tests.scenes import longhand
 from train.scenes.language_model import (
-    QUESTION_MIX,
+    NEEDED,
+    PHASES,
     LanguageRecipe,
+    Phase,
     as_text,
     conversation,
     encode,
     in_context_accuracy,
+    phase_at,
     pretrain_language,
+    spelled,
     turns_of,
 )
 from train.scenes.words import build_tokenizer
 
 torch.set_num_threads(1)
-RECIPE = LanguageRecipe()
+LAST = PHASES[-1]
 TINY = LanguageRecipe(hidden=16, layers=1, heads=2, intermediate=16, steps=3, batch=4)
 
 
@@ -34,7 +38,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def conversations():
     draw = Random(0)
-    return [conversation(facts, draw, RECIPE) for facts in longhand.facts("train", 200)]
+    return [conversation(facts, draw, LAST, 0.2) for facts in longhand.facts("train", 200)]
 
 
 def messages(turns):
@@ -73,7 +77,7 @@ def test_most_texts_describe_the_scene_and_others_do_not(conversations):
         kinds["told" if first == "Describe the image." else "described" if ": " in first else "asked"] += 1
         if ": " in first:
             assert not any(": " in asked for asked, _ in turns[1:])
-    assert 0.6 * 200 < kinds["described"] < 0.8 * 200
+    assert abs(kinds["described"] - LAST.in_context * 200) < 25
     assert min(kinds.values()) > 5
 
 
@@ -81,13 +85,41 @@ def test_answers_of_a_text_are_true_of_its_scene():
     draw, count = Random(4), 0
     for scene in longhand.scenes("train", 100):
         truth = longhand.Truth(scene)
-        for asked, said in turns_of(longhand.Facts.of(scene), draw, LanguageRecipe(lettered=0.0)):
+        for asked, said in turns_of(longhand.Facts.of(scene), draw, Phase(1.0, 1.0, 5, 0), 0.0):
             kind = next(k for k, form in longhand.QUESTIONS.items() if longhand.re.fullmatch(form, asked))
-            options = (said, {"left": "right", "right": "left", "above": "below", "below": "above"}.get(said, ""))
+            options = tuple(asked.removesuffix("?").split(", ")[-1].split(" or ")) if kind == "relation" else ()
             assert longhand.answer(truth, kind, asked, options) == said
             count += 1
     assert count > 300
-    assert set(QUESTION_MIX) == set(QUESTIONS)
+    assert all(set(phase.mix) == set(QUESTIONS) for phase in PHASES)
+
+
+def test_places_are_spelled_out_behind_the_objects_they_are_of():
+    found = set()
+    for number, facts in enumerate(longhand.facts("train", 200)):
+        for kind in NEEDED:
+            for question in draw_questions(facts, Random(number), {kind: 1.0}, 2):
+                words, plain = spelled(facts, question).split(" "), question.question.text.split(" ")
+                for mention in question.question.mentions:
+                    noun = question.question.text[mention.start : mention.end]
+                    at = next(i for i, word in enumerate(words) if word == noun)
+                    known = attributes(facts, facts.instances[mention.instances[0]])
+                    end = at + 1 + len(NEEDED[kind])
+                    # The last word has the sentence's mark behind it.
+                    marked = [word.rstrip(",?") for word in words[at + 1 : end]]
+                    assert marked == [known[name] for name in NEEDED[kind]]
+                    words[at:end] = [noun + words[end - 1].removeprefix(marked[-1])]
+                assert words == plain
+                found.add(kind)
+    assert found == set(NEEDED)
+
+
+def test_phases_follow_each_other():
+    assert sum(phase.share for phase in PHASES) == pytest.approx(1.0)
+    steps = [PHASES.index(phase_at(PHASES, step / 1000)) for step in range(1000)]
+    assert steps == sorted(steps)
+    assert [steps.count(i) for i in range(len(PHASES))] == [round(1000 * phase.share) for phase in PHASES]
+    assert phase_at(PHASES, 1.0) is PHASES[-1]
 
 
 def test_training_saves_a_model_and_is_the_same_twice(tmp_path):
@@ -105,17 +137,19 @@ def test_training_saves_a_model_and_is_the_same_twice(tmp_path):
     assert models[0].generation_config.eos_token_id == tokenizer.eos_token_id
 
 
-def test_accuracy_counts_right_first_words(tokenizer):
-    """A model that always says yes is right exactly where the answer is yes."""
+def test_accuracy_is_of_the_likeliest_option(tokenizer):
+    """A model that likes "yes" best, and "left" better than "right", is right where these are; else at chance."""
 
     class SaysYes(torch.nn.Module):
         def forward(self, input_ids, attention_mask):
             logits = torch.zeros(*input_ids.shape, len(tokenizer))
-            logits[..., tokenizer.convert_tokens_to_ids("yes")] = 1.0
+            logits[..., tokenizer.convert_tokens_to_ids("yes")] = 2.0
+            logits[..., tokenizer.convert_tokens_to_ids("left")] = 1.0
             return type("Output", (), {"logits": logits})
 
     facts = longhand.facts("train", 60)
     scores = in_context_accuracy(SaysYes(), tokenizer, facts, 3)
     assert set(scores) == set(QUESTIONS)
-    assert 0.25 < scores.pop("exist") < 0.75
-    assert set(scores.values()) == {0.0}
+    assert 0.08 < scores.pop("color") < 0.45
+    assert 0.08 < scores.pop("count") < 0.45
+    assert all(0.25 < score < 0.75 for score in scores.values())

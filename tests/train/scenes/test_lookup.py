@@ -6,7 +6,7 @@ from random import Random
 
 from agevlm.scenes.language import attributes, described
 from tests.scenes import longhand
-from train.scenes.language_model import LanguageRecipe, conversation, recalls
+from train.scenes.language_model import Phase, conversation, recalls
 
 NAMES = {"color", "x", "y", "z"}
 
@@ -35,7 +35,7 @@ def test_a_whole_description_is_repeated_as_the_context_has_it():
     """Word order too: drawn anew it could not be known."""
     found = 0
     for number, facts in enumerate(longhand.facts("train", 200)):
-        turns = conversation(facts, Random(number), LanguageRecipe(in_context=1.0, turns=1, recalls=4))
+        turns = conversation(facts, Random(number), Phase(1.0, 1.0, 1, 4), 0.0)
         context = turns[0][0].partition(". ")[0]
         for asked, said in turns:
             if said.count(" ") == 4 and "the " in asked:

@@ -20,7 +20,7 @@ from agevlm.scenes.language import (
 from benchmarks.prompts import SUFFIX
 from tests.scenes import longhand
 from train.config import load_stage
-from train.scenes.language_model import LanguageRecipe, conversation
+from train.scenes.language_model import Phase, conversation
 from train.scenes.source import SHORT
 from train.scenes.words import ASSISTANT, IMAGE, SPECIAL, USER, build_tokenizer
 
@@ -41,7 +41,7 @@ def said_of(facts, seed):
     for true in (True, False):
         yield from (s.text.text for s in draw_statements(facts, draw, 6, true))
     yield from (caption(facts, draw).text, mismatched_caption(facts, draw).text, in_words(facts, draw))
-    for turn in conversation(facts, draw, LanguageRecipe(in_context=1.0)):
+    for turn in conversation(facts, draw, Phase(1.0, 1.0, 5, 2, 0.5), 0.2):
         yield from turn
 
 
