@@ -24,6 +24,9 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--images", default=1000, show_default=True, type=click.IntRange(2), help="Test scenes to ask about."
         ),
+        click.option(
+            "--trunk", default="convnet", show_default=True, help="convnet or convnext; give each its own --out."
+        ),
         click.option("--workers", type=click.IntRange(1), help="Processes at once, one thread each.  [cores]"),
         click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Change a setting of every stage."),
         click.option("--seed", "seeds", multiple=True, default=(0,), type=click.IntRange(0), help="Repeatable.  [0]"),
@@ -107,13 +110,26 @@ def scenes_ablate(which: tuple[str, ...], **options: Any) -> None:
 
 
 def _recipe(
-    *, out: Path, seeds: Sequence[int], arms: Sequence[str], settings: Sequence[str], smoke: bool, images: int, **_: Any
+    *,
+    out: Path,
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    settings: Sequence[str],
+    smoke: bool,
+    images: int,
+    trunk: str,
+    **_: Any,
 ) -> tuple[Recipe, int]:
+    from agevlm.errors import DataError
     from train.scenes.recipe import SMOKE, Budget, Recipe
+    from train.scenes.trunk import TRUNKS
 
+    if trunk not in TRUNKS:
+        raise DataError(f"--trunk {trunk}: there is no such trunk; give one of {', '.join(TRUNKS)}")
     budget = SMOKE if smoke else Budget()
     # Tasks are processes of their own: a relative folder must not depend on where they are started.
-    recipe = Recipe(out.expanduser().resolve(), tuple(dict.fromkeys(seeds)), tuple(arms), budget, tuple(settings))
+    folder = out.expanduser().resolve()
+    recipe = Recipe(folder, tuple(dict.fromkeys(seeds)), tuple(arms), budget, tuple(settings), trunk)
     return recipe, min(images, SMOKE_IMAGES) if smoke else min(images, budget.held_out_scenes)
 
 

@@ -109,6 +109,8 @@ def ablation_tasks(recipe: Recipe, ablation: Ablation, seed: int) -> list[Task]:
             "train.scenes.pretrain",
             "--out",
             str(recipe.out),
+            "--trunk",
+            recipe.trunk,
             "join",
             "--seed",
             str(seed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ CROSS_LAYERS = (1, 4, 7)
 
 @click.group()
 @click.option("--out", required=True, type=click.Path(path_type=Path))
+@click.option("--trunk", default="convnet")
 @click.option("--budget", default="{}")
 @click.pass_context
-def main(context: click.Context, out: Path, budget: str) -> None:
+def main(context: click.Context, out: Path, trunk: str, budget: str) -> None:
     """Called by the recipe, one process a task."""
     given: dict[str, Any] = json.loads(budget)
     if "steps" in given:
         given["steps"] = {int(stage): steps for stage, steps in given["steps"].items()}
-    context.obj = Recipe(out, budget=Budget(**given))
+    context.obj = Recipe(out, budget=Budget(**given), trunk=trunk)
 
 
 def _stores(recipe: Recipe) -> tuple[Any, Any]:
@@ -57,12 +59,14 @@ def trunk(recipe: Recipe) -> None:
     """Vision."""
     import torch
 
-    from train.scenes.trunk import TrunkRecipe, pretrain_trunk
+    from train.scenes.trunk import TRUNKS, pretrain_trunk
 
     torch.set_num_threads(1)
     train, held_out = _stores(recipe)
     out = recipe.base / "trunk"
-    scores = pretrain_trunk(train, held_out, out, TrunkRecipe(steps=recipe.budget.trunk_steps), 0, click.echo)
+    chosen = TRUNKS[recipe.trunk]
+    chosen = replace(chosen, steps=recipe.budget.trunk_steps or chosen.steps)
+    scores = pretrain_trunk(train, held_out, out, chosen, 0, click.echo)
     _write_scores(out, scores)
 
 
@@ -90,6 +94,7 @@ def language(recipe: Recipe) -> None:
 def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str | None) -> None:
     """Stage 0."""
     from agevlm.model.assemble import AssembleSettings, assemble
+    from train.scenes.trunk import TRUNKS
     from train.scenes.words import CHAT_TEMPLATE
 
     cross = fusion == "cross"
@@ -100,6 +105,7 @@ def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str |
             vision=str(recipe.base / "trunk"),
             out=recipe.base / f"seed-{seed}" / (name or fusion),
             image_size=96,
+            num_stages=TRUNKS[recipe.trunk].num_stages,
             fusion=fusion,
             cross_layers=places if cross else None,
             visual_positions="learned" if cross else None,

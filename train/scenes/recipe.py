@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from train.scenes.tasks import Task
+from train.scenes.trunk import TRUNKS
 
 ARMS = ("age-vlm", "ca-baseline", "concat", "concat-unfrozen")
 STAGES = {1: "align", 2: "vision", 3: "guide", 4: "instruct"}
@@ -28,7 +29,8 @@ class Budget:
 
     train_scenes: int = 20_000
     held_out_scenes: int = 1_000
-    trunk_steps: int = 5_000
+    trunk_steps: int | None = None
+    """As the trunk's own recipe has it, if None."""
     language_steps: int = 5_000
     steps: Mapping[int, int] = field(default_factory=lambda: {1: 300, 2: 150, 3: 250, 4: 1_000})
     """Of each stage."""
@@ -48,6 +50,8 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     settings: tuple[str, ...] = ()
     """Further settings of every stage, as --set has them."""
+    trunk: str = "convnet"
+    """One of `train.scenes.trunk.TRUNKS`."""
 
     @property
     def data(self) -> Path:
@@ -76,7 +80,7 @@ class Recipe:
 def base_tasks(recipe: Recipe) -> list[Task]:
     """Rendering, and what stands in for pretraining."""
     budget = json.dumps(asdict(recipe.budget))
-    common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--budget", budget)
+    common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--trunk", recipe.trunk, "--budget", budget)
     return [
         Task("data", (*common, "data"), recipe.rendered),
         Task("trunk", (*common, "trunk"), recipe.base / "trunk" / "scores.json", ("data",)),
@@ -91,7 +95,7 @@ def seed_tasks(recipe: Recipe, seed: int) -> list[Task]:
         fusion = "concat" if arm.startswith("concat") else "cross"
         stage0 = recipe.base / f"seed-{seed}" / fusion
         name = f"seed-{seed}/{fusion}"
-        common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out))
+        common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--trunk", recipe.trunk)
         tasks[name] = Task(
             name, (*common, "join", "--seed", str(seed), "--fusion", fusion), stage0, ("trunk", "language")
         )
@@ -114,6 +118,7 @@ def stage_settings(recipe: Recipe, seed: int, stage: int) -> tuple[str, ...]:
         f"vars.data={recipe.data}",
         f"vars.scenes={recipe.budget.train_scenes}",
         f"vars.steps_{stage}={recipe.budget.steps[stage]}",
+        f"vars.vision_block=model.vision_tower.trunk.{TRUNKS[recipe.trunk].last_block}",
         f"data_seed={seed}",
         *recipe.settings,
     )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ MOST = 24
 
 @dataclass(frozen=True)
 class TrunkRecipe:
-    """Sizes and schedule."""
+    """Architecture and schedule."""
 
     architecture: str = "agevlm_convnet"
-    stem: int = 24
-    dims: tuple[int, ...] = (48, 128)
-    depths: tuple[int, ...] = (1, 3)
+    """Of timm's, ours among them."""
+    model_args: Mapping[str, Any] = field(default_factory=lambda: {"stem": 24, "dims": [48, 128], "depths": [1, 3]})
+    num_stages: int | None = None
+    """Of the architecture's stages; all if None."""
+    last_block: str = "stages.1.blocks.2"
+    """What stage 2 trains on."""
     side: int = 96
     stride: int = 8
     steps: int = 5000
@@ -43,6 +46,20 @@ class TrunkRecipe:
     colour_weight: float = 0.6
     centre_weight: float = 0.5
     depth_weight: float = 0.3
+
+
+TRUNKS = {
+    "convnet": TrunkRecipe(),
+    # Two stages of ConvNeXt for the same grid, of about the same size. A step takes twice as long: half as many.
+    "convnext": TrunkRecipe(
+        "convnext_atto",
+        {"dims": [64, 128, 8, 8], "depths": [2, 5, 1, 1], "ls_init_value": None},
+        num_stages=2,
+        last_block="stages.1.blocks.4",
+        steps=2500,
+    ),
+}
+"""Trunks that the recipe can name."""
 
 
 @dataclass(frozen=True)
@@ -235,14 +252,15 @@ def pretrain_trunk(
     from agevlm.model.vision import AgeVlmVisionModel
 
     torch.manual_seed(seed)
-    args = {"stem": recipe.stem, "dims": list(recipe.dims), "depths": list(recipe.depths)}
     config = AgeVlmVisionConfig.from_timm(
         recipe.architecture,
         image_size=recipe.side,
-        model_args=args if recipe.architecture == "agevlm_convnet" else None,
+        num_stages=recipe.num_stages,
+        model_args=dict(recipe.model_args) or None,
     )
     model = AgeVlmVisionModel(config).to(memory_format=torch.channels_last)
-    _start_small(model)
+    if recipe.architecture == "agevlm_convnet":
+        _start_small(model)
     heads = _heads(config.hidden_size)
     parameters = [*model.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(

@@ -15,6 +15,7 @@ from train.scenes.trunk import (
     COLOUR_NAMES,
     MOST,
     NAMES,
+    TRUNKS,
     Reader,
     ThingTable,
     TrunkRecipe,
@@ -193,11 +194,28 @@ def test_augmentation_varies_and_repeats_with_its_seed(store):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", list(TRUNKS))
+def test_every_trunk_gives_the_same_grid_at_about_the_same_size(name):
+    from agevlm.model import AgeVlmVisionConfig
+    from agevlm.model.vision import AgeVlmVisionModel
+
+    recipe = TRUNKS[name]
+    config = AgeVlmVisionConfig.from_timm(
+        recipe.architecture, image_size=96, num_stages=recipe.num_stages, model_args=dict(recipe.model_args)
+    )
+    assert (config.grid, config.hidden_size, config.stride) == ((12, 12), 128, recipe.stride)
+    model = AgeVlmVisionModel(config)
+    assert 0.75e6 < sum(p.numel() for p in model.parameters()) < 1.1e6
+    last = model.get_submodule(f"trunk.{recipe.last_block}")
+    stage = model.get_submodule(f"trunk.{recipe.last_block.rpartition('.')[0]}")
+    assert list(stage.children())[-1] is last
+
+
 @pytest.mark.slow
 def test_training_saves_what_assemble_reads_and_is_the_same_twice(store, tmp_path):
     from agevlm.model.sources import find_vision
 
-    recipe = TrunkRecipe(stem=4, dims=(4, 8), depths=(1, 1), steps=3, batch=8)
+    recipe = TrunkRecipe(model_args={"stem": 4, "dims": [4, 8], "depths": [1, 1]}, steps=3, batch=8)
     scores = [pretrain_trunk(store, store, tmp_path / n, recipe, 0, lambda _: None) for n in ("a", "b")]
     assert scores[0] == scores[1]
     assert set(scores[0]) == {"mAP", "colour", "depth error"}
@@ -209,3 +227,28 @@ def test_training_saves_what_assemble_reads_and_is_the_same_twice(store, tmp_pat
     assert json.loads((tmp_path / "a" / "config.json").read_text())["pretrained_cfg"]["std"] == [0.5] * 3
     counter = source.weights.read("stem.1.num_batches_tracked")
     assert (int(counter), counter.dtype) == (3, torch.int64)
+
+
+@pytest.mark.slow
+def test_a_convnext_is_trained_and_joined(store, tmp_path):
+    from dataclasses import replace
+
+    from safetensors.torch import load_file
+
+    from agevlm.model import AgeVlmForConditionalGeneration
+    from tests.train.scenes.test_language_model import TINY
+    from train.scenes.language_model import pretrain_language
+    from train.scenes.pretrain import main
+
+    base = tmp_path / "base"
+    scores = pretrain_trunk(store, store, base / "trunk", replace(TRUNKS["convnext"], steps=1, batch=2), 0, print)
+    assert set(scores) == {"mAP", "colour", "depth error"}
+    pretrain_language(store.facts, base / "language", TINY, 0)
+    main(
+        ["--out", str(tmp_path), "--trunk", "convnext", "join", "--seed", "0", "--fusion", "concat"], None, None, False
+    )
+    model = AgeVlmForConditionalGeneration.from_pretrained(base / "seed-0" / "concat")
+    trained = load_file(base / "trunk" / "model.safetensors")
+    joined = model.model.vision_tower.trunk.state_dict()
+    assert joined.keys() == trained.keys()
+    assert all(torch.equal(joined[k], trained[k]) for k in joined)
