@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import warnings
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from agevlm.appearing import file_appears
 from agevlm.errors import DataError
 from agevlm.geometry import Box, Geometry
 from analysis.look import Panel
@@ -116,18 +115,13 @@ def draw(
 
 
 def _save(figure: Any, out: Path) -> None:
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with warnings.catch_warnings():
+        with file_appears(out) as unfinished, warnings.catch_warnings():
             # What the font lacks is drawn as a box.
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(unfinished, format=out.suffix[1:].lower())
-        unfinished.replace(out)
     except OSError as error:
         raise DataError(f"--out {out}: cannot write: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
 
 
 def _fit(width: float, height: float, most_wide: float, most_high: float) -> tuple[float, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agevlm.appearing import file_appears
 from agevlm.errors import DataError
 from agevlm.geometry import Geometry
 from train.samples import Sample, Source
@@ -214,16 +213,10 @@ def _finish(axes: Any, image: Any, words: str, numbers: str) -> None:
 
 
 def _save(figure: Any, out: Path) -> None:
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
+        with file_appears(out) as unfinished, warnings.catch_warnings():
             # What the font lacks is drawn as a box.
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(unfinished, format="png")
-        unfinished.replace(out)
     except OSError as error:
         raise DataError(f"{out}: cannot write: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from agevlm.appearing import folder_appears
 from agevlm.errors import TrainError
 
 FOLDER = "checkpoints"
@@ -49,40 +49,16 @@ def latest(out: Path) -> Path | None:
 def clean(out: Path) -> None:
     """Remove what killed writers left. Only for the folder's owner."""
     for folder in (out, out / FOLDER):
-        for path in folder.glob(".unfinished-*") if folder.is_dir() else ():
+        for path in folder.glob(".*.unfinished-*") if folder.is_dir() else ():
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def appearing(target: Path, needed: int = 0) -> Iterator[Path]:
-    """A hidden folder to write into; it takes the name `target` once it is complete and on the disk.
-
-    A folder that has the name already is replaced.
-
-    Args:
-        target: the folder's name to be.
-        needed: bytes that it will take; less room is an error before anything is written.
-
-    Raises:
-        OSError: ENOSPC among others, with the path. Nothing is left behind, and what was there before stays.
-    """
-    hidden = target.with_name(f".unfinished-{target.name}-{os.getpid()}")
+    """`folder_appears`, with what safetensors and torch make of a full disk turned into OSError."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(target.parent).free < needed:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed / 1e9:.2f} GB are needed", str(target))
-        hidden.mkdir()
-        yield hidden
-        for path in [*hidden.rglob("*"), hidden]:
-            _sync(path)
-        if target.exists():
-            gone = target.with_name(f".unfinished-{target.name}-replaced-{os.getpid()}")
-            target.rename(gone)
-            hidden.rename(target)
-            shutil.rmtree(gone, ignore_errors=True)
-        else:
-            hidden.rename(target)
-        _sync(target.parent)
+        with folder_appears(target, needed) as hidden:
+            yield hidden
     except SafetensorError as error:
         # safetensors and torch hide the system's error behind their own.
         raise OSError(errno.ENOSPC if "os error 28" in str(error) else errno.EIO, str(error), str(target)) from error
@@ -90,16 +66,6 @@ def appearing(target: Path, needed: int = 0) -> Iterator[Path]:
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         raise OSError(errno.ENOSPC, "cannot be written; is the disk full?", str(target)) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def save(
@@ -134,7 +100,7 @@ def save(
     found = checkpoints(out)
     for old in list(found)[: -max(1, keep)]:
         # Out of sight first: a kill halfway must not leave a part of one under its name.
-        gone = found[old].with_name(f".unfinished-{found[old].name}")
+        gone = found[old].with_name(f".{found[old].name}.unfinished-removed")
         with contextlib.suppress(OSError):
             found[old].rename(gone)
             shutil.rmtree(gone, ignore_errors=True)

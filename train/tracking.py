@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agevlm.appearing import file_appears
 from agevlm.errors import RunFolderError, TrainError
 from train.config import STAGE_FILE, spec_as_dict, stage_yaml
 from train.spec import StageSpec
@@ -179,8 +180,7 @@ def cut_log(path: Path, step: int) -> None:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue
-        unfinished = path.with_name(f".{path.name}.part")
-        unfinished.write_text("".join(kept), encoding="utf-8")
-        unfinished.replace(path)
+        with file_appears(path) as unfinished:
+            unfinished.write_text("".join(kept), encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{path}: cannot go on with this log: {error}") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
+from agevlm.appearing import folder_appears
 from agevlm.data.checkpoint_files import INDEX, WEIGHTS, one_line
 from agevlm.errors import AgeVlmError, CheckpointError
 from agevlm.model.configuration import AgeVlmConfig, AgeVlmTextConfig, AgeVlmVisionConfig
@@ -453,9 +453,7 @@ def _draw(model: AgeVlmForConditionalGeneration, seed: int, *, with_vision: bool
 
 @contextmanager
 def _appearing(out: Path, needed: int) -> Iterator[Path]:
-    """A folder beside `out` to write into; it takes the name of `out` once all is done, and goes if anything fails."""
-    folder = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
-    replaced = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    """`folder_appears` with errors that name the option. Raises CheckpointError."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(out.parent).free
@@ -463,20 +461,12 @@ def _appearing(out: Path, needed: int) -> Iterator[Path]:
             raise CheckpointError(
                 f"--out {out}: the weights take {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there"
             )
-        folder.mkdir()
-        yield folder
-        if out.exists():
-            out.rename(replaced)
-        folder.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with folder_appears(out) as folder:
+            yield folder
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
         reason = "no room left on the disk" if full else one_line(error)
         raise CheckpointError(f"--out {out}: cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
 
 
 def _write_weights(weights: dict[str, _Weight], folder: Path) -> None:

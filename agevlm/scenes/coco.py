@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agevlm.appearing import folder_appears
 from agevlm.errors import DataError
 from agevlm.scenes.categories import CATEGORIES
 from agevlm.scenes.language import Facts
@@ -208,24 +207,13 @@ def _write_image(folder: Path, size: int, seed: int) -> tuple[Entry, list[Entry]
 
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into; it takes the name of `out` once all is done, and goes if anything fails."""
-    folder = out.with_name(f".{out.name}.unfinished-{os.getpid()}")
-    replaced = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    """`folder_appears` with errors that name the option. Raises DataError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        yield folder
-        if out.exists():
-            out.rename(replaced)
-        folder.rename(out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with folder_appears(out) as folder:
+            yield folder
     except OSError as error:
         reason = "no room left on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise DataError(f"--out {out}: cannot be written: {reason}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
 
 
 def _summary(out: Path, images: Sequence[Entry], annotations: Sequence[Entry]) -> Written:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agevlm.appearing import file_appears
 from agevlm.geometry import Geometry
 from agevlm.scenes.language import ask_existence
 from agevlm.vlm.contract import Ask, ProbeSpec, Vlm
@@ -78,7 +79,6 @@ def _save(figure: Any, out: Path) -> Path:
     """PNG, whole or not at all, of fewer colours where it would be too large."""
     from PIL import Image
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     for colours in (0, 256, 64):
@@ -89,9 +89,8 @@ def _save(figure: Any, out: Path) -> Path:
             buffer = smaller
         if len(buffer.getvalue()) <= MOST_BYTES:
             break
-    unfinished = out.with_name(f".{out.name}.part")
-    unfinished.write_bytes(buffer.getvalue())
-    unfinished.replace(out)
+    with file_appears(out) as unfinished:
+        unfinished.write_bytes(buffer.getvalue())
     return out
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from agevlm.appearing import file_appears
 
 ANSWERS, LOOKS, CAUSAL, SCORES = "answers.jsonl", "looks.jsonl", "causal.jsonl", "scores.json"
 
@@ -17,10 +18,8 @@ Row = TypeVar("Row")
 
 def write_whole(path: Path, text: str) -> None:
     """A file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    with file_appears(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_rows(path: Path, rows: Sequence[Any]) -> None:

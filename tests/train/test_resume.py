@@ -130,12 +130,12 @@ def test_what_killed_writers_left_is_ignored_and_removed(base, tmp_path):
     with pytest.raises(Stop):
         run_stage(spec, [Toys()], progress=stopping_after(3))
     folder = tmp_path / "run" / "checkpoints"
-    (folder / ".unfinished-step-00000007-1").mkdir()
-    (tmp_path / "run" / ".unfinished-model-1").mkdir()
+    (folder / ".step-00000007.unfinished-1").mkdir()
+    (tmp_path / "run" / ".model.unfinished-1").mkdir()
     assert state.latest(tmp_path / "run") == folder / "step-00000002"
     run_stage(spec, [Toys()], resume=True)
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000002", "step-00000003"]
-    assert not list((tmp_path / "run").glob(".unfinished*"))
+    assert not list((tmp_path / "run").glob(".*unfinished*"))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agevlm.appearing import folder_appears
 from agevlm.scenes.language import Facts
 from agevlm.scenes.types import Instance, split_seeds
 
@@ -116,9 +116,7 @@ def _end_with_parent() -> None:
 def _render(folder: Path, split: str, count: int, side: int, workers: int) -> None:
     seeds = split_seeds(split, count)
     parts = [seeds[i : i + CHUNK] for i in range(0, count, CHUNK)]
-    hidden = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    hidden.mkdir(parents=True, exist_ok=True)
-    try:
+    with folder_appears(folder) as hidden:
         images = np.lib.format.open_memmap(hidden / "images.npy", "w+", np.uint8, (count, side, side, 3))
         ids = np.lib.format.open_memmap(hidden / "ids.npy", "w+", np.uint8, (count, side, side))
         rows: list[dict[str, Any]] = []
@@ -129,12 +127,5 @@ def _render(folder: Path, split: str, count: int, side: int, workers: int) -> No
                 rows += done[2]
         images.flush()
         ids.flush()
+        # Where another process has rendered the same scenes meanwhile, they are the same bytes.
         (hidden / "scenes.json").write_text(json.dumps(rows))
-        try:
-            os.rename(hidden, folder)
-        except OSError:
-            # Another process has rendered the same scenes meanwhile; they are the same bytes.
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
