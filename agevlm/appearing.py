@@ -48,14 +48,13 @@ def folder_appears(target: Path, needed: int = 0) -> Iterator[Path]:
 
 @contextmanager
 def file_appears(target: Path) -> Iterator[Path]:
-    """A hidden file to write; it takes the name `target` once it is written, and goes if anything fails.
+    """A hidden file to write in `target`'s folder; it takes that name once it is written, and goes if anything fails.
 
     Raises:
         OSError: with the path; what was there before stays.
     """
     hidden = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         yield hidden
         hidden.replace(target)
     finally:

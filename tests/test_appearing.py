@@ -91,6 +91,9 @@ def test_a_killed_writer_never_leaves_a_part_under_the_name(tmp_path):
 
 def test_a_file_appears_whole(tmp_path):
     target = tmp_path / "deep" / "file"
+    with pytest.raises(FileNotFoundError), file_appears(target) as hidden:
+        hidden.write_text("one")
+    target.parent.mkdir()
     with file_appears(target) as hidden:
         hidden.write_text("one")
         assert not target.exists()

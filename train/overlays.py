@@ -214,6 +214,7 @@ def _finish(axes: Any, image: Any, words: str, numbers: str) -> None:
 
 def _save(figure: Any, out: Path) -> None:
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with file_appears(out) as unfinished, warnings.catch_warnings():
             # What the font lacks is drawn as a box.
             warnings.filterwarnings("ignore", message="Glyph")

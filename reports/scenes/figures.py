@@ -89,6 +89,7 @@ def _save(figure: Any, out: Path) -> Path:
             buffer = smaller
         if len(buffer.getvalue()) <= MOST_BYTES:
             break
+    out.parent.mkdir(parents=True, exist_ok=True)
     with file_appears(out) as unfinished:
         unfinished.write_bytes(buffer.getvalue())
     return out

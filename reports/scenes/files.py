@@ -18,6 +18,7 @@ Row = TypeVar("Row")
 
 def write_whole(path: Path, text: str) -> None:
     """A file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with file_appears(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
