@@ -48,6 +48,28 @@ def seen_by_language_model(model):
     return positions
 
 
+def test_options_that_differ_in_their_last_token_are_one_row(fresh, pictures, kind):
+    """Ranked together they cost as much as one of them, and get what each gets alone."""
+    encoded = fresh.encode(pictures[:1])
+    ask = asks_about(0, 1, EIGHTEEN[:1])
+    # Two tokens each: the first alike, then one that differs only at the end, and one longer.
+    first, second = (fresh.tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Yes", " No"))
+    options = [
+        fresh.tokenizer.decode([first]),
+        fresh.tokenizer.decode([second]),
+        fresh.tokenizer.decode([first, second]),
+    ]
+    alone = [fresh.rank(encoded, ask, [[option]])[0][0] for option in options]
+    before = fresh.language_positions
+    fresh.rank(encoded, ask, [options[:1]])
+    one = fresh.language_positions - before
+    assert fresh.rank(encoded, ask, [[options[1], options[0], options[1]]])[0] == pytest.approx(
+        [alone[1], alone[0], alone[1]], abs=1e-4
+    )
+    assert fresh.language_positions - before == 2 * one
+    assert fresh.rank(encoded, ask, [options])[0] == pytest.approx(alone, abs=1e-4)
+
+
 def test_the_language_model_runs_over_the_prefix_once_and_over_suffixes_only(fresh, pictures, kind):
     seen = seen_by_language_model(fresh)
     encoded = fresh.encode(pictures[:1])

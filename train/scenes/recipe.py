@@ -32,7 +32,7 @@ class Budget:
     trunk_steps: int | None = None
     """As the trunk's own recipe has it, if None."""
     language_steps: int = 5_000
-    steps: Mapping[int, int] = field(default_factory=lambda: {1: 300, 2: 150, 3: 250, 4: 1_000})
+    steps: Mapping[int, int] = field(default_factory=lambda: {1: 500, 2: 200, 3: 300, 4: 1_000})
     """Of each stage."""
 
 

@@ -11,7 +11,16 @@ from random import Random
 from typing import Any
 
 from agevlm.errors import DataError
-from agevlm.scenes.language import QUESTIONS, Facts, Text, caption, draw_questions, draw_statements
+from agevlm.scenes.language import (
+    QUESTIONS,
+    Facts,
+    Mention,
+    Text,
+    attributes,
+    caption,
+    draw_questions,
+    draw_statements,
+)
 from agevlm.scenes.types import SPLIT_STARTS
 from train.samples import Message, Phrase, Sample
 from train.scenes.store import SceneStore
@@ -43,6 +52,9 @@ class ScenesOptions:
     """Questions about one picture."""
     captions: float = 0.0
     """Share of samples that describe the picture instead: half captions, half lists of statements."""
+    places: float = 0.0
+    """Share of samples that ask for single attributes of objects, place and distance in words of the language model's
+    own: "the dog x?" "x3"."""
     short: float = 0.1
     """Share of questions that ask for a single word."""
     lettered: float = 0.1
@@ -73,6 +85,8 @@ class ScenesSource:
             if key not in known:
                 raise DataError(f"source scenes has no option {key!r}; it has {', '.join(known)}")
         chosen = ScenesOptions(**options)
+        if chosen.captions + chosen.places > 1:
+            raise DataError(f"source scenes: captions {chosen.captions} and places {chosen.places} are more than 1")
         if unknown := sorted(set(chosen.questions) - set(QUESTIONS)):
             raise DataError(f"source scenes: no questions of kind {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
         if chosen.split not in SPLIT_STARTS or chosen.count < 1:
@@ -97,7 +111,12 @@ class ScenesSource:
 
         facts, options = self.store.facts[index], self.options
         draw = Random(f"{options.seed}/{index}/{epoch}")
-        said = None if draw.random() < options.captions else self._questions(facts, draw)
+        kind = draw.random()
+        said: list[Text] = []
+        if kind >= options.captions + options.places:
+            said = self._questions(facts, draw)
+        elif kind >= options.captions:
+            said = self._places(facts, draw)
         if not said:
             if draw.random() < 0.5:
                 said = [Text("Describe the image."), caption(facts, draw)]
@@ -123,6 +142,14 @@ class ScenesSource:
                 said += [text, Text(asked.answer)]
                 continue
             said += [asked.question, Text(asked.answer)]
+        return said
+
+    def _places(self, facts: Facts, draw: Random) -> list[Text]:
+        every = [(i, name, word) for i in facts.single for name, word in attributes(facts, facts.instances[i]).items()]
+        said = []
+        for i, name, word in draw.sample(every, min(self.options.turns, len(every))):
+            category = facts.instances[i].category
+            said += [Text(f"the {category} {name}?", (Mention(4, 4 + len(category), (i,)),)), Text(word)]
         return said
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -54,9 +56,9 @@ def union(scene, places):
     return mask
 
 
-@pytest.mark.parametrize("captions", [0.0, 1.0])
-def test_phrases_are_words_of_objects_and_their_masks_all_their_pixels(opened, captions):
-    source, several = opened(captions=captions), 0
+@pytest.mark.parametrize("shares", [{"captions": 0.0}, {"captions": 1.0}, {"places": 1.0}])
+def test_phrases_are_words_of_objects_and_their_masks_all_their_pixels(opened, shares):
+    source, several = opened(**shares), 0
     assert len(source) == COUNT
     assert list(source.guided) == list(range(COUNT))
     for i, scene in enumerate(longhand.scenes("train", COUNT)):
@@ -78,7 +80,31 @@ def test_phrases_are_words_of_objects_and_their_masks_all_their_pixels(opened, c
             for match in re.finditer(r"\w+", message.text):
                 there = match.group() in CATEGORY_OF and truth.number(CATEGORY_OF[match.group()]) > 0
                 assert ((number, match.start()) in named) == there, message.text
-    assert several > 20
+    assert several > 20 or "places" in shares
+
+
+def test_places_are_those_of_the_objects_they_are_asked_of(opened):
+    source, asked = opened(places=1.0), Counter()
+    for i, scene in enumerate(longhand.scenes("train", COUNT)):
+        messages, truth = source.read(i, 0).messages, Truth(scene)
+        texts = [m.text for m in messages]
+        assert len(set(texts[::2])) == len(texts) // 2
+        if texts[0] == "Describe the image.":
+            assert not [t for t in truth.things if truth.number(t.category) == 1]
+            continue
+        for question, said in zip(texts[::2], texts[1::2], strict=True):
+            noun, name = re.fullmatch(r"the (\w+) (\w+)\?", question).groups()
+            thing = truth.only(noun)
+            known = {
+                "color": thing.colour,
+                "x": f"x{int(10 * thing.x / truth.width)}",
+                "y": f"y{int(10 * thing.y / truth.height)}",
+                "z": f"z{round(6 * math.log(thing.depth))}",
+            }
+            assert said == known[name]
+            asked[name] += 1
+    assert len(asked) == 4
+    assert min(asked.values()) > 0.15 * asked.total()
 
 
 def test_turns_alternate_and_answers_are_right(opened):
@@ -97,8 +123,8 @@ def test_turns_alternate_and_answers_are_right(opened):
                 if offered:
                     given, lettered = dict(re.findall(r"\(([A-D])\) (\w+)", offered))[given.strip("()")], lettered + 1
                 kind = next(k for k, form in FORMS.items() if re.fullmatch(form, question))
-                sides = {"left": "right", "right": "left", "above": "below", "below": "above"}
-                assert longhand.answer(truth, kind, question, (given, sides.get(given, ""))) == given
+                options = tuple(question.removesuffix("?").split(", ")[-1].split(" or ")) if kind == "relation" else ()
+                assert longhand.answer(truth, kind, question, options) == given
                 count += 1
     assert count > 500
     assert 0.05 * count < short < 0.15 * count
@@ -111,7 +137,7 @@ def test_descriptions_are_true(opened):
         asked, said = source.read(i, 0).messages
         assert asked.text == "Describe the image."
         truth = Truth(scene)
-        if said.text.endswith(f"in the {truth.setting} ."):
+        if said.text.endswith(f"in the {truth.setting}."):
             entries, _ = longhand.listed(said.text)
             assert all(longhand.true_of(truth, entry) for entry in entries)
             kinds.add("caption")
@@ -147,6 +173,7 @@ CHANGES = {
     "questions": {"exist": 1.0},
     "turns": 5,
     "captions": 0.5,
+    "places": 0.5,
     "short": 0.2,
     "lettered": 0.0,
     "seed": 1,
