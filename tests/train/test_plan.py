@@ -21,6 +21,7 @@ CHANGES = [
     "vars.vision_block=model.vision_tower.trunk.stages.2.blocks.0",
     "trainable.cross.modules=[model.language_model.layers.1, model.language_model.layers.4]",
     "tokens_per_sample=50",
+    "vars.steps_3=250",
 ]
 
 
