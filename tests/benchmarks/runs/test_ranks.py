@@ -1,5 +1,6 @@
 """Several processes on one run, as torchrun and `accelerate launch` start them, on the CPU by gloo."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -133,6 +134,9 @@ def test_a_survivor_of_a_killed_launch_keeps_the_folder_closed_until_it_is_gone(
     survivor = next(pid for pid in ranks if pid != owner)
     os.kill(owner, signal.SIGKILL)
     running.wait()
+    # A killed process holds its locks for a moment more.
+    with (out / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
     second = pope_here(data, out, tmp_path / "second.log")
     assert second.returncode == 2
     assert "another process is writing it" in second.stderr
