@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from train.scenes.pretrain import CROSS_LAYERS
-from train.scenes.recipe import STAGES, Recipe, stage_task
+from train.scenes.recipe import STAGES, Recipe, pretraining, stage_task
 from train.scenes.tasks import Task
 
 
@@ -104,19 +104,7 @@ def ablation_tasks(recipe: Recipe, ablation: Ablation, seed: int) -> list[Task]:
     tasks = []
     before, model = f"seed-{seed}/{base.name}", base
     if own_base:
-        join = (
-            "-m",
-            "train.scenes.pretrain",
-            "--out",
-            str(recipe.out),
-            "--trunk",
-            recipe.trunk,
-            "join",
-            "--seed",
-            str(seed),
-            "--fusion",
-            "cross",
-        )
+        join = (*pretraining(recipe), "join", "--seed", str(seed), "--fusion", "cross")
         layers = ("--layers", ",".join(map(str, ablation.layers)), "--name", base.name)
         tasks.append(Task(before, (*join, *layers), base, ("trunk", "language")))
     for stage in ablation.stages:

@@ -77,10 +77,15 @@ class Recipe:
         return self.run(arm, seed, 4) / "model"
 
 
+def pretraining(recipe: Recipe) -> tuple[str, ...]:
+    """How a task calls `train.scenes.pretrain`; the name of what it makes comes behind."""
+    return ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--trunk", recipe.trunk)
+
+
 def base_tasks(recipe: Recipe) -> list[Task]:
     """Rendering, and what stands in for pretraining."""
     budget = json.dumps(asdict(recipe.budget))
-    common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--trunk", recipe.trunk, "--budget", budget)
+    common = (*pretraining(recipe), "--budget", budget)
     return [
         Task("data", (*common, "data"), recipe.rendered),
         Task("trunk", (*common, "trunk"), recipe.base / "trunk" / "scores.json", ("data",)),
@@ -95,10 +100,8 @@ def seed_tasks(recipe: Recipe, seed: int) -> list[Task]:
         fusion = "concat" if arm.startswith("concat") else "cross"
         stage0 = recipe.base / f"seed-{seed}" / fusion
         name = f"seed-{seed}/{fusion}"
-        common = ("-m", "train.scenes.pretrain", "--out", str(recipe.out), "--trunk", recipe.trunk)
-        tasks[name] = Task(
-            name, (*common, "join", "--seed", str(seed), "--fusion", fusion), stage0, ("trunk", "language")
-        )
+        join = (*pretraining(recipe), "join", "--seed", str(seed), "--fusion", fusion)
+        tasks[name] = Task(name, join, stage0, ("trunk", "language"))
         before, model = name, stage0
         for stage in STAGES:
             run = recipe.run(arm, seed, stage)

@@ -14,8 +14,8 @@ from agevlm.errors import DataError
 from agevlm.scenes.language import (
     QUESTIONS,
     Facts,
-    Mention,
     Text,
+    Writer,
     attributes,
     caption,
     draw_questions,
@@ -148,8 +148,7 @@ class ScenesSource:
         every = [(i, name, word) for i in facts.single for name, word in attributes(facts, facts.instances[i]).items()]
         said = []
         for i, name, word in draw.sample(every, min(self.options.turns, len(every))):
-            category = facts.instances[i].category
-            said += [Text(f"the {category} {name}?", (Mention(4, 4 + len(category), (i,)),)), Text(word)]
+            said += [Writer().say("the").say(facts.instances[i].category, (i,)).say(f"{name}?").done(), Text(word)]
         return said
 
 

@@ -48,7 +48,12 @@ class SceneStore:
 
         folder = root / f"{split}-{count}-{side}px-{WORLD_VERSION}"
         if not folder.exists():
-            _render(folder, split, count, side, workers)
+            try:
+                _render(folder, split, count, side, workers)
+            except OSError:
+                # Another process may have put the same scenes, the same bytes, there meanwhile.
+                if not folder.is_dir():
+                    raise
         images = np.load(folder / "images.npy", mmap_mode="r")
         ids = np.load(folder / "ids.npy", mmap_mode="r")
         rows = json.loads((folder / "scenes.json").read_text())
@@ -127,5 +132,4 @@ def _render(folder: Path, split: str, count: int, side: int, workers: int) -> No
                 rows += done[2]
         images.flush()
         ids.flush()
-        # Where another process has rendered the same scenes meanwhile, they are the same bytes.
         (hidden / "scenes.json").write_text(json.dumps(rows))
