@@ -43,7 +43,9 @@ def _cross_layers(_: click.Context, __: click.Parameter, value: str | None) -> t
 )
 @click.option("--adapter", type=click.Choice(["mlp", "linear"]), help="From vision to text width.  [mlp]")
 @click.option(
-    "--visual-positions", type=click.Choice(["none", "learned"]), help="Position embeddings of visual tokens.  [none]"
+    "--visual-positions",
+    type=click.Choice(["none", "learned", "sincos"]),
+    help="Position embeddings of visual tokens.  [none]",
 )
 @click.option(
     "--mask-padding/--no-mask-padding", default=None, help="Hide visual tokens that hold padding alone.  [no]"

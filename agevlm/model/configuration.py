@@ -12,7 +12,7 @@ SELF_ATTENTION = "full_attention"
 CROSS_ATTENTION = "cross_attention"
 FUSIONS = ("cross", "concat")
 ADAPTERS = ("mlp", "linear")
-VISUAL_POSITIONS = ("none", "learned")
+VISUAL_POSITIONS = ("none", "learned", "sincos")
 
 LLAMA_3_2_ROPE = {
     "rope_type": "llama3",
@@ -231,7 +231,8 @@ class AgeVlmConfig(PreTrainedConfig):
     adapter: str = "mlp"
     """From vision to text width: one linear layer, or two with a GELU between them."""
     visual_positions: str = "none"
-    """learned: a position embedding is added to each visual token after the adapter."""
+    """A position embedding added to each visual token after the adapter. learned: from nothing; sincos: learned from
+    two-dimensional sines and cosines. Weak ones (learned at initializer_range) take far longer to be of use."""
     mask_padding: bool = False
     """Hide visual tokens that hold nothing but padding from cross-attention (off in the paper)."""
     image_token_id: int | None = None
@@ -270,5 +271,3 @@ class AgeVlmConfig(PreTrainedConfig):
                 )
             if self.mask_padding:
                 raise ValueError("mask_padding hides visual tokens from cross-attention; fusion 'concat' has none")
-            if self.visual_positions != "none":
-                raise ValueError("visual_positions with fusion 'concat': its visual tokens have RoPE positions already")

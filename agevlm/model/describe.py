@@ -227,16 +227,14 @@ def variant(config: AgeVlmConfig, *, fusion: str, cross_mlp: bool | None = None)
         cross_attention_layers=[] if fusion == "concat" else layers,
         cross_attention_mlp=text.cross_attention_mlp if cross_mlp is None else cross_mlp,
     )
-    shared = {"adapter": config.adapter, "vision_config": config.vision_config.to_dict()}
+    shared = {
+        "adapter": config.adapter,
+        "visual_positions": config.visual_positions,
+        "vision_config": config.vision_config.to_dict(),
+    }
     if fusion == "concat":
         return AgeVlmConfig(text_config=fused, fusion=fusion, image_token_id=config.image_token_id, **shared)
-    return AgeVlmConfig(
-        text_config=fused,
-        fusion=fusion,
-        visual_positions=config.visual_positions,
-        mask_padding=config.mask_padding,
-        **shared,
-    )
+    return AgeVlmConfig(text_config=fused, fusion=fusion, mask_padding=config.mask_padding, **shared)
 
 
 def on_meta(config: AgeVlmConfig) -> AgeVlmForConditionalGeneration:

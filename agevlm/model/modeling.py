@@ -42,7 +42,7 @@ class AgeVlmAdapter(nn.Module):
         self.linear_1 = nn.Linear(narrow, wide)
         self.linear_2 = nn.Linear(wide, wide) if config.adapter == "mlp" else None
         self.act = nn.GELU()
-        if config.visual_positions == "learned":
+        if config.visual_positions != "none":
             self.visual_positions = nn.Parameter(torch.zeros(config.vision_config.num_visual_tokens, wide))
         else:
             self.register_parameter("visual_positions", None)

@@ -11,6 +11,7 @@ from transformers import initialization as init
 
 from agevlm.errors import CheckpointError
 from agevlm.model.configuration import AgeVlmConfig
+from agevlm.model.positions import sincos_positions
 
 CONFIG = "config.json"
 LOADING_PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -65,12 +66,19 @@ class AgeVlmPreTrainedModel(PreTrainedModel):
             if isinstance(gate := getattr(module, name, None), nn.Parameter):
                 init.zeros_(gate)
         if isinstance(positions := getattr(module, "visual_positions", None), nn.Parameter):
-            init.normal_(positions, mean=0.0, std=self.config.initializer_range)
+            self._init_positions(positions)
         if isinstance(scale := getattr(module, "gamma", None), nn.Parameter):
             init.constant_(scale, self._layer_scale())
         if type(module).__name__ == "GlobalResponseNorm":
             init.zeros_(module.weight)
             init.zeros_(module.bias)
+
+    def _init_positions(self, positions: nn.Parameter) -> None:
+        if self.config.visual_positions == "sincos":
+            rows, columns = self.config.vision_config.grid
+            init.copy_(positions, sincos_positions(rows, columns, positions.shape[1]))
+        else:
+            init.normal_(positions, mean=0.0, std=self.config.initializer_range)
 
     def _layer_scale(self) -> float:
         vision: Any = getattr(self.config, "vision_config", self.config)

@@ -25,6 +25,8 @@ FIRST = "age-vlm"
 """The arm that the others are compared with."""
 FOLDER = "evaluation"
 SECONDS = "time/elapsed"
+SEEING = "seeing"
+"""Accuracy minus the same without the image, question by question."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,11 @@ def measured(folder: Path) -> dict[str, Measured]:
             found[name] = Measured(columns[0], columns[1], columns[2], scenes)
 
     for kind, own in kinds_of(answers).items():
-        for name, values in measures(own).items():
+        every = measures(own)
+        for name, values in every.items():
             add(f"{kind}/{name}", own, _answer_key, values, scores["images"])
+        seeing = np.array(every["accuracy"], float) - np.array(every["blind"], float)
+        add(f"{kind}/{SEEING}", own, _answer_key, seeing, scores["images"])
     for name in MEASURES:
         clipped = np.clip([float(getattr(row, name)) for row in looks], 0, 1)
         add(f"looks/{name}", looks, _object_key, clipped, scores["looks"]["scenes"])
@@ -110,7 +115,8 @@ def means(seeds: Mapping[int, Mapping[str, Measured]], known: dict[int, Floats])
     for name in dict.fromkeys(name for own in seeds.values() for name in own):
         having = {seed: own[name] for seed, own in seeds.items() if name in own}
         weights = _weights(known, _one({m.scenes for m in having.values()}, name))
-        interval = over_seeds([(m.values, m.images) for m in having.values()], weights)
+        lowest = -1.0 if name.endswith(f"/{SEEING}") else 0.0
+        interval = over_seeds([(m.values, m.images) for m in having.values()], weights, lowest=lowest)
         each = {seed: float(np.mean(m.values)) for seed, m in having.items()}
         found[name] = {**vars(interval), "each_seed": each}
     return found

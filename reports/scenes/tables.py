@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.scenes.summary import FIRST, Summary
+from reports.scenes.summary import FIRST, SEEING, Summary
 
 Columns = Mapping[str, str]
 """Score -> its heading."""
@@ -25,6 +25,7 @@ QUESTIONS: Columns = {f"{kind}/accuracy": "all" if kind == "cv" else kind for ki
     "cv/letters": "all, letters",
     "cv/blind": "all, blind",
 }
+SEEN: Columns = {f"{kind}/{SEEING}": "all" if kind == "cv" else kind for kind in KINDS}
 LOOKING: Columns = {
     f"looks/{at}_{name}": f"{at}: {heading}"
     for at in ("word", "answer")
@@ -73,6 +74,13 @@ def tables(summary: Summary) -> list[Table]:
         _scores(
             summary, "CV-Scenes, accuracy in %", QUESTIONS, "Ranked options; letters: options offered as (A), (B)."
         ),
+        _scores(
+            summary,
+            "CV-Scenes, with the image minus without it, in points",
+            SEEN,
+            "The same model, questions and options, paired question by question.",
+            signed=True,
+        ),
         _scores(summary, "Where the model looks, in %", LOOKING, _looking_note(summary)),
         _scores(
             summary,
@@ -92,12 +100,12 @@ def tables(summary: Summary) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def _scores(summary: Summary, title: str, columns: Columns, note: str) -> Table:
+def _scores(summary: Summary, title: str, columns: Columns, note: str, signed: bool = False) -> Table:
     rows = []
     for arm, own in summary.arms.items():
         # All of cross-attention is on the image: nothing that was found out.
         given = summary.attention[arm] == "cross-attention"
-        cells = ["all" if given and n.endswith("on_image") else percent(own.get(n)) for n in columns]
+        cells = ["all" if given and n.endswith("on_image") else percent(own.get(n), signed) for n in columns]
         rows.append([arm, *cells])
     return Table(title, ["arm", *columns.values()], rows, note)
 

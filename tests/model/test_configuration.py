@@ -114,11 +114,10 @@ def test_layer_types_cannot_contradict_the_cross_attention_layers():
     [
         ({"fusion": "add"}, "fusion 'add' is unknown; give one of cross, concat"),
         ({"adapter": "resampler"}, "adapter 'resampler' is unknown; give one of mlp, linear"),
-        ({"visual_positions": "rope"}, "visual_positions 'rope' is unknown; give one of none, learned"),
+        ({"visual_positions": "rope"}, "visual_positions 'rope' is unknown; give one of none, learned, sincos"),
         ({"text": {"cross_attention_layers": []}}, "would never see an image"),
         ({"fusion": "concat", "text": {"cross_attention_layers": [1]}}, r"names cross_attention_layers \[1\]"),
         ({"fusion": "concat", "mask_padding": True}, "mask_padding"),
-        ({"fusion": "concat", "visual_positions": "learned"}, "visual_positions"),
     ],
 )
 def test_settings_that_are_unknown_or_contradict_are_refused(settings, message):

@@ -193,7 +193,8 @@ def test_a_variant_keeps_the_parts_and_leaves_its_origin_alone(tiny):
     assert variant(concat, fusion="cross").text_config.cross_attention_layers == [2]
     tiny.visual_positions, tiny.mask_padding = "learned", True
     assert variant(tiny, fusion="cross").visual_positions == "learned"
-    assert variant(tiny, fusion="concat").visual_positions == "none"
+    assert variant(tiny, fusion="concat").visual_positions == "learned"
+    assert not variant(tiny, fusion="concat").mask_padding
 
 
 def test_what_is_described_is_the_model_itself(tiny):

@@ -1,11 +1,14 @@
 """The vision tower and the adapter against timm and against longhand, their initial weights, and what they refuse."""
 
+import math
+
 import pytest
 import timm
 import torch
 from torch.nn import functional
 
 from agevlm.model import AgeVlmForConditionalGeneration, AgeVlmVisionConfig, AgeVlmVisionModel
+from agevlm.model.positions import sincos_positions
 from tests.model import longhand
 from tests.model.conftest import SIDE, TOKENS, build, pixels, tiny_config, tiny_vision, wake, words
 
@@ -94,7 +97,7 @@ def test_all_weights_are_set_where_memory_held_rubbish_before(trunk):
 
 
 @pytest.mark.parametrize("adapter", ["mlp", "linear"])
-@pytest.mark.parametrize("positions", ["none", "learned"])
+@pytest.mark.parametrize("positions", ["none", "learned", "sincos"])
 @torch.no_grad()
 def test_the_adapter_equals_its_longhand(vlm, adapter, positions):
     model = vlm(adapter=adapter, visual_positions=positions)
@@ -104,6 +107,30 @@ def test_the_adapter_equals_its_longhand(vlm, adapter, positions):
     torch.testing.assert_close(features.pooler_output, expected)
     assert (model.model.adapter.linear_2 is None) == (adapter == "linear")
     assert float((functional.gelu(expected) - expected).abs().max()) > 0.1
+
+
+def test_sincos_positions_are_sines_of_row_and_column():
+    rows, columns, width = 3, 5, 10
+    found = sincos_positions(rows, columns, width)
+    # Two waves for each direction: half a wave over the side, and one that spans three cells (but no longer than that).
+    for row in range(rows):
+        for column in range(columns):
+            expected = []
+            for cell, cells in ((column, columns), (row, rows)):
+                angles = [2 * math.pi * (cell + 0.5) / cells * f for f in (0.5, max(0.5, cells / 3))]
+                expected += [2 * math.sin(a) for a in angles] + [2 * math.cos(a) for a in angles]
+            assert found[row * columns + column].tolist() == pytest.approx([*expected, 0, 0], abs=1e-6)
+
+
+def test_sincos_positions_are_where_the_model_begins_and_are_trained():
+    for fusion in ("cross", "concat"):
+        model = build_untouched(visual_positions="sincos", fusion=fusion)
+        positions, side = model.model.adapter.visual_positions, model.config.vision_config.grid[0]
+        assert torch.equal(positions, sincos_positions(side, side, positions.shape[1]))
+        assert positions.requires_grad
+        # Every two cells differ by more than the initial weights would make them.
+        apart = torch.cdist(positions.detach(), positions.detach()) + 100 * torch.eye(len(positions))
+        assert float(apart.min()) > 1
 
 
 @torch.no_grad()

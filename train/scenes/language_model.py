@@ -27,8 +27,8 @@ from agevlm.scenes.language import (
     in_words,
 )
 
-QUESTION_MIX = {"exist": 0.12, "count": 0.22, "color": 0.1, "relation": 0.24, "depth": 0.12, "distance": 0.2}
-HARD_MIX = {"exist": 0.04, "count": 0.2, "color": 0.03, "relation": 0.48, "depth": 0.09, "distance": 0.16}
+QUESTION_MIX = {"exist": 0.12, "count": 0.26, "color": 0.1, "relation": 0.22, "depth": 0.18, "distance": 0.12}
+HARD_MIX = {"exist": 0.04, "count": 0.24, "color": 0.03, "relation": 0.44, "depth": 0.17, "distance": 0.08}
 NEEDED = {"relation": "xy", "depth": "z", "distance": "xy"}
 """Attributes that a kind of question is about, as `attributes` names them."""
 

@@ -108,7 +108,7 @@ def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str |
             num_stages=TRUNKS[recipe.trunk].num_stages,
             fusion=fusion,
             cross_layers=places if cross else None,
-            visual_positions="learned" if cross else None,
+            visual_positions="sincos",
             chat_template=CHAT_TEMPLATE,
             seed=seed,
             initializer_range=SPREAD,

@@ -216,3 +216,19 @@ def test_evaluate_writes_everything_and_goes_on_where_it_is(
     (out / SCORES).unlink()
     with pytest.raises(AssertionError, match="evaluated again"):
         evaluate(checkpoints[fusion], test_store, validation_store, out, 4)
+
+
+def test_what_the_image_adds_is_paired_and_may_be_negative(tmp_path: Path) -> None:
+    recipe = Recipe(tmp_path, (0,), ("age-vlm", "ca-baseline"))
+    _write(tmp_path / "evaluation/age-vlm/seed-0", 0.9, 0)
+    _write(tmp_path / "evaluation/ca-baseline/seed-0", 0.1, 0)
+    summary = summarise(recipe, recipe.arms)
+    for arm, sign in (("age-vlm", 1), ("ca-baseline", -1)):
+        own = summary.arms[arm]
+        gain = own["count/seeing"]
+        assert gain["value"] == pytest.approx(own["count/accuracy"]["value"] - own["count/blind"]["value"])
+        assert sign * gain["value"] > 0.2
+        assert min(sign * gain["low"], sign * gain["high"]) > 0
+    text = markdown(summary)
+    assert "with the image minus without it" in text
+    assert f"-{-100 * summary.arms['ca-baseline']['count/seeing']['value']:.1f} [-" in text
