@@ -51,8 +51,11 @@ class Lock:
     """Ownership of a run folder, for as long as the process lives or until it is released."""
 
     def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self._fd: int | None = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._fd: int | None = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise TrainError(f"run folder {out}: {error.strerror}; give another --out") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -125,6 +125,13 @@ def test_a_folder_has_one_owner(base, tmp_path):
     assert run_stage(stage(base, tmp_path / "run", steps=1), [Toys()], resume=True).steps == 1
 
 
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(base, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(TrainError, match=f"run folder {out}: .*give another --out"):
+            run_stage(stage(base, out, steps=1), [Toys()])
+
+
 def test_what_killed_writers_left_is_ignored_and_removed(base, tmp_path):
     spec = stage(base, tmp_path / "run", steps=3, save_every=1, keep=2)
     with pytest.raises(Stop):

@@ -39,10 +39,13 @@ def run_tasks(tasks: Sequence[Task], logs: Path, workers: int, say: Callable[[st
     the same call goes on.
 
     Raises:
-        TrainError: a task failed; its log's end is shown. Tasks that run beside it are stopped.
+        TrainError: `logs` cannot be made, or a task failed; its log's end is shown. Tasks that run beside it are stopped.
         KeyboardInterrupt: all tasks are stopped first.
     """
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise TrainError(f"{logs}: cannot be written: {error.strerror}; give another --out") from None
     waiting = [task for task in tasks if not task.done.exists()]
     finished = {task.name for task in tasks if task.done.exists()}
     running: dict[str, tuple[Task, subprocess.Popen[bytes], float]] = {}
