@@ -39,7 +39,7 @@ def run_tasks(tasks: Sequence[Task], logs: Path, workers: int, say: Callable[[st
     the same call goes on.
 
     Raises:
-        TrainError: `logs` cannot be made, or a task failed; its log's end is shown. Tasks that run beside it are stopped.
+        TrainError: `logs` cannot be made, or a task failed: its log's end is shown. Tasks beside it are stopped.
         KeyboardInterrupt: all tasks are stopped first.
     """
     try:

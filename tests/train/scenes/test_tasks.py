@@ -196,5 +196,5 @@ def test_an_interruption_stops_the_children_first(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(task, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainError, match="file/logs: cannot be written: .*give another --out"):
+    with pytest.raises(TrainError, match=r"file/logs: cannot be written: .*give another --out"):
         run_tasks([task("a")], tmp_path / "file" / "logs", 1, print)
