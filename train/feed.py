@@ -27,16 +27,15 @@ def build_order(spec: StageSpec, sources: Sequence[Source]) -> Order:
         raise DataError(f"stage {spec.name} names {len(spec.sources)} sources, but {len(sources)} were given")
     if empty := [source.name for source in sources if len(source) == 0]:
         raise DataError(f"source {empty[0]} has no samples")
-    guidance = spec.guidance
     return Order(
         [
-            Pool(source.name, len(source), settings.weight, source.guided if guidance is not None else ())
+            Pool(source.name, len(source), settings.weight, source.guided)
             for source, settings in zip(sources, spec.sources, strict=True)
         ],
         spec.batch_size,
         spec.data_seed,
-        share=0.0 if guidance is None else guidance.share,
-        batch_share=None if guidance is None else guidance.batch_share,
+        share=spec.regions.share,
+        batch_share=spec.regions.batch_share,
     )
 
 

@@ -241,7 +241,7 @@ class _Run:
         if guidance is not None and guidance.weight and step + 1 == GRACE and not self.counters.phrases:
             raise TrainError(
                 f"stage {self.spec.name} teaches where to look, but in its first {GRACE} steps no phrase had a region "
-                f"({self.counters.dropped} were dropped, as no cell sees theirs); see guidance.share and batch_share"
+                f"({self.counters.dropped} were dropped, as no cell sees theirs); see regions.share, .batch_share"
             )
 
     def _look(self, done: int) -> None:

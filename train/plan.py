@@ -176,13 +176,12 @@ def plan_stage(spec: StageSpec, config: AgeVlmConfig, *, world_size: int = 1, tf
 
 def _guided(spec: StageSpec, samples: int) -> int | None:
     """Samples with regions that the stage will see."""
-    guidance = spec.guidance
-    if guidance is None:
+    if spec.guidance is None:
         return 0
-    if guidance.batch_share is not None:
-        return round(samples * guidance.batch_share)
+    if spec.regions.batch_share is not None:
+        return round(samples * spec.regions.batch_share)
     if spec.planned_guided is not None and spec.planned_samples:
-        return round(samples * guidance.share * spec.planned_guided / spec.planned_samples)
+        return round(samples * spec.regions.share * spec.planned_guided / spec.planned_samples)
     return None
 
 

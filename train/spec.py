@@ -40,14 +40,20 @@ class Guidance:
     """Also the position that predicts an answer's first word, with the union of the regions named in its question."""
     threshold: float | None = None
     """Make region cells 1 where their coverage is above this, else 0; None keeps the coverage."""
-    share: float = 0.1
-    """Share of each source's guided samples that keep their regions, chosen by the data seed; 1 for all there are."""
-    batch_share: float | None = None
-    """Share of guided samples in every global batch (over-sampled to it); None: as they come."""
     noise: float = 0.0
     """Share of regions replaced by another sample's (an ablation: noisy masks)."""
     warmup_steps: int = 0
     """Steps over which the weight rises from 0."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Which samples come with their regions. Apart from guidance, so that arms without it see the same samples."""
+
+    share: float = 0.1
+    """Share of each source's samples with regions that keep them, chosen by the data seed; 1 for all there are."""
+    batch_share: float | None = None
+    """Share of such samples in every global batch (over-sampled to it); None: as they come."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,9 @@ class StageSpec:
     gradient_checkpointing: bool = False
     max_length: int = 2048
     """Tokens of a sample; a longer one is an error that names it."""
+    regions: Regions = field(default_factory=Regions)
     guidance: Guidance | None = None
-    """None: no region is read at all."""
+    """None: nothing is taught or measured of where the model looks."""
     text_loss_weight: float = 1.0
     workers: int = 0
     save_every: int = 500

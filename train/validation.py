@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agevlm.errors import TrainError
-from train.spec import DICE_FORMS, Guidance, ParameterGroup, SourceSpec, StageSpec
+from train.spec import DICE_FORMS, Guidance, ParameterGroup, Regions, SourceSpec, StageSpec
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "fusion": ("cross", "concat"),
@@ -28,7 +28,7 @@ AT_LEAST: dict[str, float] = {
     "trainable.*.weight_decay": 0,
     **dict.fromkeys(("overlay_images", "planned_samples", "tokens_per_sample"), 1),
 }
-SHARES = ("warmup_share", "final_lr_share", "guidance.share", "guidance.batch_share", "guidance.noise")
+SHARES = ("warmup_share", "final_lr_share", "regions.share", "regions.batch_share", "guidance.noise")
 ABOVE_ZERO = ("clip", "trainable.*.lr")
 
 
@@ -162,7 +162,7 @@ def _check_groups(groups: Mapping[str, ParameterGroup], where: Where) -> None:
 
 def _leaves(value: Any, path: tuple[str, ...]) -> typing.Iterator[tuple[tuple[str, ...], Any]]:
     """Every plain value of the stage with its path; the options of a source are its own matter."""
-    if isinstance(value, StageSpec | Guidance | ParameterGroup | SourceSpec):
+    if isinstance(value, StageSpec | Guidance | ParameterGroup | Regions | SourceSpec):
         for f in dataclasses.fields(value):
             if f.name != "options":
                 yield from _leaves(getattr(value, f.name), (*path, f.name))

@@ -65,7 +65,7 @@ def test_a_stage_becomes_frozen_dataclasses(base):
     assert spec.trainable["cross"].lr == 2e-4  # YAML 1.1 would call it a text
     assert spec.trainable["adapter"].modules == ("model.adapter",)
     assert spec.guidance is not None
-    assert (spec.guidance.form, spec.guidance.layers, spec.guidance.share) == ("mass", (1,), 0.1)
+    assert (spec.guidance.form, spec.guidance.layers, spec.regions.share) == ("mass", (1,), 0.1)
     assert [s.weight for s in spec.sources] == [1.0, 2.0]
     assert spec.sources[0].options == {"path": "a.jsonl"}
     assert spec.betas == (0.9, 0.999)
@@ -119,8 +119,8 @@ def test_a_variable_alone_keeps_its_type(base):
         ("name=3", "expected a text"),
         ("batch_size=9", "batch_size.*9 is no multiple of micro_batch_size 4"),
         ("warmup_share=1.5", "warmup_share.*from 0 to 1"),
-        ("guidance.share=-0.1", "guidance.share.*from 0 to 1"),
-        ("guidance.batch_share=2", "guidance.batch_share.*from 0 to 1"),
+        ("regions.share=-0.1", "regions.share.*from 0 to 1"),
+        ("regions.batch_share=2", "regions.batch_share.*from 0 to 1"),
         ("guidance.threshold=1", "guidance.threshold"),
         ("guidance.form=squred", "guidance.form.*did you mean squared"),
         ("guidance.tokens=some", "give one of last, first, all"),

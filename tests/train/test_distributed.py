@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.train.toys import Recorder, Toys, checkpoint, stage
 from train.loop import run_stage
 from train.samples import Message, Sample
-from train.spec import Guidance
+from train.spec import Guidance, Regions
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def two_processes(spec, sources):
 
 
 CASES = {
-    "regions here and there": {"guidance": Guidance(share=0.3, answers=True)},
+    "regions here and there": {"regions": Regions(share=0.3)},
     "accumulation": {"micro_batch_size": 2},
     "checkpointing": {"gradient_checkpointing": True},
 }
@@ -85,7 +85,14 @@ def test_two_train_what_one_does(base, tmp_path, case):
 
 def test_a_process_without_regions_or_images_waits_for_no_one(base, tmp_path):
     """One sample each: mostly only one of the two has any region, now and then none has, or no image."""
-    settings = {"batch_size": 2, "micro_batch_size": 1, "steps": 12, "log_every": 1, "guidance": Guidance(share=0.3)}
+    settings = {
+        "batch_size": 2,
+        "micro_batch_size": 1,
+        "steps": 12,
+        "log_every": 1,
+        "guidance": Guidance(),
+        "regions": Regions(share=0.3),
+    }
     recorder = Recorder()
     run_stage(
         stage(base, tmp_path / "one", **settings | {"micro_batch_size": 2}), [Toys(text_only=2)], trackers=[recorder]

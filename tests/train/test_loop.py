@@ -13,7 +13,7 @@ from agevlm.model import AgeVlmForConditionalGeneration, AgeVlmProcessor
 from tests.train.toys import CROSSING, GROUPS, SHAPE, Recorder, Toys, checkpoint, stage
 from train.loop import run_stage
 from train.samples import Message, Sample
-from train.spec import Guidance, ParameterGroup, SourceSpec
+from train.spec import Guidance, ParameterGroup, Regions, SourceSpec
 from train.weights import export_checkpoint
 
 
@@ -67,7 +67,7 @@ def test_frozen_bytes_stay_and_trained_weights_move(base, tmp_path):
 
 def test_training_lowers_both_losses(base, tmp_path):
     recorder = Recorder()
-    spec = stage(base, tmp_path / "run", steps=40, log_every=10, guidance=Guidance(share=1.0))
+    spec = stage(base, tmp_path / "run", steps=40, log_every=10, guidance=Guidance(), regions=Regions(share=1.0))
     run_stage(spec, [Toys(8)], trackers=[recorder])
     first, last = recorder.rows[10], recorder.rows[40]
     assert last["loss/text"] < 0.7 * first["loss/text"]
@@ -122,10 +122,8 @@ def test_bfloat16_keeps_trained_weights_in_float32_and_frozen_ones_as_stored(tmp
 def test_guidance_of_no_weight_is_measured_and_changes_nothing(base, tmp_path):
     recorder = Recorder()
     without = run_stage(stage(base, tmp_path / "a", guidance=None), [Toys()])
-    measured = run_stage(
-        stage(base, tmp_path / "b", guidance=Guidance(weight=0.0, share=0.5)), [Toys()], trackers=[recorder]
-    )
-    guided = run_stage(stage(base, tmp_path / "c", guidance=Guidance(share=0.5)), [Toys()])
+    measured = run_stage(stage(base, tmp_path / "b", guidance=Guidance(weight=0.0)), [Toys()], trackers=[recorder])
+    guided = run_stage(stage(base, tmp_path / "c", guidance=Guidance()), [Toys()])
     assert recorder.rows[4]["attention/mass"] > 0
     assert recorder.rows[4]["loss"] == pytest.approx(recorder.rows[4]["loss/text"], rel=0.1)
     one, same, other = (weights(r.model) for r in (without, measured, guided))
@@ -135,7 +133,7 @@ def test_guidance_of_no_weight_is_measured_and_changes_nothing(base, tmp_path):
 
 def test_the_weight_of_guidance_rises(base, tmp_path):
     recorder = Recorder()
-    guidance = Guidance(weight=2.0, share=1.0, warmup_steps=4)
+    guidance = Guidance(weight=2.0, warmup_steps=4)
     run_stage(stage(base, tmp_path / "run", steps=6, log_every=1, guidance=guidance), [Toys()], trackers=[recorder])
     assert [recorder.rows[k]["guidance_weight"] for k in range(1, 7)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
 
@@ -144,7 +142,14 @@ def test_noisy_regions_are_others(base, tmp_path):
     def guided(noise):
         recorder = Recorder()
         run_stage(
-            stage(base, tmp_path / str(noise), steps=1, log_every=1, guidance=Guidance(share=1.0, noise=noise)),
+            stage(
+                base,
+                tmp_path / str(noise),
+                steps=1,
+                log_every=1,
+                guidance=Guidance(noise=noise),
+                regions=Regions(share=1.0),
+            ),
             [Toys()],
             trackers=[recorder],
         )
@@ -161,7 +166,8 @@ def test_several_sources(base, tmp_path):
         base,
         tmp_path / "run",
         sources=(SourceSpec("a", 3.0), SourceSpec("b", 1.0)),
-        guidance=Guidance(share=1.0, batch_share=0.25),
+        guidance=Guidance(),
+        regions=Regions(share=1.0, batch_share=0.25),
     )
     recorder = Recorder()
     run_stage(spec, sources, trackers=[recorder])

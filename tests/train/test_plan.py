@@ -78,9 +78,9 @@ def test_checkpointing_trades_memory_for_operations():
     ("changes", "guided"),
     [
         (["guidance=null"], 0),
-        (["guidance.batch_share=0.1"], 400),
-        (["guidance.batch_share=null", "planned_samples=1000", "planned_guided=100", "guidance.share=0.5"], 200),
-        (["guidance.batch_share=null"], None),
+        (["regions.batch_share=0.1"], 400),
+        (["regions.batch_share=null", "planned_samples=1000", "planned_guided=100", "regions.share=0.5"], 200),
+        (["regions.batch_share=null"], None),
     ],
 )
 def test_guided_samples(tiny, changes, guided):

@@ -15,6 +15,7 @@ import pytest
 from agevlm.checkpoints.tiny import AgeVlmShape, random_age_vlm
 from agevlm.model.describe import backbone_config, on_meta, variant
 from train.config import built_in_names, load_stage, spec_hash
+from train.feed import build_order
 from train.freezing import trainable_names
 from train.spec import StageSpec
 
@@ -97,6 +98,28 @@ def test_the_arms_differ_only_in_what_they_are_named_for(size):
             assert settings("concat", name) == settings("concat-unfrozen", name)
     unfrozen = load_stage(f"{size}/concat-unfrozen/4-instruct").trainable
     assert unfrozen.keys() - load_stage(f"{size}/concat/4-instruct").trainable.keys() == {"language_model"}
+
+
+class Pictures:
+    """Some of them with regions."""
+
+    name = "pictures"
+    guided = range(0, 900, 3)
+
+    def __len__(self):
+        return 900
+
+
+@pytest.mark.parametrize("changes", [(), ("regions.batch_share=0.1",)])
+@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("size", ["paper", "scenes"])
+def test_all_arms_see_the_same_samples_in_the_same_order(size, name, changes):
+    seen = {}
+    for arm in ARMS:
+        order = build_order(load_stage(f"{size}/{arm}/{name}", changes), [Pictures()])
+        seen[arm] = [(one.index, one.epoch, one.guided) for step in range(20) for one in order.step(step)]
+    assert len(set(map(tuple, seen.values()))) == 1
+    assert {guided for _, _, guided in seen["concat"]} == {True, False}
 
 
 @pytest.mark.parametrize("size", ["paper", "scenes"])

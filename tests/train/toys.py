@@ -13,7 +13,7 @@ from PIL import Image
 
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
 from train.samples import Message, Phrase, Sample
-from train.spec import Guidance, ParameterGroup, SourceSpec, StageSpec
+from train.spec import Guidance, ParameterGroup, Regions, SourceSpec, StageSpec
 
 # Tiny tensors: more threads only wait for each other.
 torch.set_num_threads(1)
@@ -106,7 +106,8 @@ def stage(base: Path, out: Path, **changes: Any) -> StageSpec:
         "warmup_share": 0.25,
         "log_every": 2,
         "save_every": 100,
-        "guidance": Guidance(share=0.5, answers=True),
+        "regions": Regions(share=0.5),
+        "guidance": Guidance(answers=True),
     }
     return StageSpec(**settings | changes)
 

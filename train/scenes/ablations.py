@@ -52,7 +52,7 @@ ABLATIONS = {
             Ablation(
                 f"share-{share}",
                 f"{share}% of the pictures have regions",
-                settings=_guided(f"guidance.share={share / 100}"),
+                settings=_guided(f"regions.share={share / 100}"),
             )
             for share in (1, 5, 50, 100)
         ),
