@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -130,9 +130,11 @@ def load_stage(
     layered = _Layered()
     for origin, values in _chain(file, ()):
         layered.merge(values, origin)
+    declared = set(layered.values.get("vars") or {})
     for override in overrides:
         _override(layered, override)
     values = layered.values
+    _check_variables(values, overrides, declared)
     _substitute_all(values, file, variables or {})
     values.pop("vars", None)
     return build_spec(values, Where(str(file), layered.origin))
@@ -193,6 +195,18 @@ def _override(layered: _Layered, override: str) -> None:
     for key in reversed(keys):
         nested = {key: nested}
     layered.merge(nested, option)
+
+
+def _check_variables(values: Mapping[str, Any], overrides: Sequence[str], declared: Set[str]) -> None:
+    """Refuse `vars.NAME=...` of a name that nothing knows: it would change nothing, and nobody would notice."""
+    text = repr(values)
+    for override in overrides:
+        name, _, _ = override.partition("=")
+        block, _, variable = name.strip().partition(".")
+        if block == "vars" and variable not in declared and f"${{{variable}}}" not in text:
+            near = difflib.get_close_matches(variable, declared, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(declared)) or 'none'}"
+            raise ConfigError(f"--set {override}: nothing uses a variable {variable}; {hint}")
 
 
 def _at(values: Any, keys: Sequence[str]) -> Any:

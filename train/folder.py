@@ -99,16 +99,19 @@ def begin(spec: StageSpec, sources: Sequence[Source], resume: bool) -> Start:
     out = Path(spec.out).expanduser()
     lineage = check_lineage(spec, spec.init_from)
     identity = identify(spec, sources)
-    before = _earlier(out)
-    if before is not None and not resume:
-        done = "a finished run" if read_record(out / MODEL) else "an unfinished run"
-        raise TrainError(f"run folder {out}: holds {done}; go on with --resume, or give another --out")
-    if before is not None:
+    before, record = _earlier(out), read_record(out / MODEL)
+    # What failed before its first checkpoint left nothing to go on from: it may begin anew, and differently.
+    worth = before is not None and (record is not None or state.latest(out) is not None)
+    if worth and not resume:
+        done = "a finished run" if record else "an unfinished run"
+        raise TrainError(
+            f"run folder {out}: holds {done}; go on with it by agevlm-train resume {out}, or give another --out"
+        )
+    if before is not None and worth:
         _same(out, before, identity)
     state.clean(out)
     checkpoint = state.latest(out)
     step = 0 if checkpoint is None else int(state.read_state(checkpoint)["step"])
-    record = read_record(out / MODEL)
     trained = 0 if record is None else int(record.get("steps", 0))
     if max(step, trained) > spec.steps:
         raise TrainError(f"run folder {out}: {max(step, trained)} steps are done, more than the {spec.steps} asked for")

@@ -228,7 +228,7 @@ class _Run:
 
     def _guard(self, step: int) -> None:
         """Stop a run that learns nothing."""
-        if self.counters.skipped_in_a_row >= self.spec.max_bad_steps:
+        if self.counters.skipped_in_a_row > self.spec.max_bad_steps:
             from accelerate.utils import gather_object
 
             ids = gather_object(self.bad_ids)

@@ -56,12 +56,17 @@ def build_spec(values: Mapping[str, Any], where: Where) -> StageSpec:
     Raises:
         ConfigError: names the first setting that is unknown, missing, of a wrong type or out of range.
     """
-    spec: StageSpec = _build(StageSpec, values, (), where)
+    spec: StageSpec = build(StageSpec, values, (), where)
     _check(spec, where)
     return spec
 
 
-def _build(kind: Any, values: Any, path: tuple[str, ...], where: Where) -> Any:
+def build(kind: Any, values: Any, path: tuple[str, ...], where: Where) -> Any:
+    """A frozen dataclass of plain settings, each of its declared type; ranges are not checked.
+
+    Raises:
+        ConfigError: names the first setting that is unknown (and the nearest known one), missing or of a wrong type.
+    """
     if not isinstance(values, Mapping):
         raise where.fault(path, f"expected a mapping of settings, not {values!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -90,7 +95,7 @@ def _convert(hint: Any, value: Any, path: tuple[str, ...], where: Where) -> Any:
         (inner,) = [a for a in arguments if a is not type(None)]
         return None if value is None else _convert(inner, value, path, where)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, path, where)
+        return build(hint, value, path, where)
     if origin is tuple:
         return _sequence(arguments, value, path, where)
     if origin is Mapping:

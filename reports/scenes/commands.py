@@ -64,11 +64,12 @@ def scenes(arms: tuple[str, ...], steps: tuple[int, ...], train_only: bool, **op
     agevlm-train scenes --smoke --out /tmp/smoke
     """
     from agevlm.errors import DataError
-    from train.scenes.recipe import ARMS, recipe_tasks
+    from train.scenes.recipe import ARMS, check_steps, recipe_tasks
 
     if unknown := sorted(set(arms) - set(ARMS)):
         raise DataError(f"--arm {unknown[0]}: there is no such arm; give one of {', '.join(ARMS)}")
     recipe, images = _recipe(arms=arms or ARMS, **options)
+    check_steps(recipe, () if train_only else steps)
     tasks = recipe_tasks(recipe)
     models = {(arm, seed): recipe.model(arm, seed) for seed in recipe.seeds for arm in recipe.arms}
     if not train_only:
@@ -150,17 +151,29 @@ def _evaluation_at(recipe: Recipe, run: Path, step: int, images: int) -> list[Ta
     return [exported, _evaluating(recipe, f"{stage}/eval-{step}", model, run / f"eval-{step}", exported.name, images)]
 
 
+def _images_of(scores: Path) -> int | None:
+    """Of a measurement that is done."""
+    import json
+
+    return int(json.loads(scores.read_text(encoding="utf-8"))["images"]) if scores.exists() else None
+
+
 def _evaluating(recipe: Recipe, name: str, model: Path, out: Path, need: str, images: int) -> Task:
+    from agevlm.errors import DataError
     from train.scenes.tasks import Task
 
+    if (before := _images_of(out / "scores.json")) is not None and before < images:
+        raise DataError(f"{out} was measured on {before} scenes, fewer than --images {images}; remove it to do it anew")
     command = ("-m", "reports.scenes.evaluate_one", "--ckpt", str(model), "--data", str(recipe.data), "--out", str(out))
     size = ("--images", str(images), "--scenes", str(recipe.budget.held_out_scenes))
     return Task(name, (*command, *size), out / "scores.json", (need,))
 
 
 def _run(recipe: Recipe, tasks: list[Task], workers: int | None) -> None:
+    from train.scenes.recipe import claim
     from train.scenes.tasks import run_tasks
 
+    claim(recipe)
     _, notes = consoles()
     count = workers or os.cpu_count() or 1
     # A polite kill must stop the tasks too, as Ctrl-C does.

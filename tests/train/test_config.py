@@ -146,6 +146,7 @@ def test_a_variable_alone_keeps_its_type(base):
         ("out=${out}", "stands for itself"),
         ("sources.2.weight=1", "'2' is no entry of a list of 2"),
         ("sources.x.weight=1", "'x' is no entry"),
+        ("vars.run=x", r"nothing uses a variable run; did you mean runs\?"),
         ("steps", "write it as name=value"),
         ("=3", "write it as name=value"),
         ("steps=[", "not YAML"),

@@ -207,9 +207,12 @@ def test_only_bad_samples_stop_the_run_and_are_named(base, tmp_path):
     poisoned = poison(base, tmp_path)
     toys = Toys(8, broken=dict.fromkeys(range(8), BAD))
     before = weights(poisoned)["model.adapter.linear_1.weight"]
-    with pytest.raises(TrainError, match=r"step 3: .* 3 steps in a row.*bad-one"):
-        run_stage(stage(poisoned, tmp_path / "run", max_bad_steps=3, steps=9, guidance=None, save_every=2), [toys])
-    export = export_checkpoint(tmp_path / "run", None, tmp_path / "exported")
+    for most in (0, 2):
+        settings = {"max_bad_steps": most, "steps": 9, "guidance": None, "save_every": 2}
+        with pytest.raises(TrainError, match=rf"step {most + 1}: .* {most + 1} steps in a row.*bad-one"):
+            run_stage(stage(poisoned, tmp_path / f"run-{most}", **settings), [toys])
+    assert run_stage(stage(base, tmp_path / "healthy", max_bad_steps=0, steps=2), [Toys()]).skipped == 0
+    export = export_checkpoint(tmp_path / "run-2", None, tmp_path / "exported")
     assert torch.equal(weights(export)["model.adapter.linear_1.weight"], before)
 
 

@@ -22,6 +22,7 @@ from tests.train.toys import Recorder, Toys, checkpoint, stage
 from train import state
 from train.folder import Lock
 from train.loop import run_stage
+from train.spec import ParameterGroup
 from train.weights import export_checkpoint
 
 
@@ -95,11 +96,28 @@ def test_a_finished_stage_is_left_alone_and_can_be_extended(base, tmp_path):
         run_stage(replace(spec, steps=5), [Toys()], resume=True)
 
 
+def test_what_failed_before_its_first_checkpoint_may_begin_anew_and_differently(base, tmp_path):
+    out = tmp_path / "run"
+    wrong = {"adapter": ParameterGroup(("model.adaptor",), 1e-3)}
+    with pytest.raises(TrainError, match=r"model\.adaptor"):
+        run_stage(stage(base, out, steps=2, trainable=wrong), [Toys()])
+    assert (out / "run.json").exists()
+    with pytest.raises(Stop):
+        run_stage(stage(base, out, steps=2), [Toys()], progress=stopping_after(1))
+    recorder = Recorder()
+    done = run_stage(stage(base, out, steps=3, seed=5), [Toys()], trackers=[recorder])
+    assert (done.steps, recorder.begun) == (3, [0])
+    straight = run_stage(stage(base, tmp_path / "straight", steps=3, seed=5), [Toys()])
+    assert load_file(done.model / "model.safetensors").keys() == load_file(straight.model / "model.safetensors").keys()
+    for name, weight in load_file(straight.model / "model.safetensors").items():
+        assert torch.equal(load_file(done.model / "model.safetensors")[name], weight), name
+
+
 def test_runs_are_not_mixed_up(base, tmp_path):
     spec = stage(base, tmp_path / "run", steps=4, save_every=1)
     with pytest.raises(Stop):
         run_stage(spec, [Toys()], progress=stopping_after(2))
-    with pytest.raises(TrainError, match="an unfinished run; go on with --resume"):
+    with pytest.raises(TrainError, match=f"an unfinished run; go on with it by agevlm-train resume {tmp_path}/run"):
         run_stage(spec, [Toys()])
     with pytest.raises(TrainError, match="seed was 0, is 1"):
         run_stage(replace(spec, seed=1), [Toys()], resume=True)

@@ -33,7 +33,8 @@ sources:
 steps: 8
 batch_size: 4
 micro_batch_size: 2
-guidance: {{share: 1.0}}
+regions: {{share: 1.0}}
+guidance: {{weight: 1.0}}
 save_every: 2
 log_every: 2
 overlay_every: 4

@@ -11,7 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from agevlm.appearing import file_appears
+from agevlm.errors import TrainError
+from agevlm.scenes.world import WORLD_VERSION
+from train.config import load_stage
 from train.scenes.tasks import Task
 from train.scenes.trunk import TRUNKS
 
@@ -75,6 +80,58 @@ class Recipe:
     def model(self, arm: str, seed: int) -> Path:
         """The trained checkpoint of an arm."""
         return self.run(arm, seed, 4) / "model"
+
+
+RECORD = "recipe.json"
+
+
+def claim(recipe: Recipe) -> None:
+    """Note in the folder what all of it is made with, or see that it is made with the same: what is done is not done
+    again, and models of two recipes would stand side by side in one table.
+
+    Raises:
+        TrainError: the folder cannot be written, or holds the work of another recipe.
+    """
+    made: dict[str, Any] = {
+        "budget": asdict(recipe.budget),
+        "trunk": recipe.trunk,
+        "settings": list(recipe.settings),
+        "world": WORLD_VERSION,
+    }
+    made = json.loads(json.dumps(made))
+    path = recipe.out / RECORD
+    try:
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if differing := [name for name in made if before.get(name) != made[name]]:
+                told = "; ".join(f"{name} was {before.get(name)}, is {made[name]}" for name in differing)
+                raise TrainError(f"{recipe.out} holds the work of another recipe: {told}; give another --out")
+        else:
+            recipe.out.mkdir(parents=True, exist_ok=True)
+            with file_appears(path) as unfinished:
+                unfinished.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    except ValueError as error:
+        raise TrainError(f"{path}: not what agevlm-train scenes writes: {error}; give another --out") from None
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise TrainError(f"{recipe.out}: cannot be written: {error.strerror}; give another --out") from None
+
+
+def check_steps(recipe: Recipe, steps: Sequence[int]) -> None:
+    """See that checkpoints of these steps of stage 4 will be there.
+
+    Raises:
+        TrainError: a step that is not kept.
+    """
+    for arm in recipe.arms if steps else ():
+        config = f"scenes/{arm}/4-{STAGES[4]}"
+        spec = load_stage(config, stage_settings(recipe, recipe.seeds[0], 4))
+        first = spec.steps - (spec.keep - 1) * spec.save_every
+        kept = [step for step in range(spec.save_every, spec.steps, spec.save_every) if step >= first]
+        if missing := [step for step in steps if step not in (*kept, spec.steps)]:
+            raise TrainError(
+                f"--at-step {missing[0]}: stage 4 of {arm} has {spec.steps} steps, and checkpoints are kept of "
+                f"{', '.join(map(str, (*kept, spec.steps)))}; see vars.steps_4, save_every and keep"
+            )
 
 
 def pretraining(recipe: Recipe) -> tuple[str, ...]:

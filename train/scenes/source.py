@@ -24,6 +24,7 @@ from agevlm.scenes.language import (
 from agevlm.scenes.types import SPLIT_STARTS
 from train.samples import Message, Phrase, Sample
 from train.scenes.store import SceneStore
+from train.validation import Where, build
 
 SHORT = "Answer the question using a single word or phrase."
 """What evaluation suites add to a question."""
@@ -78,17 +79,21 @@ class ScenesSource:
         """From a stage's settings; scenes that are not on disk yet are rendered.
 
         Raises:
-            DataError: an unknown option.
+            ConfigError: an unknown option, or one of a wrong type.
+            DataError: one out of its range.
         """
-        known = ScenesOptions.__dataclass_fields__
-        for key in options:
-            if key not in known:
-                raise DataError(f"source scenes has no option {key!r}; it has {', '.join(known)}")
-        chosen = ScenesOptions(**options)
+        chosen: ScenesOptions = build(ScenesOptions, options, (), Where("source scenes"))
+        for name in ("captions", "places", "short", "lettered"):
+            if not 0 <= (share := getattr(chosen, name)) <= 1:
+                raise DataError(f"source scenes: {name}: {share} is no share: give a number from 0 to 1")
         if chosen.captions + chosen.places > 1:
             raise DataError(f"source scenes: captions {chosen.captions} and places {chosen.places} are more than 1")
         if unknown := sorted(set(chosen.questions) - set(QUESTIONS)):
             raise DataError(f"source scenes: no questions of kind {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
+        if min(chosen.questions.values(), default=0) < 0 or not sum(chosen.questions.values()):
+            raise DataError("source scenes: questions: give weights of 0 or more, at least one above 0")
+        if chosen.turns < 1 or chosen.workers < 1:
+            raise DataError(f"source scenes: turns {chosen.turns} and workers {chosen.workers} must be at least 1")
         if chosen.split not in SPLIT_STARTS or chosen.count < 1:
             raise DataError(
                 f"source scenes: {chosen.count} scenes of split {chosen.split!r}; give at least one, of "

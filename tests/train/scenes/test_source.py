@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from agevlm.errors import DataError
+from agevlm.errors import DataError, TrainError
 from tests.scenes import longhand
 from tests.scenes.longhand import CATEGORY_OF, Truth
 from tests.train.scenes.test_store import InThisProcess
@@ -190,9 +190,25 @@ def test_and_not_with_where_it_is_kept_or_who_renders(opened, tmp_path):
     assert set(CHANGES) | {"root", "workers"} == set(ScenesOptions.__dataclass_fields__)
 
 
-def test_an_unknown_option_is_named():
-    with pytest.raises(DataError, match=r"'caption'.*captions"):
-        ScenesSource.open({"caption": 0.5})
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"caption": 0.5}, "caption: no such setting; did you mean captions?"),
+        ({"turns": "six"}, "turns: expected a whole number, not 'six'"),
+        ({"count": "a"}, "count: expected a whole number"),
+        ({"captions": -1}, "captions: -1.0 is no share"),
+        ({"short": 1.5}, "short: 1.5 is no share"),
+        ({"captions": 0.6, "places": 0.6}, "are more than 1"),
+        ({"questions": {}}, "at least one above 0"),
+        ({"questions": {"exist": 0}}, "at least one above 0"),
+        ({"questions": {"exist": 1, "count": -1}}, "weights of 0 or more"),
+        ({"questions": {"colour": 1}}, "no questions of kind 'colour'"),
+        ({"turns": 0}, "must be at least 1"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named(option, says):
+    with pytest.raises((DataError, TrainError), match=re.escape(says)):
+        ScenesSource.open(option)
 
 
 def test_stages_open_it_by_its_kind(opened, root):
