@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from agevlm.errors import NotSupported
+from agevlm.scenes.language import ask_existence
 from agevlm.vlm.contract import Ask
 from reports.scenes.causal import Asker, CausalRow, bordered, causal_scores, hide_and_ask
 from reports.scenes.evaluate import load_vlm
@@ -72,6 +74,54 @@ def test_only_what_is_answered_yes_is_hidden(checkpoints: dict[str, Path], test_
     assert len(found.rows) + found.counts["not_answered_yes"] + found.counts["too_large"] == present
     assert found.attention.startswith("cross" if fusion == "cross" else "self")
     assert hide_and_ask(vlm, test_store, 3) == found
+
+
+class From:
+    """A store from one of its scenes on."""
+
+    def __init__(self, store: SceneStore, first: int) -> None:
+        self.store, self.first, self.facts = store, first, store.facts[first:]
+
+    def image(self, index: int) -> Any:
+        return self.store.image(self.first + index)
+
+    def mask(self, index: int, instances: Any) -> Any:
+        return self.store.mask(self.first + index, instances)
+
+
+def test_what_is_hidden_is_the_object_and_then_as_much_else(
+    checkpoints: dict[str, Path], test_store: SceneStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of one that says yes while it sees a cell of the object: never without it, always without others."""
+    vlm = load_vlm(checkpoints["cross"])
+    rows = []
+    for first in range(12):
+        store = From(test_store, first)
+        facts, seen = store.facts[0], []
+        width, height = Image.fromarray(store.image(0)).size
+        geometry = vlm.processor.image_processor.geometry(width, height)
+        regions = {
+            ask_existence(facts, name).question.text: geometry.mask_to_grid(store.mask(0, facts.having(name))).ravel()
+            for name in facts.present
+        }
+
+        def sees(
+            asker: Any, features: Any, questions: Any, visible: Any, regions: Any = regions, seen: Any = seen
+        ) -> Any:
+            seen.append(visible)
+            return [bool((regions[q] > 0)[v].any()) for q, v in zip(questions, visible, strict=True)]
+
+        monkeypatch.setattr(Asker, "yes", sees)
+        found = hide_and_ask(vlm, store, 1)  # type: ignore[arg-type]
+        assert found.counts["not_answered_yes"] == 0
+        rows += found.rows
+        _, without_object, without_others = seen
+        for row, left, control in zip(found.rows, without_object, without_others, strict=True):
+            assert (~left).sum() == (~control).sum() == row.hidden_cells
+            assert not ((regions[ask_existence(facts, row.category).question.text] > 0) & left).any()
+    assert len(rows) > 5
+    assert not any(row.without_object for row in rows)
+    assert all(row.without_others for row in rows)
 
 
 def test_scores_of_hiding() -> None:
