@@ -30,7 +30,7 @@ def folder_appears(target: Path, needed: int = 0) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(target.parent).free < needed:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed / 1e9:.2f} GB are needed", str(target))
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed / 1e6:,.1f} MB are needed", str(target))
         hidden.mkdir()
         yield hidden
         for path in [*hidden.rglob("*"), hidden]:

@@ -37,7 +37,10 @@ TRAIN_COMMANDS = {
 }
 
 
-REASONS = {errno.ENOSPC: "no room to write the output", errno.ENAMETOOLONG: "a name is too long for the file system"}
+REASONS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "no room to write the output"),
+    errno.ENAMETOOLONG: "a name is too long for the file system",
+}
 """Troubles of the operating system that are the user's to mend, wherever they arise."""
 
 
@@ -92,8 +95,8 @@ def train_group() -> None:
     """Make AGE-VLM: join its pretrained parts, see what it costs, and train it in four stages."""
 
 
-def run(group: click.Group) -> None:
-    """Run a group; our errors are one clear line and their exit code, Ctrl-C is 130."""
+def run(group: click.Command) -> None:
+    """Run a command or a group; our errors are one clear line and their exit code, Ctrl-C is 130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character shows another one; a table is no reason to fail.

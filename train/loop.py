@@ -238,9 +238,10 @@ class _Run:
                 f"{', '.join(map(str, ids[:64]))}{', ...' if len(ids) > 64 else ''}"
             )
         guidance = self.spec.guidance
-        if guidance is not None and guidance.weight and step + 1 == GRACE and not self.counters.phrases:
+        checked = step + 1 in (GRACE, self.spec.steps)
+        if guidance is not None and guidance.weight and checked and not self.counters.phrases:
             raise TrainError(
-                f"stage {self.spec.name} teaches where to look, but in its first {GRACE} steps no phrase had a region "
+                f"stage {self.spec.name} teaches where to look, but in {step + 1} steps no phrase had a region "
                 f"({self.counters.dropped} were dropped, as no cell sees theirs); see regions.share, .batch_share"
             )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from agevlm.errors import AgeVlmError, DataError
+from agevlm.cli import run
+from agevlm.errors import DataError
 
 
 @click.command()
@@ -24,18 +25,14 @@ def main(checkpoint: Path, data: Path, out: Path, images: int, scenes: int, seed
     from train.scenes.store import SceneStore
 
     torch.set_num_threads(1)
-    try:
-        if images > scenes:
-            raise DataError(f"--images {images}: only {scenes} scenes are rendered")
-        test, validation = (SceneStore.open(data, split, scenes, workers=1) for split in ("test", "validation"))
-        scores = evaluate(checkpoint, test, validation, out, images, seed)
-    except AgeVlmError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
+    if images > scenes:
+        raise DataError(f"--images {images}: only {scenes} scenes are rendered")
+    test, validation = (SceneStore.open(data, split, scenes, workers=1) for split in ("test", "validation"))
+    scores = evaluate(checkpoint, test, validation, out, images, seed)
     for kind, found in scores["answers"].items():
         accuracy = found["accuracy"]
         click.echo(f"{kind:12} {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

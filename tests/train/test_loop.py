@@ -226,11 +226,14 @@ def test_guided_stages_need_regions(base, tmp_path):
         run_stage(stage(base, tmp_path / "a"), [Toys(guided=[])])
     # Regions are announced, but none is ever there.
     nothing = {i: replace(Toys().read(i, 0), phrases=()) for i in range(23)}
-    recorder = Recorder()
-    spec = stage(base, tmp_path / "b", steps=60, batch_size=1, micro_batch_size=1)
-    with pytest.raises(TrainError, match="first 50 steps no phrase"):
-        run_stage(spec, [Toys(broken=nothing)], trackers=[recorder])
-    assert recorder.closed == 1
+    # A shorter stage is told at its end.
+    for steps, told in ((60, 50), (3, 3)):
+        recorder = Recorder()
+        spec = stage(base, tmp_path / f"b{steps}", steps=steps, batch_size=1, micro_batch_size=1)
+        with pytest.raises(TrainError, match=f"in {told} steps no phrase"):
+            run_stage(spec, [Toys(broken=nothing)], trackers=[recorder])
+        assert recorder.closed == 1
+        assert not (tmp_path / f"b{steps}" / "model").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agevlm.cli import run
 from train.scenes.recipe import Budget, Recipe
 
 SPREAD = 0.08
@@ -117,4 +118,4 @@ def join(recipe: Recipe, seed: int, fusion: str, layers: str | None, name: str |
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -118,12 +118,21 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
+def _reserved(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new array in a file whose room is taken at once: a mapped file that the disk has no room for kills the process
+    when it is written to."""
+    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def _render(folder: Path, split: str, count: int, side: int, workers: int) -> None:
     seeds = split_seeds(split, count)
     parts = [seeds[i : i + CHUNK] for i in range(0, count, CHUNK)]
-    with folder_appears(folder) as hidden:
-        images = np.lib.format.open_memmap(hidden / "images.npy", "w+", np.uint8, (count, side, side, 3))
-        ids = np.lib.format.open_memmap(hidden / "ids.npy", "w+", np.uint8, (count, side, side))
+    with folder_appears(folder, 4 * count * side * side) as hidden:
+        images = _reserved(hidden / "images.npy", (count, side, side, 3))
+        ids = _reserved(hidden / "ids.npy", (count, side, side))
         rows: list[dict[str, Any]] = []
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             for done in pool.map(_chunk, parts, [side] * len(parts)):

@@ -197,7 +197,8 @@ def test_evaluate_writes_everything_and_goes_on_where_it_is(
     ended = CliRunner().invoke(main, [*options, "--scenes", "20"], catch_exceptions=False)
     assert ended.exit_code == 0
     refused = CliRunner().invoke(main, [*options, "--scenes", "2"])
-    assert (refused.exit_code, refused.output) == (2, "Error: --images 4: only 2 scenes are rendered\n")
+    assert isinstance(refused.exception, DataError)
+    assert str(refused.exception) == "--images 4: only 2 scenes are rendered"
     assert "adversarial" in ended.output
     scores = json.loads((out / SCORES).read_text())
     assert scores["images"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -119,6 +120,17 @@ def test_a_rendering_that_fails_leaves_nothing(tmp_path, monkeypatch, quick):
 
     monkeypatch.setattr(module, "_chunk", fails)
     with pytest.raises(RuntimeError):
+        SceneStore.open(tmp_path, "train", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_room_nothing_is_rendered(tmp_path, monkeypatch, quick):
+    def full(fd, offset, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    monkeypatch.setattr(module, "_chunk", lambda seeds, side: pytest.fail("rendered"))
+    with pytest.raises(OSError, match="No space left"):
         SceneStore.open(tmp_path, "train", 3)
     assert list(tmp_path.iterdir()) == []
 
