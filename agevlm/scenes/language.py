@@ -33,12 +33,15 @@ DISTANCE_RATIO = 1.6
 
 @dataclass(frozen=True)
 class Mention:
-    """Words of a text that name objects."""
+    """Words of a text that name objects, or say something of them."""
 
     start: int
     end: int
     instances: tuple[int, ...]
-    """Places in `Scene.instances`; empty for what is not there."""
+    """Places in `Scene.instances`: those named, or those it is said of; empty for what is not there or not so."""
+    kind: str = "object"
+    """object; or one of the abstract kinds, which no region shows: attribute ("red"), relation ("left of"), negation
+    ("no")."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,14 @@ class Writer:
         self._text = ""
         self._mentions: list[Mention] = []
 
-    def say(self, words: str, instances: Sequence[int] | None = None) -> Writer:
-        """Add words after a space; `instances` marks them as a mention."""
+    def say(self, words: str, instances: Sequence[int] | None = None, kind: str = "object") -> Writer:
+        """Add words after a space; `instances` marks them as a mention of this kind."""
         if self._text and words[0] not in ".,?":
             self._text += " "
         start = len(self._text)
         self._text += words
         if instances is not None:
-            self._mentions.append(Mention(start, len(self._text), tuple(instances)))
+            self._mentions.append(Mention(start, len(self._text), tuple(instances), kind))
         return self
 
     def done(self) -> Text:
@@ -301,7 +304,7 @@ def _several(writer: Writer, count: int, category: str, instances: Sequence[int]
     first = colour or noun
     writer.say(article(first) if count == 1 else NUMBER_WORDS[min(count, 9)])
     if colour:
-        writer.say(colour)
+        writer.say(colour, instances, "attribute")
     return writer.say(noun, instances)
 
 
@@ -319,7 +322,8 @@ def _say_absence(facts: Facts, draw: Random, true: bool) -> Statement | None:
     if not names:
         return None
     name = draw.choice(names)
-    return Statement("absence", Writer().say("there is no").say(name, facts.having(name)).say(".").done(), true)
+    text = Writer().say("there is").say("no", (), "negation").say(name, facts.having(name)).say(".").done()
+    return Statement("absence", text, true)
 
 
 def _say_count(facts: Facts, draw: Random, true: bool) -> Statement | None:
@@ -339,7 +343,9 @@ def _say_color(facts: Facts, draw: Random, true: bool) -> Statement | None:
     number = draw.choice(facts.single)
     thing = facts.instances[number]
     said = thing.colour if true else draw.choice([c for c in COLOURS if c != thing.colour])
-    return Statement("color", Writer().say("the").say(thing.category, (number,)).say(f"is {said}.").done(), true)
+    of = (number,) if true else ()
+    writer = Writer().say("the").say(thing.category, (number,)).say("is").say(said, of, "attribute").say(".")
+    return Statement("color", writer.done(), true)
 
 
 def _say_relation(facts: Facts, draw: Random, true: bool) -> Statement | None:
@@ -350,10 +356,14 @@ def _say_relation(facts: Facts, draw: Random, true: bool) -> Statement | None:
         return None
     words = (HORIZONTAL, VERTICAL)[axis]
     said = where if true else words[1 - words.index(where)]
-    link = f"is {said} of the" if axis == 0 else f"is {said} the"
+    return Statement("relation", _between(facts, pair, f"{said} of" if axis == 0 else said, true), true)
+
+
+def _between(facts: Facts, pair: tuple[int, int], link: str, true: bool) -> Text:
+    """The dog is left of the cat."""
     first, second = (facts.instances[i].category for i in pair)
-    text = Writer().say("the").say(first, pair[:1]).say(link).say(second, pair[1:]).say(".").done()
-    return Statement("relation", text, true)
+    writer = Writer().say("the").say(first, pair[:1]).say("is").say(link, pair if true else (), "relation")
+    return writer.say("the").say(second, pair[1:]).say(".").done()
 
 
 def _say_depth(facts: Facts, draw: Random, true: bool) -> Statement | None:
@@ -362,9 +372,7 @@ def _say_depth(facts: Facts, draw: Random, true: bool) -> Statement | None:
     if pair is None or near is None:
         return None
     said = "closer" if (near == pair[0]) == true else "farther"
-    first, second = (facts.instances[i].category for i in pair)
-    text = Writer().say("the").say(first, pair[:1]).say(f"is {said} than the").say(second, pair[1:]).say(".").done()
-    return Statement("depth", text, true)
+    return Statement("depth", _between(facts, pair, f"{said} than", true), true)
 
 
 STATEMENTS: dict[str, Callable[[Facts, Random, bool], Statement | None]] = {

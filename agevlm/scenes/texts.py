@@ -34,8 +34,9 @@ def write_texts(folder: Path, scenes: Sequence[Described]) -> None:
 
     cv-scenes.jsonl has CV-Bench's fields. captions.jsonl: `caption` and `mismatched`, a caption in which one object is
     replaced by another that is not there. statements.jsonl: `kind` (exist, absence, count, color, relation, depth),
-    `true`. Texts come with `mentions`: start and end of the words that name objects, and the ids of their annotations,
-    none for what is not there.
+    `true`. Texts come with `mentions`: start and end of words; kind, which is object, or attribute, relation or
+    negation for what is said of objects; and the ids of the annotations that it names or is said of, none for what is
+    not there or not so.
     """
     numbers = [scene.seed % SPLIT_SIZE for scene in scenes]
     questions = list(cv_scenes([scene.facts for scene in scenes], numbers=numbers))
@@ -72,7 +73,12 @@ def _about(scene: Described) -> dict[str, Any]:
 
 def _with_mentions(scene: Described, text: Text) -> dict[str, Any]:
     mentions = [
-        {"start": m.start, "end": m.end, "annotation_ids": [scene.annotations[i] for i in m.instances]}
+        {
+            "start": m.start,
+            "end": m.end,
+            "kind": m.kind,
+            "annotation_ids": [scene.annotations[i] for i in m.instances],
+        }
         for m in text.mentions
     ]
     return {"text": text.text, "mentions": mentions}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2
 
 from agevlm.scenes import language
+from agevlm.scenes.categories import COLOURS
 from agevlm.scenes.language import (
     QUESTIONS,
     STATEMENTS,
@@ -56,6 +57,8 @@ def check_mentions(text, truth):
     seen = []
     for mention in text.mentions:
         word = text.text[mention.start : mention.end]
+        if mention.kind != "object":
+            continue
         assert word in CATEGORY_OF, (text.text, word)
         before, after = text.text[: mention.start], text.text[mention.end :]
         assert not re.search(r"\w$", before)
@@ -67,6 +70,29 @@ def check_mentions(text, truth):
     words = [(m.start(), CATEGORY_OF[m.group()]) for m in re.finditer(r"\w+", text.text) if m.group() in CATEGORY_OF]
     assert seen == words
     return [category for _, category in seen]
+
+
+def said_of_objects(text, facts):
+    """Kinds of the abstract mentions, each seen to cover the right words and to be said of the right objects."""
+    objects = [m for m in text.mentions if m.kind == "object"]
+    kinds = []
+    for mention in text.mentions:
+        word = text.text[mention.start : mention.end]
+        if mention.kind == "attribute":
+            assert word in COLOURS
+            assert all(facts.instances[i].colour == word for i in mention.instances)
+        elif mention.kind == "relation":
+            assert word in {"left of", "right of", "above", "below", "closer than", "farther than"}
+            assert mention.instances in ((), objects[0].instances + objects[1].instances)
+            assert objects[0].end < mention.start < mention.end < objects[1].start
+        elif mention.kind == "negation":
+            assert (word, mention.instances) == ("no", ())
+        if mention.kind != "object":
+            kinds.append(mention.kind)
+    return kinds
+
+
+ABSTRACT = {"color": ["attribute"], "relation": ["relation"], "depth": ["relation"], "absence": ["negation"]}
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
@@ -190,6 +216,11 @@ def test_statements_are_as_true_as_they_say(told, kind, true):
             assert (statement.kind, statement.true) == (kind, true)
             assert longhand.holds(truth, kind, statement.text.text) is true, statement.text.text
             check_mentions(statement.text, truth)
+            assert said_of_objects(statement.text, facts) == ABSTRACT.get(kind, [])
+            # What is not so is said of nothing.
+            assert all(
+                bool(m.instances) == true for m in statement.text.mentions if m.kind in ("attribute", "relation")
+            )
             count += 1
     assert count > 100
 
@@ -205,7 +236,7 @@ def test_statements_and_questions_of_one_drawing_differ_and_are_no_more_than_ask
 
 @pytest.mark.parametrize("most", [1, 2, 4, 9])
 def test_captions_list_only_what_is_there(told, most):
-    longest = 0
+    longest = coloured = 0
     for number, (facts, truth) in enumerate(told):
         text = caption(facts, Random(number), most)
         entries, setting = longhand.listed(text.text)
@@ -214,8 +245,11 @@ def test_captions_list_only_what_is_there(told, most):
         assert len({entry.category for entry in entries}) == len(entries)
         assert all(longhand.true_of(truth, entry) for entry in entries), text.text
         check_mentions(text, truth)
+        assert set(said_of_objects(text, facts)) <= {"attribute"}
+        coloured += len(said_of_objects(text, facts))
         longest = max(longest, len(entries))
     assert longest == min(most, 6) or longest >= 4
+    assert coloured > MANY / 2
 
 
 def test_mismatched_captions_are_wrong_in_exactly_one_thing(told):
@@ -226,7 +260,9 @@ def test_mismatched_captions_are_wrong_in_exactly_one_thing(told):
         wrong = [entry for entry in entries if not longhand.true_of(truth, entry)]
         assert len(wrong) == 1
         assert truth.number(wrong[0].category) == 0
-        assert wrong[0].category in {CATEGORY_OF[text.text[m.start : m.end]] for m in text.mentions if not m.instances}
+        assert wrong[0].category in {
+            CATEGORY_OF[text.text[m.start : m.end]] for m in text.mentions if m.kind == "object" and not m.instances
+        }
         check_mentions(text, truth)
         # The rest is the caption that the same draw gives.
         others, _ = longhand.listed(right.text)

@@ -131,7 +131,7 @@ class ScenesSource:
             Phrase(number, mention.start, mention.end, self.store.mask(index, mention.instances))
             for number, text in enumerate(said)
             for mention in text.mentions
-            if mention.instances
+            if mention.instances and mention.kind == "object"
         )
         messages = tuple(Message(("user", "assistant")[i % 2], text.text) for i, text in enumerate(said))
         return Sample(f"{self.name} {index}", messages, Image.fromarray(self.store.image(index)), phrases)
