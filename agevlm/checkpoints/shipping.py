@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agevlm.appearing import folder_appears
 from agevlm.data.checkpoint_files import INDEX, WEIGHTS, check_weights
 
 KEPT = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json",
@@ -35,7 +36,7 @@ def ship(models: Mapping[str, Path], out: Path, cards: Mapping[str, str]) -> dic
         Bytes of each weight file, by its path under `out`.
 
     Raises:
-        ValueError: together they are larger than `LIMIT`.
+        ValueError: together they are larger than `LIMIT`; what was there stays.
     """
     from safetensors.torch import save_file
 
@@ -53,23 +54,23 @@ def ship(models: Mapping[str, Path], out: Path, cards: Mapping[str, str]) -> dic
         files.setdefault(file, {})[key] = tensors[names[0]][key]
         for name in names:
             places[name][key] = OWN if alone else f"../{file}"
-    shutil.rmtree(out, ignore_errors=True)
-    for name, folder in models.items():
-        (out / name).mkdir(parents=True)
-        for kept in KEPT:
-            if (folder / kept).is_file():
-                shutil.copyfile(folder / kept, out / name / kept)
-        _forget_places(out / name / "training.json")
-        total = sum(t.numel() * t.element_size() for t in tensors[name].values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places[name].items()))}
-        (out / name / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-        (out / name / "README.md").write_text(cards[name], encoding="utf-8")
-    for file, held in files.items():
-        save_file(held, out / file, metadata={"format": "pt"})
-        (out / file).chmod(0o644)
-    sizes = {file: (out / file).stat().st_size for file in files}
-    if sum(sizes.values()) > LIMIT:
-        raise ValueError(f"the checkpoints take {sum(sizes.values()):,} bytes, more than {LIMIT:,}")
+    with folder_appears(out) as hidden:
+        for name, folder in models.items():
+            (hidden / name).mkdir(parents=True)
+            for kept in KEPT:
+                if (folder / kept).is_file():
+                    shutil.copyfile(folder / kept, hidden / name / kept)
+            _forget_places(hidden / name / "training.json")
+            total = sum(t.numel() * t.element_size() for t in tensors[name].values())
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places[name].items()))}
+            (hidden / name / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+            (hidden / name / "README.md").write_text(cards[name], encoding="utf-8")
+        for file, held in files.items():
+            save_file(held, hidden / file, metadata={"format": "pt"})
+            (hidden / file).chmod(0o644)
+        sizes = {file: (hidden / file).stat().st_size for file in files}
+        if sum(sizes.values()) > LIMIT:
+            raise ValueError(f"the checkpoints take {sum(sizes.values()):,} bytes, more than {LIMIT:,}")
     return sizes
 
 

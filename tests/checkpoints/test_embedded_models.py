@@ -61,7 +61,9 @@ def test_they_see(name):
 
 
 def test_pope_without_options_asks_age_vlm_about_scenes(tmp_path):
-    command = ["pope", "--questions", "scenes:12", "--out", str(tmp_path / "run"), "--protocol", "default"]
+    command = ["pope", "--limit", "12", "--out", str(tmp_path / "run"), "--protocol", "default"]
     result = CliRunner().invoke(eval_group, command)
     assert result.exit_code == 0, result.output
-    assert "POPE" in result.output
+    manifest = (tmp_path / "run" / "run.json").read_text()
+    assert "scenes/age-vlm" in manifest
+    assert "pope-scenes" in manifest

@@ -65,9 +65,13 @@ def test_a_card_and_no_pickle_lie_beside_the_weights(shipped):
 
 
 def test_too_much_is_refused(models, tmp_path, monkeypatch):
+    shipping.ship(models, tmp_path / "scenes", dict.fromkeys(models, "before"))
+    before = {path: path.read_bytes() for path in (tmp_path / "scenes").rglob("*") if path.is_file()}
     monkeypatch.setattr(shipping, "LIMIT", 1000)
     with pytest.raises(ValueError, match="more than 1,000"):
-        shipping.ship(models, tmp_path / "scenes", dict.fromkeys(models, ""))
+        shipping.ship(models, tmp_path / "scenes", dict.fromkeys(models, "after"))
+    # What was shipped before stays as it was, and nothing else is there.
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_what_would_overflow_in_half_precision_keeps_its_own(models, tmp_path):

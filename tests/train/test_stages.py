@@ -12,37 +12,28 @@ from typing import Any
 
 import pytest
 
-from agevlm.checkpoints.tiny import AgeVlmShape, random_age_vlm
+from agevlm.data.checkpoint_files import EMBEDDED, SCENES
+from agevlm.model import AgeVlmConfig
 from agevlm.model.describe import backbone_config, on_meta, variant
 from train.config import built_in_names, load_stage, spec_hash
 from train.feed import build_order
 from train.freezing import trainable_names
-from train.spec import StageSpec
 
 GOLDEN = Path(__file__).with_name("golden")
 STAGES = ("1-align", "2-vision", "3-guide", "4-instruct")
 ARMS = ("age-vlm", "ca-baseline", "concat", "concat-unfrozen")
-TINY = [
-    "vars.vision_block=model.vision_tower.trunk.stages.2.blocks.0",
-    "trainable.cross.modules=[model.language_model.layers.1, model.language_model.layers.4]",
-]
-"""The scenes' stages, over the tiny model."""
 
 
 @cache
 def model(size: str, fusion: str) -> Any:
     if size == "paper":
         return on_meta(variant(backbone_config("1b"), fusion=fusion))
-    return random_age_vlm(AgeVlmShape(fusion=fusion), 0)[0]
-
-
-def stage(size: str, arm: str, name: str) -> StageSpec:
-    changes = [] if size == "paper" else TINY if "concat" not in arm else TINY[:1]
-    return load_stage(f"{'scenes' if size == 'tiny' else size}/{arm}/{name}", changes)
+    shipped = EMBEDDED / SCENES / ("age-vlm" if fusion == "cross" else "concat")
+    return on_meta(AgeVlmConfig.from_pretrained(shipped))
 
 
 def listed(size: str, arm: str, name: str) -> str:
-    spec = stage(size, arm, name)
+    spec = load_stage(f"{size}/{arm}/{name}")
     built = model(size, spec.fusion)
     names = trainable_names(built, spec.trainable)
     sizes = dict(built.named_parameters())
@@ -50,8 +41,8 @@ def listed(size: str, arm: str, name: str) -> str:
     return f"# {len(names)} tensors, {count:,} parameters\n" + "".join(f"{n}\n" for n in names)
 
 
-CASES = [(size, arm, name) for size in ("paper", "tiny") for arm in ("age-vlm", "concat") for name in STAGES]
-CASES += [("paper", "concat-unfrozen", "4-instruct"), ("tiny", "concat-unfrozen", "4-instruct")]
+CASES = [(size, arm, name) for size in ("paper", "scenes") for arm in ("age-vlm", "concat") for name in STAGES]
+CASES += [("paper", "concat-unfrozen", "4-instruct"), ("scenes", "concat-unfrozen", "4-instruct")]
 
 
 @pytest.mark.parametrize(("size", "arm", "name"), CASES)
