@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agevlm.errors import DataError
 from agevlm.vlm.contract import Vlm
 from reports.scenes.asking import AnswerRow, answer_scores, ask_all
 from reports.scenes.causal import CausalRow, causal_scores, hide_and_ask
@@ -46,9 +47,16 @@ def evaluate(
 
     Returns:
         What scores.json holds.
+
+    Raises:
+        DataError: `out` holds the measurement of another checkpoint or of other scenes.
     """
     if (out / SCORES).is_file():
-        return read_scores(out)
+        before = read_scores(out)
+        for name, now in (("checkpoint", str(checkpoint)), ("scenes", test.folder.name)):
+            if before[name] != now:
+                raise DataError(f"{out} was measured with {name} {before[name]}, not {now}; give another --out")
+        return before
     images = min(images, len(test))
     vlm = load_vlm(checkpoint)
     began = time.process_time()

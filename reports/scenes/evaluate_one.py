@@ -16,8 +16,15 @@ from agevlm.errors import DataError
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for what is found.")
 @click.option("--images", default=1000, show_default=True, type=click.IntRange(2), help="Test scenes to ask about.")
 @click.option("--scenes", default=1000, show_default=True, type=click.IntRange(2), help="Rendered scenes of a split.")
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["test", "validation"]),
+    help="Scenes to ask about; settings are chosen on validation.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of which questions are asked.")
-def main(checkpoint: Path, data: Path, out: Path, images: int, scenes: int, seed: int) -> None:
+def main(checkpoint: Path, data: Path, out: Path, images: int, scenes: int, split: str, seed: int) -> None:
     """Ask a checkpoint about held-out scenes and see where it looks; writes scores.json and rows into a folder."""
     import torch
 
@@ -27,8 +34,8 @@ def main(checkpoint: Path, data: Path, out: Path, images: int, scenes: int, seed
     torch.set_num_threads(1)
     if images > scenes:
         raise DataError(f"--images {images}: only {scenes} scenes are rendered")
-    test, validation = (SceneStore.open(data, split, scenes, workers=1) for split in ("test", "validation"))
-    scores = evaluate(checkpoint, test, validation, out, images, seed)
+    asked, validation = (SceneStore.open(data, name, scenes, workers=1) for name in (split, "validation"))
+    scores = evaluate(checkpoint, asked, validation, out, images, seed)
     for kind, found in scores["answers"].items():
         accuracy = found["accuracy"]
         click.echo(f"{kind:12} {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]")

@@ -199,6 +199,9 @@ def test_evaluate_writes_everything_and_goes_on_where_it_is(
     refused = CliRunner().invoke(main, [*options, "--scenes", "2"])
     assert isinstance(refused.exception, DataError)
     assert str(refused.exception) == "--images 4: only 2 scenes are rendered"
+    other = CliRunner().invoke(main, [*options, "--scenes", "20", "--split", "validation"])
+    assert isinstance(other.exception, DataError)
+    assert "was measured with scenes test-20" in str(other.exception)
     assert "adversarial" in ended.output
     scores = json.loads((out / SCORES).read_text())
     assert scores["images"] == 4
