@@ -86,12 +86,15 @@ def test_what_is_drawn_is_the_attention_that_is_trained(tiny, spec, tmp_path, mo
                     probe=ProbeRequest(batch.rows, batch.positions),
                 ).probe
             maps = torch.stack(probe.attention).mean(0)
-            per_phrase = maps.split(len(maps) // 2) if tokens != "all" else None
+            # Tokens of one phrase share its weight: 1 of n each.
+            first = round(1 / float(batch.shares[0]))
+            each = [first, len(maps) - first]
+            assert (max(each) > 1) == (tokens == "all")
             assert [s.words for s in seen] == ["red ball", "box"]
-            if per_phrase is None:
-                continue
-            for s, expected, coverage in zip(seen, per_phrase, batch.coverage, strict=True):
-                assert np.allclose(s.attention, expected.mean(0).reshape(4, 4), atol=1e-5)
+            regions = (batch.coverage[0], batch.coverage[first])
+            for s, own, coverage in zip(seen, maps.split(each), regions, strict=True):
+                expected = own.mean(0, keepdim=True)
+                assert np.allclose(s.attention, expected.reshape(4, 4), atol=1e-5)
                 looks = measure(expected, coverage[None], batch.vision_token_mask)
                 assert s.iou == pytest.approx(float(looks.iou))
                 assert s.inside == pytest.approx(float(looks.mass), abs=1e-5)
