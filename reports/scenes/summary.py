@@ -222,6 +222,10 @@ def gather(recipe: Recipe, arms: Sequence[str]) -> Summary:
                     by_step.setdefault(step, {})[seed] = measured(place)
         seeds[arm] = sorted(rows.get(arm, {}))
         if by_step:
+            # The end belongs to the curve; a checkpoint that was kept of it is the same model.
+            for seed, own in rows.get(arm, {}).items():
+                if (last := costs.get(arm, {}).get(seed, {}).get(4)) is not None:
+                    by_step.setdefault(int(last["steps"]), {}).setdefault(seed, own)
             steps[arm] = {step: means(own, known) for step, own in sorted(by_step.items())}
     every = {arm: means(own, known) for arm, own in rows.items()}
     others = {arm: differences(rows[FIRST], own, known) for arm, own in rows.items() if FIRST in rows and arm != FIRST}

@@ -99,7 +99,10 @@ def test_three_seeds(recipe: Recipe) -> None:
     assert summary.differences["ca-baseline"]["looks/word_iou"]["value"] == pytest.approx(0.3, abs=0.03)
     assert not any(name.startswith("hiding/") for name in summary.differences["ca-baseline"])
     assert "age-vlm" not in summary.differences
-    assert list(summary.steps["age-vlm"]) == [100, 1000]
+    # The logs end after 50 steps: what the end of the stage is.
+    assert list(summary.steps["age-vlm"]) == [50, 100, 1000]
+    end, all_of_it = summary.steps["age-vlm"][50], summary.arms["age-vlm"]
+    assert end["pope/accuracy"] == all_of_it["pope/accuracy"]
     early, late = (summary.steps["age-vlm"][s]["pope/accuracy"]["value"] for s in (100, 1000))
     assert early < late
     # A run resumed after 9 s took 9 + 60 s; shared stages count for both arms.
