@@ -55,6 +55,8 @@ class Summary:
     """Other arm -> score -> AGE-VLM's minus its, on the same images and seeds."""
     steps: dict[str, dict[int, dict[str, dict[str, Any]]]]
     """Arm -> steps of stage 4 -> score -> value, low, high."""
+    step_differences: dict[str, dict[int, dict[str, dict[str, Any]]]]
+    """Other arm -> steps of stage 4 -> score -> AGE-VLM's minus its; of steps that both were asked the same after."""
     attention: dict[str, str]
     """What shows each arm the image."""
     language: dict[str, dict[int, dict[int, dict[str, Any]]]]
@@ -198,7 +200,7 @@ def gather(recipe: Recipe, arms: Sequence[str]) -> Summary:
     attention: dict[str, str] = {}
     language: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
     costs: dict[str, dict[int, dict[int, dict[str, float]]]] = {}
-    steps: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}
+    stepped: dict[str, dict[int, dict[int, dict[str, Measured]]]] = {}
     images = 0
     for arm in arms:
         by_step: dict[int, dict[int, dict[str, Measured]]] = {}
@@ -226,10 +228,37 @@ def gather(recipe: Recipe, arms: Sequence[str]) -> Summary:
             for seed, own in rows.get(arm, {}).items():
                 if (last := costs.get(arm, {}).get(seed, {}).get(4)) is not None:
                     by_step.setdefault(int(last["steps"]), {}).setdefault(seed, own)
-            steps[arm] = {step: means(own, known) for step, own in sorted(by_step.items())}
+            stepped[arm] = dict(sorted(by_step.items()))
     every = {arm: means(own, known) for arm, own in rows.items()}
     others = {arm: differences(rows[FIRST], own, known) for arm, own in rows.items() if FIRST in rows and arm != FIRST}
-    return Summary(seeds, missing, every, others, steps, attention, language, costs, images)
+    steps = {arm: {step: means(s, known) for step, s in own.items()} for arm, own in stepped.items()}
+    apart = {arm: _by_step(stepped[FIRST], own, known) for arm, own in stepped.items() if FIRST in stepped}
+    return Summary(
+        seeds,
+        missing,
+        every,
+        others,
+        steps,
+        {a: d for a, d in apart.items() if a != FIRST},
+        attention,
+        language,
+        costs,
+        images,
+    )
+
+
+def _by_step(
+    first: Mapping[int, Mapping[int, Mapping[str, Measured]]],
+    other: Mapping[int, Mapping[int, Mapping[str, Measured]]],
+    known: dict[int, Floats],
+) -> dict[int, dict[str, dict[str, Any]]]:
+    """`differences` after each number of steps that both were measured after on as many scenes."""
+
+    def scenes(seeds: Mapping[int, Mapping[str, Measured]]) -> set[tuple[str, int]]:
+        return {(name, m.scenes) for own in seeds.values() for name, m in own.items() if not name.startswith("hiding/")}
+
+    same = [step for step in first if step in other and scenes(first[step]) == scenes(other[step])]
+    return {step: differences(first[step], other[step], known) for step in same}
 
 
 def summarise(recipe: Recipe, arms: Sequence[str]) -> Summary:

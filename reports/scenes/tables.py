@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.pope.types import SPLITS
 from reports.scenes.summary import FIRST, SEEING, Summary
 
 Columns = Mapping[str, str]
@@ -36,6 +37,7 @@ COMPARED: Columns = {
     "random/accuracy": "random",
     "popular/accuracy": "popular",
     "adversarial/accuracy": "adversarial",
+    "relation/accuracy": "relation",
     "cv/accuracy": "CV-Scenes",
     "looks/word_iou": "word: IoU",
     "looks/word_mass": "word: inside",
@@ -94,6 +96,7 @@ def tables(summary: Summary) -> list[Table]:
             [[arm, *(percent(own.get(n), True) for n in COMPARED)] for arm, own in summary.differences.items()],
         ),
         _step_table(summary),
+        _step_differences(summary),
         _cost_table(summary),
         _language_table(summary),
     ]
@@ -120,14 +123,25 @@ def _looking_note(summary: Summary) -> str:
 
 
 def _step_table(summary: Summary) -> Table:
-    columns = ("random/accuracy", "popular/accuracy", "adversarial/accuracy", "cv/accuracy", "looks/word_iou")
+    columns = (*(f"{split}/accuracy" for split in SPLITS), "relation/accuracy", "cv/accuracy", "looks/word_iou")
     rows = [
         [arm, f"{step:,}", *(percent(found.get(name)) for name in columns)]
         for arm, own in summary.steps.items()
         for step, found in own.items()
     ]
-    headings = ["arm", "steps", "random", "popular", "adversarial", "CV-Scenes", "word: IoU"]
+    headings = ["arm", "steps", *SPLITS, "relation", "CV-Scenes", "word: IoU"]
     return Table("After so many steps of stage 4, in %", headings, rows)
+
+
+def _step_differences(summary: Summary) -> Table:
+    columns = {name: title for name, title in COMPARED.items() if not name.startswith("looks/answer")}
+    rows = [
+        [arm, f"{step:,}", *(percent(found.get(name), True) for name in columns)]
+        for arm, own in summary.step_differences.items()
+        for step, found in own.items()
+    ]
+    title = f"{FIRST} minus another arm after so many steps of stage 4, in points, on the same images"
+    return Table(title, ["arm", "steps", *columns.values()], rows)
 
 
 def _cost_table(summary: Summary) -> Table:

@@ -103,6 +103,7 @@ def test_three_seeds(recipe: Recipe) -> None:
     assert list(summary.steps["age-vlm"]) == [50, 100, 1000]
     end, all_of_it = summary.steps["age-vlm"][50], summary.arms["age-vlm"]
     assert end["pope/accuracy"] == all_of_it["pope/accuracy"]
+    assert summary.step_differences == {}
     early, late = (summary.steps["age-vlm"][s]["pope/accuracy"]["value"] for s in (100, 1000))
     assert early < late
     # A run resumed after 9 s took 9 + 60 s; shared stages count for both arms.
@@ -239,3 +240,22 @@ def test_what_the_image_adds_is_paired_and_may_be_negative(tmp_path: Path) -> No
     text = markdown(summary)
     assert "with the image minus without it" in text
     assert f"-{-100 * summary.arms['ca-baseline']['count/seeing']['value']:.1f} [-" in text
+
+
+def test_arms_are_compared_after_the_same_steps(recipe: Recipe) -> None:
+    for seed in recipe.seeds:
+        _write(recipe.run("ca-baseline", seed, 4) / "eval-100", 0.55, seed, 0.2)
+    again = summarise(recipe, recipe.arms)
+    gain = again.step_differences["ca-baseline"]
+    assert list(gain) == [100]
+    early = (
+        again.steps["age-vlm"][100]["pope/accuracy"]["value"]
+        - again.steps["ca-baseline"][100]["pope/accuracy"]["value"]
+    )
+    assert gain[100]["pope/accuracy"]["value"] == pytest.approx(early)
+    assert "after so many steps of stage 4, in points" in markdown(again)
+    # Measured on other scenes, they are not compared.
+    path = recipe.run("ca-baseline", 0, 4) / "eval-100" / SCORES
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps({**scores, "images": 5 * IMAGES}))
+    assert summarise(replace(recipe, seeds=(0,)), recipe.arms).step_differences == {"ca-baseline": {}}
