@@ -232,14 +232,16 @@ def gather(recipe: Recipe, arms: Sequence[str]) -> Summary:
     every = {arm: means(own, known) for arm, own in rows.items()}
     others = {arm: differences(rows[FIRST], own, known) for arm, own in rows.items() if FIRST in rows and arm != FIRST}
     steps = {arm: {step: means(s, known) for step, s in own.items()} for arm, own in stepped.items()}
-    apart = {arm: _by_step(stepped[FIRST], own, known) for arm, own in stepped.items() if FIRST in stepped}
+    apart = {
+        arm: _by_step(stepped[FIRST], own, known) for arm, own in stepped.items() if FIRST in stepped and arm != FIRST
+    }
     return Summary(
         seeds,
         missing,
         every,
         others,
         steps,
-        {a: d for a, d in apart.items() if a != FIRST},
+        apart,
         attention,
         language,
         costs,
