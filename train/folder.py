@@ -22,8 +22,8 @@ from agevlm import __version__
 from agevlm.errors import AgeVlmError, TrainError
 from train import state
 from train.config import NOT_MATHS, spec_as_dict, spec_hash
+from train.data.samples import Source
 from train.lineage import check_lineage, read_record
-from train.samples import Source
 from train.spec import StageSpec
 
 RUN, LOCK, MODEL = "run.json", "lock", "model"

@@ -13,14 +13,14 @@ import torch
 from agevlm.errors import AgeVlmError, TrainError
 from train import metrics, state, weights
 from train.checks import check_batch, check_guidance
-from train.collate import Batch, Collator
-from train.feed import Feed
+from train.data.collate import Batch, Collator
+from train.data.feed import Feed
+from train.data.samples import Source
 from train.folder import MODEL, Lock, Start, agree, begin
 from train.freezing import freeze, resolve
 from train.hooks import Tracker
 from train.lineage import read_record
 from train.optimisation import build_optimizer, set_rates
-from train.samples import Source
 from train.spec import StageSpec
 from train.step import LOOKS, Scales, TrainingModule
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agevlm.appearing import file_appears
 from agevlm.errors import DataError
 from agevlm.geometry import Geometry
-from train.samples import Sample, Source
+from train.data.samples import Sample, Source
 from train.spec import Guidance, StageSpec
 
 FOLDER = "overlays"
@@ -79,7 +79,7 @@ class Overlays:
         import torch
 
         from agevlm.model import ProbeRequest
-        from train.collate import Collator
+        from train.data.collate import Collator
         from train.losses import measure
 
         # One row a phrase: whatever tokens are supervised, the row says whose they are.

@@ -204,10 +204,10 @@ def _train(spec: StageSpec, resume: bool) -> None:
     """Open the data, train, check the language; the first process speaks."""
     from rich.console import Console
 
+    from train.data.sources import open_source
     from train.language import after_stage
     from train.loop import run_stage
     from train.overlays import Overlays
-    from train.sources import open_source
     from train.tracking import StageTracker
 
     _join_on_cpu()

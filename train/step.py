@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from agevlm.model import ProbeRequest
-from train.collate import IGNORED, Batch
+from train.data.collate import IGNORED, Batch
 from train.losses import FORMS, Looks, measure
 from train.spec import Guidance
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train.toys import Recorder, Toys, checkpoint, stage
+from train.data.samples import Message, Sample
 from train.loop import run_stage
-from train.samples import Message, Sample
 from train.spec import Guidance, Regions
 
 

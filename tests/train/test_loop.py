@@ -11,8 +11,8 @@ from agevlm.checkpoints.tiny import build_age_vlm, random_age_vlm
 from agevlm.errors import DataError, TrainError
 from agevlm.model import AgeVlmForConditionalGeneration, AgeVlmProcessor
 from tests.train.toys import CROSSING, GROUPS, SHAPE, Recorder, Toys, checkpoint, stage
+from train.data.samples import Message, Sample
 from train.loop import run_stage
-from train.samples import Message, Sample
 from train.spec import Guidance, ParameterGroup, Regions, SourceSpec
 from train.weights import export_checkpoint
 

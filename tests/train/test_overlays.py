@@ -11,11 +11,11 @@ from PIL import Image
 
 from agevlm.checkpoints.tiny import AgeVlmShape, random_age_vlm
 from agevlm.model import ProbeRequest
-from train.collate import Collator
 from train.config import load_stage
+from train.data.collate import Collator
+from train.data.samples import Message, Phrase, Sample
 from train.losses import measure
 from train.overlays import Overlays, Seen, paint, pick
-from train.samples import Message, Phrase, Sample
 from train.spec import Guidance
 
 TEXT = "Is there a red ball beside the box?"

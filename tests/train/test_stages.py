@@ -16,7 +16,7 @@ from agevlm.data.checkpoint_files import EMBEDDED, SCENES
 from agevlm.model import AgeVlmConfig
 from agevlm.model.describe import backbone_config, on_meta, variant
 from train.config import built_in_names, load_stage, spec_hash
-from train.feed import build_order
+from train.data.feed import build_order
 from train.freezing import trainable_names
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -7,7 +7,7 @@ import torch
 
 from agevlm.checkpoints.tiny import random_age_vlm
 from tests.train.toys import CROSSING, GROUPS, SHAPE, Toys
-from train.collate import IGNORED, Collator
+from train.data.collate import IGNORED, Collator
 from train.freezing import freeze, resolve
 from train.losses import FORMS
 from train.spec import Guidance, ParameterGroup

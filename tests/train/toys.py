@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
-from train.samples import Message, Phrase, Sample
+from train.data.samples import Message, Phrase, Sample
 from train.spec import Guidance, ParameterGroup, Regions, SourceSpec, StageSpec
 
 # Tiny tensors: more threads only wait for each other.

@@ -22,7 +22,7 @@ from agevlm.scenes.language import (
     draw_statements,
 )
 from agevlm.scenes.types import SPLIT_STARTS
-from train.samples import Message, Phrase, Sample
+from train.data.samples import Message, Phrase, Sample
 from train.scenes.store import SceneStore
 from train.validation import Where, build
 

@@ -13,9 +13,9 @@ from agevlm.errors import DataError, TrainError
 from tests.scenes import longhand
 from tests.scenes.longhand import CATEGORY_OF, Truth
 from tests.train.scenes.test_store import InThisProcess
+from train.data.sources import open_source
 from train.scenes import store as store_module
 from train.scenes.source import SHORT, ScenesOptions, ScenesSource
-from train.sources import open_source
 from train.spec import SourceSpec
 
 COUNT = 60

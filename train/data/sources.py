@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agevlm.errors import DataError
-from train.samples import Source
+from train.data.samples import Source
 from train.spec import SourceSpec
 
-KINDS = {"llava": "train.llava:LlavaSource", "scenes": "train.scenes.source:ScenesSource"}
+KINDS = {"llava": "train.data.llava:LlavaSource", "scenes": "train.scenes.source:ScenesSource"}
 """Where each kind of source is; loaded when it is opened."""
 
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from agevlm.data.images import decode, read_file
 from agevlm.data.paths import inside
 from agevlm.errors import DataError
-from train.samples import Message, Phrase, Sample
-from train.sources import check_options
+from train.data.samples import Message, Phrase, Sample
+from train.data.sources import check_options
 
 ROLE_OF = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 IMAGE = "<image>"

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from agevlm.errors import DataError
-from train.sources import open_source
+from train.data.sources import open_source
 from train.spec import SourceSpec
 
 WIDTH, HEIGHT = 12, 8
@@ -149,8 +149,8 @@ def test_the_fingerprint_is_of_the_contents(opened, monkeypatch):
     first = opened(record()).fingerprint
     assert opened(record(), name="other.jsonl").fingerprint == first
     assert opened(record(id="a2")).fingerprint != first
-    monkeypatch.setattr("train.llava.WHOLE_BYTES", 10)
-    monkeypatch.setattr("train.llava.BLOCK_BYTES", 64)
+    monkeypatch.setattr("train.data.llava.WHOLE_BYTES", 10)
+    monkeypatch.setattr("train.data.llava.BLOCK_BYTES", 64)
     sampled = opened(*[record(id=i) for i in range(50)]).fingerprint
     assert opened(*[record(id=i) for i in range(50)]).fingerprint == sampled
     assert opened(*[record(id=i) for i in range(49)], record(id="x0")).fingerprint != sampled

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train.sampler import Order, Pool, permute
+from train.data.sampler import Order, Pool, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from agevlm.errors import DataError
-from train.conversation import Rendered, render
-from train.samples import Sample
+from train.data.conversation import Rendered, render
+from train.data.samples import Sample
 from train.spec import Guidance
 
 IGNORED = -100

@@ -10,9 +10,9 @@ from PIL import Image
 from agevlm.checkpoints.tiny import random_age_vlm
 from agevlm.errors import DataError
 from tests.train.toys import CELLS, SHAPE, Toys
-from train.collate import IGNORED, Collator, tokens_of
-from train.conversation import render
-from train.samples import Message, Phrase, Sample
+from train.data.collate import IGNORED, Collator, tokens_of
+from train.data.conversation import render
+from train.data.samples import Message, Phrase, Sample
 from train.spec import Guidance
 
 LLAMA3_WORDS = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agevlm.errors import DataError
-from train.samples import ROLES, Sample
+from train.data.samples import ROLES, Sample
 
 MARK = "\ufdd0"
 """Put at the borders of phrases to find them again behind the template. No character at all, so no text has it."""

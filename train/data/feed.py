@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from agevlm.errors import AgeVlmError, DataError
-from train.collate import Batch, Collator
-from train.sampler import Drawn, Order, Pool, seed_of
-from train.samples import Phrase, Sample, Source
+from train.data.collate import Batch, Collator
+from train.data.sampler import Drawn, Order, Pool, seed_of
+from train.data.samples import Phrase, Sample, Source
 from train.spec import StageSpec
 
 
