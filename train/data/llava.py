@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agevlm.data.images import decode, read_file
+from agevlm.data.masks import decode_mask
 from agevlm.data.paths import inside
 from agevlm.errors import DataError
 from train.data.samples import Message, Phrase, Sample
@@ -250,31 +251,10 @@ def _phrase(
 
 def _region(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
     """(height, width) bool: the union of polygons or RLE objects."""
-    from pycocotools import mask as coco
-
-    height, width = size
-    parts = segmentation if isinstance(segmentation, list) else [segmentation]
-    union = np.zeros(size, np.bool_)
-    if parts and all(isinstance(v, int | float) for v in parts):
-        parts = [parts]  # one polygon without the list around it
-    for part in parts:
-        if isinstance(part, dict) and tuple(part.get("size") or ()) not in ((), (height, width)):
-            raise DataError(f"{where}: an RLE of size {part['size']}, but the image is {[height, width]} high and wide")
-        try:
-            if isinstance(part, dict) and not isinstance(part["counts"], list):
-                counts = part["counts"]
-                rle = {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
-            elif isinstance(part, dict):
-                if sum(part["counts"]) != height * width:
-                    raise ValueError(f"its counts are of {sum(part['counts'])} pixels, not of {height * width}")
-                rle = coco.frPyObjects({"size": [height, width], "counts": part["counts"]}, height, width)
-            else:
-                if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
-                    raise ValueError("a polygon is a list of x, y, x, y, ... of three points or more")
-                (rle,) = coco.frPyObjects([part], height, width)
-            union |= coco.decode(rle).astype(np.bool_)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DataError(f"{where}: segmentation: expected COCO's polygons or RLE: {error}") from None
+    try:
+        union = decode_mask(segmentation, *size)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     if not union.any():
         raise DataError(f"{where}: its region is empty")
     return union

@@ -34,6 +34,17 @@ class Phrase:
     """(image height, image width): the region; the union where the words name several objects."""
 
 
+@dataclass(frozen=True)
+class Words:
+    """Words of a message that may name a region, which is not known; a teacher looks for it."""
+
+    message: int
+    """Which message, from 0."""
+    start: int
+    """First character of the words in the message's text, and `end` behind the last."""
+    end: int
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One training sample."""
@@ -43,8 +54,14 @@ class Sample:
     messages: tuple[Message, ...]
     image: Any = None
     """PIL image in RGB, or None for text alone."""
+    image_name: str = ""
+    """The image's file as its source names it; empty where there is no file."""
+    image_sha256: str = ""
+    """Of the file's bytes, in hex; empty where there is no file."""
     phrases: tuple[Phrase, ...] = ()
     """Empty where no region is known. Its source says beforehand which samples have any: see `Source.guided`."""
+    words: tuple[Words, ...] = ()
+    """Phrases that the source names without a region. Training pays no heed to them."""
 
 
 class Source(Protocol):

@@ -1,0 +1,1 @@
+"""The teacher: regions of phrases, found by detectors and segmenters or known from annotations."""
