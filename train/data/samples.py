@@ -54,14 +54,14 @@ class Sample:
     messages: tuple[Message, ...]
     image: Any = None
     """PIL image in RGB, or None for text alone."""
-    image_name: str = ""
-    """The image's file as its source names it; empty where there is no file."""
-    image_sha256: str = ""
-    """Of the file's bytes, in hex; empty where there is no file."""
     phrases: tuple[Phrase, ...] = ()
     """Empty where no region is known. Its source says beforehand which samples have any: see `Source.guided`."""
     words: tuple[Words, ...] = ()
     """Phrases that the source names without a region. Training pays no heed to them."""
+    image_name: str = ""
+    """The image's file as its source names it; empty where there is no file."""
+    image_sha256: str = ""
+    """Of the file's bytes, in hex; empty where there is no file."""
 
 
 class Source(Protocol):
