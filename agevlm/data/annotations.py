@@ -33,6 +33,8 @@ class Annotation:
     """x, y, width, height in pixels."""
     segmentation: Any
     """As the file has it: polygons, an RLE object, or None. Not checked here."""
+    id: Id | None = None
+    """None where the file gives it none."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,15 @@ def _annotation(
             raise DataError(f"{where}: bbox must be four numbers (x, y, width, height), not {bbox!r}")
         bbox = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
     crowd = bool(entry.get("iscrowd", 0))
-    return Annotation(image_id, categories[category_id], crowd, bbox, entry.get("segmentation"))
+    own = entry.get("id")
+    return Annotation(
+        image_id,
+        categories[category_id],
+        crowd,
+        bbox,
+        entry.get("segmentation"),
+        own if isinstance(own, int | str) else None,
+    )
 
 
 def _id(where: str, entry: dict[str, Any], key: str) -> Id:

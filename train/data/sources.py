@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from agevlm.errors import DataError
@@ -16,7 +17,7 @@ KINDS = {"llava": "train.data.llava:LlavaSource", "scenes": "train.scenes.source
 
 
 def open_source(spec: SourceSpec) -> Source:
-    """Open a source of samples.
+    """Open a source of samples. Any kind takes `masks`: a folder of regions, see `train.data.masked`.
 
     Raises:
         DataError: unknown kind, options it does not take, or data that cannot be read.
@@ -26,8 +27,14 @@ def open_source(spec: SourceSpec) -> Source:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise DataError(f"source kind {spec.kind!r} is unknown: give one of {', '.join(sorted(KINDS))}{hint}")
     module, _, name = KINDS[spec.kind].partition(":")
-    source: Source = getattr(importlib.import_module(module), name).open(dict(spec.options))
-    return source
+    options = dict(spec.options)
+    masks = options.pop("masks", None)
+    source: Source = getattr(importlib.import_module(module), name).open(options)
+    if masks is None:
+        return source
+    from train.data.masked import MaskedSource
+
+    return MaskedSource(source, Path(str(masks)).expanduser())
 
 
 def check_options(kind: str, options: Mapping[str, Any], known: Mapping[str, bool]) -> None:

@@ -1,0 +1,89 @@
+"""Which regions of a teacher are good enough to learn from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agevlm.data.masks import box_of
+from train.teacher.producer import Found
+
+STOP_PHRASES = frozenset(Path(__file__).with_name("stop.txt").read_text(encoding="utf-8").split("\n")) - {""}
+"""Words that name no object, or the whole image."""
+_ARTICLES = re.compile(r"^(?:(?:the|a|an|this|that|these|those|its|his|her|their|some|any)\s+)+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits of quality. A region outside any of them is stored, but not used."""
+
+    score: float = 0.3
+    """Least score of the detector."""
+    predicted_iou: float = 0.7
+    """Least quality that the segmenter claims."""
+    stability: float = 0.7
+    """Least stability of the mask."""
+    least_area: float = 0.002
+    """Of the image."""
+    most_area: float = 0.9
+    box_iou: float = 0.5
+    """Least IoU of the box and the mask's own box: a mask that left its box is of something else."""
+    most_regions: int = 20
+    """A phrase with more of them says too little to be taught."""
+
+
+EXACT = Gates(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1_000_000)
+"""For regions that are known: all pass that are not empty."""
+
+
+def plain(phrase: str) -> str:
+    """A phrase without articles before it and blanks around it."""
+    return _ARTICLES.sub("", " ".join(phrase.split()))
+
+
+def is_stopped(phrase: str) -> bool:
+    """Whether a phrase names no object: a stop word, a single letter, or nothing at all."""
+    words = plain(phrase).lower()
+    return words in STOP_PHRASES or len(words) < 2
+
+
+def judge(found: Found, gates: Gates) -> str:
+    """Why a region is left out; empty if it is not."""
+    area = float(found.mask.mean()) if found.mask.size else 0.0
+    if not area:
+        return "empty"
+    for name in ("score", "predicted_iou", "stability"):
+        if getattr(found, name) < getattr(gates, name):
+            return name
+    if area < gates.least_area:
+        return "small"
+    if area > gates.most_area:
+        return "large"
+    if gates.box_iou and box_iou(found.box, box_of(found.mask)) < gates.box_iou:
+        return "box"
+    return ""
+
+
+def sort_out(found: Sequence[Found], gates: Gates) -> tuple[list[Found], int, str]:
+    """Regions of one phrase, those to use before the others; how many these are; and why the others are not.
+
+    The reason is that of the first region left out, or "many" where all are because there are too many.
+    """
+    reasons = [judge(one, gates) for one in found]
+    order = sorted(range(len(found)), key=lambda i: bool(reasons[i]))
+    kept = sum(not reason for reason in reasons)
+    dropped = next((reason for reason in reasons if reason), "")
+    if kept > gates.most_regions:
+        kept, dropped = 0, "many"
+    return [found[i] for i in order], kept, dropped
+
+
+def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1); 0 if both are empty."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0.0) * max(height, 0.0)
+    both = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - common
+    return common / both if both > 0 else 0.0
