@@ -1,0 +1,83 @@
+"""Gates of quality: each limit by itself, and what is left."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from train.teacher.gates import EXACT, STOP_PHRASES, Gates, box_iou, is_stopped, judge, plain, sort_out
+from train.teacher.producer import Found
+
+
+def region(x0=10, y0=10, x1=30, y1=30, **changes):
+    mask = np.zeros((100, 100), bool)
+    mask[y0:y1, x0:x1] = True
+    return Found(**{"box": (x0, y0, x1, y1), "mask": mask, "score": 0.8, **changes})
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (region(), ""),
+        (region(score=0.29), "score"),
+        (region(score=0.3), ""),
+        (region(predicted_iou=0.6), "predicted_iou"),
+        (region(stability=0.6), "stability"),
+        (region(10, 10, 14, 14), "small"),
+        (region(0, 0, 100, 95), "large"),
+        (region(box=(10, 10, 30, 60)), "box"),
+        (region(10, 10, 10, 10), "empty"),
+    ],
+)
+def test_each_limit(found, why):
+    assert judge(found, Gates()) == why
+    assert judge(found, EXACT) == ("empty" if why == "empty" else "")
+
+
+def test_those_that_pass_come_first_in_their_order():
+    found = [region(score=0.1), region(score=0.9), region(stability=0.1), region(score=0.5)]
+    regions, kept, dropped = sort_out(found, Gates())
+    assert [one.score for one in regions] == [0.9, 0.5, 0.1, 0.8]
+    assert (kept, dropped) == (2, "score")
+    assert sort_out([], Gates()) == ([], 0, "")
+    many = [region() for _ in range(4)]
+    assert sort_out(many, replace(Gates(), most_regions=3))[1:] == (0, "many")
+    assert sort_out(many, replace(Gates(), most_regions=4))[1:] == (4, "")
+
+
+BOXES = st.tuples(*[st.floats(0, 50)] * 4).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@given(BOXES, BOXES)
+def test_iou_of_boxes_is_coco_s(one, other):
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    if min(areas) > 1e-3:
+        forms = [np.array([[b[0], b[1], b[2] - b[0], b[3] - b[1]]]) for b in (one, other)]
+        assert box_iou(one, other) == pytest.approx(float(coco.iou(*forms, [0])[0, 0]), abs=1e-6)
+    assert 0 <= box_iou(one, other) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("phrase", "words", "stopped"),
+    [
+        ("The  red dog", "red dog", False),
+        ("the image", "image", True),
+        ("a background", "background", True),
+        ("this", "this", True),
+        ("theatre", "theatre", False),
+        ("the the cat", "cat", False),
+        ("x", "x", True),
+        ("Its", "Its", False),
+    ],
+)
+def test_articles_go_and_words_for_nothing_are_not_looked_for(phrase, words, stopped):
+    assert plain(phrase) == words
+    assert is_stopped(phrase) == stopped
+
+
+def test_the_list_of_words_for_nothing():
+    assert {"image", "picture", "background", "side", "left", "photo"} <= STOP_PHRASES
+    assert "" not in STOP_PHRASES
