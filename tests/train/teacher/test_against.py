@@ -71,7 +71,7 @@ def test_what_is_asked_has_the_regions_that_the_texts_say(scenes, instances, ask
     content = json.loads((scenes / "instances.json").read_text())
     colour = {a["id"]: a["attributes"]["color"] for a in content["annotations"]}
     name = {c["id"]: c["name"] for c in content["categories"]}
-    met = {kind: 0 for kind in KINDS}
+    met = dict.fromkeys(KINDS, 0)
     for image in instances.images:
         own = [a for a in content["annotations"] if a["image_id"] == image.id]
         for one in asked[image.file_name]:

@@ -1,5 +1,6 @@
 """Words to look for: in lists, as the data name them, by spaCy."""
 
+import itertools
 import sys
 import types
 
@@ -38,7 +39,7 @@ def test_found_words_are_in_the_list_apart_and_in_order(words):
     text = " ".join(words)
     spans = Vocabulary(["dog", "cat", "hot dog"], "list").find(said(text))
     assert all(text[w.start : w.end] in ("dog", "dogs", "cat", "hot dog", "hot dogs") for w in spans)
-    assert all(one.end <= other.start for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one.end <= other.start for one, other in itertools.pairwise(spans))
     assert len(spans) == sum(word in ("dog", "dogs", "cat", "hot dog") for word in words)
 
 

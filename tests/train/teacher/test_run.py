@@ -1,4 +1,4 @@
-"""A source's regions, part by part: what is in them, going on after a stop, sharing the work, and training with them."""
+"""A source's regions, part by part: what is in them, going on after a stop, sharing the work, training with them."""
 
 import json
 import pickle
@@ -124,7 +124,7 @@ def test_broken_samples_are_noted_and_too_many_stop_it(tmp_path):
     assert summarise(tmp_path / "r", read_manifest(tmp_path / "r")).unread == 2
     with pytest.raises(DataError, match=r"21 of 24 samples cannot be read.*painted 0.*broken"):
         make_masks(Painted(60, broken=[*range(10), *range(13, 40)]), settings(), tmp_path / "s")
-    with pytest.raises(DataError, match="20 of 20|24 of 24"):
+    with pytest.raises(DataError, match=r"20 of 20|24 of 24"):
         make_masks(Painted(400, broken=range(400)), settings(most_unread=1.0), tmp_path / "t")
 
 
@@ -154,7 +154,7 @@ def test_swapped_regions_are_another_image_s(made, tmp_path):
 def test_dropped_regions_are_gone_and_counted(made, tmp_path):
     make_masks(Painted(), settings(noise=Noise("drop", 0.5)), tmp_path / "r")
     before = sum(row["kept"] for row in rows_of(made))
-    after = [row for row in rows_of(tmp_path / "r")]
+    after = rows_of(tmp_path / "r")
     assert 0 < sum(row["kept"] for row in after) < before
     assert all(len(row["masks"]) == len(row["boxes"]) == len(row["scores"]) for row in after)
     assert any(row["dropped"] == "noise" for row in after)
@@ -193,7 +193,7 @@ class TestTrainingWithThem:
     def test_an_unfinished_folder_and_other_data_are_refused(self, made, tmp_path):
         with pytest.raises(DataError, match="the data have changed"):
             MaskedSource(Painted(fingerprint="other"), made)
-        with pytest.raises(DataError, match="no masks.json"):
+        with pytest.raises(DataError, match=r"no masks\.json"):
             MaskedSource(Painted(), tmp_path)
         part_path(made, 2).unlink()
         with pytest.raises(DataError, match=r"1 of 4 parts are missing, first 000002\.parquet"):
