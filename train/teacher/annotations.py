@@ -58,7 +58,7 @@ class _Annotated:
     def objects_of(self, picture: Picture) -> list[list[Annotation]]:
         """For each phrase of a picture the annotations of the category that it names, in the file's order."""
         objects = self.instances.of_image(self.image_of(picture).id)
-        names = set(self.instances.categories.values())
+        names = tuple(self.instances.categories.values())
         named = [category_of(phrase, names) for phrase in picture.phrases]
         return [[each for each in objects if each.category == name] for name in named]
 

@@ -94,7 +94,7 @@ class GroundingDinoDetector:
     def version(self) -> str:
         """Model and settings without `batch_size`."""
         return (
-            f"{self.model.config.model_type} {self.content} {self.mode} threshold={self.threshold:g} nms={self.nms:g} "
+            f"{self.model.config.model_type} {self.content} {self.mode} threshold={self.threshold} nms={self.nms} "
             f"max_boxes={self.max_boxes} {self.dtype}"
         )
 

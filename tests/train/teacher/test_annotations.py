@@ -80,9 +80,10 @@ def test_images_are_known_by_file_name_or_by_its_last_part(tmp_path):
 
 
 def test_images_of_one_last_part_are_told_apart_by_the_whole_name_alone(tmp_path):
-    twins = [{"id": i, "file_name": f"{folder}/a.png", "width": 10, "height": 8} for i, folder in ((1, "x"), (2, "y"))]
+    names = ("x/a.png", "y/a.png", "x/b.png", "b.png")
+    twins = [{"id": i, "file_name": name, "width": 10, "height": 8} for i, name in enumerate(names)]
     known = AnnotationDetector(annotations(tmp_path, images=twins))
-    assert known.image_of(picture(key="y/a.png")).id == 2
+    assert [known.image_of(picture(key=name)).id for name in names] == [0, 1, 2, 3]
     with pytest.raises(DataError, match=r"image a\.png: .*instances\.json has 2 images of that name"):
         known.detect([picture("cat", key="a.png")])
 

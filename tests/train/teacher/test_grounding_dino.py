@@ -142,11 +142,12 @@ def test_each_image_of_a_batch_goes_once_through_the_vision_backbone(one, images
     seen = []
     backbone = one.model.model.backbone.conv_encoder.model
     hook = backbone.register_forward_pre_hook(lambda _module, given: seen.append(len(given[0])))
-    with_hook = replace(one, batch_size=6).detect([picture(image, *PHRASES) for image in images[:3]])
+    shown = [picture(images[index], *PHRASES) for index in (0, 2, 1)]
+    found = replace(one, batch_size=6).detect(shown)
     hook.remove()
-    assert seen == [2, 1, 1]  # eight rows of two images, then four of one
+    assert seen == [2, 1, 1]  # six rows of two images of one size, their other two, then four of the third image
     assert not backbone._forward_hooks
-    assert len(with_hook) == 3
+    assert [len(phrases) for phrases in found] == [4, 4, 4]
 
 
 def test_one_phrase_alone_is_the_same_in_both_modes(detector, images):
