@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from agevlm.data.masks import mask_iou
 from agevlm.errors import CheckpointError, TrainError
@@ -295,9 +294,3 @@ def test_settings_out_of_range_are_refused(sam_folder, sam_file):
             load(device="cpu", dtype="int8")
         with pytest.raises(TrainError, match="a batch size of 0"):
             load(device="cpu", batch_size=0)
-
-
-def test_grey_images_are_no_other_case(original):
-    """Pictures are RGB; an image without contrast still has masks of its size."""
-    (found,) = original.segment([Image.new("RGB", (33, 21), (128, 128, 128))], [[Detected((3, 3, 20, 15), 1.0)]])
-    assert found[0].mask.shape == (21, 33)
