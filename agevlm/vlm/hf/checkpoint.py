@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,48 +76,74 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
         CheckpointError: damaged, missing or unexpected weights, no processor, no chat template, no such device, or
             the model does not fit on it.
     """
+    from transformers import AutoModelForImageTextToText
+
+    target = find_device(device)
+    name = checkpoint.name
+    where, parts = f"checkpoint {name}", ("image_processor", "tokenizer", "image_token")
+    model, processor = load_pretrained(AutoModelForImageTextToText, checkpoint.folder, where, dtype=dtype, parts=parts)
+    if chat_template is not None:
+        processor.chat_template = chat_template
+    if not getattr(processor, "chat_template", None):
+        raise CheckpointError(f"{where}: has no chat template; give one with --chat-template FILE")
+    return to_device(model, where, target), processor
+
+
+def load_pretrained(auto_class: Any, folder: Path, where: str, *, dtype: str, parts: Sequence[str]) -> tuple[Any, Any]:
+    """A folder's model and processor as transformers loads them, from safetensors and with every weight in its place.
+
+    Args:
+        auto_class: the class of transformers whose `from_pretrained` loads the model.
+        folder: a checkpoint.
+        where: begins every message.
+        dtype: of the weights.
+        parts: attributes that the processor must have.
+
+    Raises:
+        CheckpointError: damaged, missing or unexpected weights, or a processor that lacks a part.
+    """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
     from transformers.utils import logging
 
     from agevlm.model.pretrained import refuse_incomplete  # importing it also registers AGE-VLM itself
 
     logging.disable_progress_bar()
-    target = _device(device, torch)
-    name = checkpoint.name
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            checkpoint.folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        model, info = auto_class.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"checkpoint {name}: cannot load: {type(error).__name__}: {_first_line(error)}"
-        ) from error
-    refuse_incomplete(info, f"checkpoint {name}")
+        raise CheckpointError(f"{where}: cannot load: {type(error).__name__}: {_first_line(error)}") from error
+    refuse_incomplete(info, where)
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint.folder)
+        processor = AutoProcessor.from_pretrained(folder)
     except Exception as error:
-        raise CheckpointError(f"checkpoint {name}: cannot load its processor: {_first_line(error)}") from error
-    lacking = [part for part in ("image_processor", "tokenizer", "image_token") if not hasattr(processor, part)]
+        raise CheckpointError(f"{where}: cannot load its processor: {_first_line(error)}") from error
+    lacking = [part for part in parts if not hasattr(processor, part)]
     if lacking:
         # Without a processor's files transformers hands out the bare tokenizer or image processor.
         raise CheckpointError(
-            f"checkpoint {name}: has no complete processor ({type(processor).__name__} lacks {', '.join(lacking)}); "
+            f"{where}: has no complete processor ({type(processor).__name__} lacks {', '.join(lacking)}); "
             "fetch preprocessor_config.json, processor_config.json and the tokenizer files"
         )
-    if chat_template is not None:
-        processor.chat_template = chat_template
-    if not getattr(processor, "chat_template", None):
-        raise CheckpointError(f"checkpoint {name}: has no chat template; give one with --chat-template FILE")
+    return model, processor
+
+
+def to_device(model: Any, where: str, device: torch.device) -> Any:
+    """The model on a device, in eval mode. Raises CheckpointError if it does not fit there."""
     try:
-        return model.to(target).eval(), processor
+        return model.to(device).eval()
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {name}: cannot move to device {target}: {_first_line(error)}") from error
+        raise CheckpointError(f"{where}: cannot move to device {device}: {_first_line(error)}") from error
 
 
-def _device(name: str, torch: Any) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """cpu, cuda, cuda:N, or auto (cuda where there is one). Raises CheckpointError for any other, or one not there."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
