@@ -263,7 +263,7 @@ def _sam(options: dict[str, Any], device: str) -> Any:
     if kind in ("vit_b", "vit_l", "vit_h") and file:
         from train.teacher.sam import SamSegmenter
 
-        return SamSegmenter.open(kind, Path(file).expanduser(), device=device, dtype=options["dtype"])
+        return SamSegmenter.open(Path(file).expanduser(), kind, device=device, dtype=options["dtype"])
     from train.teacher.hf_sam import HfSamSegmenter
 
     return HfSamSegmenter.open(name, device=device, dtype=options["dtype"])

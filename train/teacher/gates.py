@@ -38,14 +38,14 @@ EXACT = Gates(0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1_000_000)
 """For regions that are known: all pass that are not empty."""
 
 
-def plain(phrase: str) -> str:
+def without_articles(phrase: str) -> str:
     """A phrase without articles before it and blanks around it."""
     return _ARTICLES.sub("", " ".join(phrase.split()))
 
 
 def is_stopped(phrase: str) -> bool:
     """Whether a phrase names no object: a stop word, a single letter, or nothing at all."""
-    words = plain(phrase).lower()
+    words = without_articles(phrase).lower()
     return words in STOP_PHRASES or len(words) < 2
 
 

@@ -28,7 +28,7 @@ from train.data.region_table import (
     write_part,
 )
 from train.data.samples import Sample, Source, Words
-from train.teacher.gates import Gates, is_stopped, plain, sort_out
+from train.teacher.gates import Gates, is_stopped, sort_out, without_articles
 from train.teacher.phrases import PhraseFinder
 from train.teacher.producer import Found, MaskProducer, Picture
 
@@ -254,8 +254,8 @@ class _Part:
 
 
 def _produced(shown: Sequence[_Shown], producer: MaskProducer) -> list[list[list[Found]]]:
-    """Regions of every ask of every image; a phrase that is asked twice of an image is looked for once."""
-    phrases = [tuple(dict.fromkeys(plain(ask.phrase) for ask in one.asks)) for one in shown]
+    """Regions of every ask of every image; a phrase that is asked twice of an image, in whatever case, is looked for once."""
+    phrases = [tuple(dict.fromkeys(without_articles(ask.phrase).lower() for ask in one.asks)) for one in shown]
     pictures = [
         Picture(one.sample.image_name or one.sample.id, one.sample.image, asked)
         for one, asked in zip(shown, phrases, strict=True)
@@ -263,7 +263,7 @@ def _produced(shown: Sequence[_Shown], producer: MaskProducer) -> list[list[list
     made = []
     for one, asked, found in zip(shown, phrases, producer.produce(pictures), strict=True):
         by_phrase = dict(zip(asked, found, strict=True))
-        made.append([by_phrase[plain(ask.phrase)] for ask in one.asks])
+        made.append([by_phrase[without_articles(ask.phrase).lower()] for ask in one.asks])
     return made
 
 

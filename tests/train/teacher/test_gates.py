@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from train.teacher.gates import EXACT, STOP_PHRASES, Gates, box_iou, is_stopped, judge, plain, sort_out
+from train.teacher.gates import EXACT, STOP_PHRASES, Gates, box_iou, is_stopped, judge, sort_out, without_articles
 from train.teacher.producer import Found
 
 
@@ -74,7 +74,7 @@ def test_iou_of_boxes_is_coco_s(one, other):
     ],
 )
 def test_articles_go_and_words_for_nothing_are_not_looked_for(phrase, words, stopped):
-    assert plain(phrase) == words
+    assert without_articles(phrase) == words
     assert is_stopped(phrase) == stopped
 
 
