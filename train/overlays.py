@@ -153,27 +153,28 @@ def paint(rows: Sequence[tuple[Sample, Sequence[Seen]]], images: Any, title: str
 
         geometry = images.geometry(*sample.image.size)
         axes = place(0)
-        axes.imshow(_small(sample.image), extent=_extent(sample.image))
+        axes.imshow(thumbnail(sample.image), extent=_extent(sample.image))
         for one in seen:
             _outline(axes, one.mask)
         _finish(axes, sample.image, "regions", f"sample {sample.id}")
         for column, one in enumerate(seen, start=1):
             axes = place(column)
             axes.imshow(
-                _small(sample.image).convert("L"), extent=_extent(sample.image), cmap="gray", vmin=-90, vmax=255
+                thumbnail(sample.image).convert("L"), extent=_extent(sample.image), cmap="gray", vmin=-90, vmax=255
             )
             axes.imshow(_heat(one, geometry), extent=_extent(sample.image), interpolation="nearest")
             _outline(axes, one.mask)
             _finish(axes, sample.image, f"“{one.words}”", f"IoU {one.iou:.2f} · {one.inside:.0%} inside")
         down += panel_height + CAPTION_INCHES + GAP_INCHES
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _extent(image: Any) -> tuple[int, int, int, int]:
     return 0, image.width, image.height, 0
 
 
-def _small(image: Any) -> Any:
+def thumbnail(image: Any) -> Any:
+    """A copy of an image, no larger than it is drawn."""
     image = image.copy()
     image.thumbnail((DRAWN_SIDE, DRAWN_SIDE))
     return image
@@ -212,7 +213,8 @@ def _finish(axes: Any, image: Any, words: str, numbers: str) -> None:
     label.set_parse_math(False)
 
 
-def _save(figure: Any, out: Path) -> None:
+def save_figure(figure: Any, out: Path) -> None:
+    """Write a figure as PNG, whole or not at all. Raises DataError if the file cannot be written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with file_appears(out) as unfinished, warnings.catch_warnings():

@@ -87,6 +87,12 @@ NOISE = ("erode", "dilate", "shift", "drop", "swap")
     help="Regions as a worse teacher's: see docs/masks.md.",
 )
 @click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Draw some images with their regions once all parts are there.",
+)
+@click.option(
     "--share", default=1.0, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Of the samples."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of that share, and of the noise.")
@@ -162,10 +168,17 @@ def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[st
     for one in work.unread[:10]:
         notes.print(f"left out: {one['reason']}")
     summary = summarise(out, settings.manifest(source))
+    if options["sheet"] is not None and summary.complete and rank == 0:
+        from train.data.masked import MaskedSource
+        from train.teacher.sheet import write_sheet
+
+        write_sheet(MaskedSource(source, out), options["sheet"], f"{source.name}: {settings.version}")
     write_json([{**asdict(summary), "seconds_per_image": summary.seconds_per_image}], json_out)
     if json_out != "-" and rank == 0:
         print_summary(console, summary, work, ranks)
         click.echo(f"wrote {out}" if summary.complete else f"{out}: the other processes' parts are not there yet")
+        if options["sheet"] is not None and summary.complete:
+            click.echo(f"wrote {options['sheet']}")
 
 
 def _score(against: Path, noise: Noise | None, json_out: str | None, options: dict[str, Any]) -> None:

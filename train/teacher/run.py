@@ -254,7 +254,7 @@ class _Part:
 
 
 def _produced(shown: Sequence[_Shown], producer: MaskProducer) -> list[list[list[Found]]]:
-    """Regions of every ask of every image; a phrase that is asked twice of an image, in whatever case, is looked for once."""
+    """Regions of every ask of every image; what is asked twice of an image, in whatever case, is looked for once."""
     phrases = [tuple(dict.fromkeys(without_articles(ask.phrase).lower() for ask in one.asks)) for one in shown]
     pictures = [
         Picture(one.sample.image_name or one.sample.id, one.sample.image, asked)
