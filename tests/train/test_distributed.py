@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agevlm.errors import DataError
 from tests.train.toys import Recorder, Toys, checkpoint, stage
-from train.data.samples import Message, Sample
 from train.loop import run_stage
 from train.spec import Guidance, Regions
 
@@ -106,9 +106,8 @@ def test_a_process_without_regions_or_images_waits_for_no_one(base, tmp_path):
 
 
 def test_bad_data_on_one_process_stop_both(base, tmp_path):
-    mute = Sample("mute", (Message("user", "hm"),))
-    _, errors = two_processes(stage(base, tmp_path / "run"), [Toys(23, broken={20: mute})])
-    assert sum("DataError: sample mute" in error for error in errors) == 1
+    _, errors = two_processes(stage(base, tmp_path / "run"), [Toys(23, broken={20: DataError("the folder is gone")})])
+    assert sum("DataError: the folder is gone" in error for error in errors) == 1
     assert sum("another process met data" in error for error in errors) == 1
 
 
