@@ -20,7 +20,7 @@ def base(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("base") / "model")
 
 
-def one_process(rank, port, queue, spec, sources):
+def one_process(rank, port, queue, spec, sources, resume=False):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -37,7 +37,7 @@ def one_process(rank, port, queue, spec, sources):
         shared._shared_state.clear()
     recorder = Recorder()
     try:
-        run_stage(spec, sources, trackers=[recorder])
+        run_stage(spec, sources, trackers=[recorder], resume=resume)
         queue.put((rank, recorder.rows, None))
     except Exception as error:
         queue.put((rank, recorder.rows, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))

@@ -158,12 +158,14 @@ class Collator:
     def _images(self, samples: Sequence[Sample], encoded: Any) -> dict[str, Any]:
         side, cells = self.processor.image_processor.image_size, self.processor.visual_tokens
         has = torch.tensor([sample.image is not None for sample in samples])
-        pixels = torch.zeros(len(samples), 3, side, side)
-        shown = torch.ones(len(samples), cells, dtype=torch.bool)
-        if bool(has.any()):
-            pixels[has] = torch.from_numpy(np.asarray(encoded["pixel_values"]))
-            shown[has] = torch.from_numpy(np.asarray(encoded["vision_token_mask"]))
-        return {"pixel_values": pixels, "image_mask": has, "vision_token_mask": shown}
+        names = ("pixel_values", "vision_token_mask") if has.any() else ()
+        given = [torch.from_numpy(np.asarray(encoded[name])) for name in names]
+        if not has.all():
+            spread = [torch.zeros(len(samples), 3, side, side), torch.ones(len(samples), cells, dtype=torch.bool)]
+            for rows, own in zip(spread, given, strict=False):
+                rows[has] = own
+            given = spread
+        return {"pixel_values": given[0], "image_mask": has, "vision_token_mask": given[1]}
 
 
 class _Places:

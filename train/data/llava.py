@@ -73,7 +73,7 @@ class LlavaSource:
         """
         key = str(index)
         try:
-            record = self._record(index)
+            record = self.record(index)
             key = str(record.get("id", index))
             return self._sample(record, key)
         except BadSample as bad:
@@ -86,7 +86,8 @@ class LlavaSource:
             return f"{self.path}:{self._records.number(index)}"
         return f"{self.path}: record {index}"
 
-    def _record(self, index: int) -> Mapping[str, Any]:
+    def record(self, index: int) -> Mapping[str, Any]:
+        """A record as it is in the file. Raises BadSample if it is no JSON object."""
         record = self._records[index]
         if isinstance(self._records, JsonLines):
             try:
