@@ -87,7 +87,10 @@ class Overlays:
 
         # One row a phrase: whatever tokens are supervised, the row says whose they are.
         single = [replace(sample, phrases=(phrase,)) for phrase in sample.phrases[:PHRASES]]
-        batch = Collator(processor, self.guidance, self.spec.max_length)(single, [True] * len(single))
+        try:
+            batch = Collator(processor, self.guidance, self.spec.max_length)(single, [True] * len(single))
+        except BadSample:
+            return []  # training skips it too, and says why
         if not len(batch.rows):
             return []
         batch = batch.to(model.device)

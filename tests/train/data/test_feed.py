@@ -1,5 +1,6 @@
 """Micro-batches whose samples cannot all be used: what takes their place, what is said of it, what stops."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,16 @@ def test_where_regions_are_wanted_the_next_that_keeps_them_comes(fed):
                 replaced[portion.drawn[one.slot - first].guided].add(one.by)
             assert bool(len(portion.batch.rows)) == any(one.guided for one in portion.drawn)
     assert replaced == {True: {f"toys/toys-{kept[3]}"}, False: {f"toys/toys-{bad + 1}"}}
+
+
+def test_a_mask_of_another_size_is_bad_where_it_is_wanted(fed):
+    settings = {"regions": Regions(share=1.0), "guidance": Guidance(), "batch_size": 23, "micro_batch_size": 23}
+    odd = Toys(23).read(6, 0)
+    odd = replace(odd, phrases=tuple(replace(one, mask=one.mask[:-1]) for one in odd.phrases))
+    (one,) = fed(Toys(23, broken={6: odd}), **settings)[0].skipped
+    assert (one.id, one.reason, one.by) == ("toys/toys-6", "region", "toys/toys-7")
+    assert "shape" in one.says
+    assert fed(Toys(23, broken={6: odd}), **settings | {"regions": Regions(share=0)})[0].skipped == ()
 
 
 def test_the_same_takes_its_place_in_any_process_and_worker(fed):

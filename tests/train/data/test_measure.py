@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from agevlm.errors import DataError
+from agevlm.errors import DataError, TrainError
 from train.data.llava import LlavaSource
 from train.data.measure import main, measure_feed, measure_lines, write_lines
 
@@ -45,7 +45,6 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.mark.slow
 def test_the_command(photos, tmp_path):
     room = tmp_path / "room"
     room.mkdir()
@@ -64,5 +63,5 @@ def test_the_command(photos, tmp_path):
 
 def test_data_that_cannot_be_fed_are_told(photos):
     (photos / "list.jsonl").write_text(json.dumps({"id": 1, "image": "0.jpg", "conversations": 3}))
-    with pytest.raises(Exception, match="expected a list of turns"):
+    with pytest.raises(TrainError, match="expected a list of turns"):
         measure_feed(LlavaSource(photos / "list.jsonl", photos), 64, 0, 8)
