@@ -26,8 +26,8 @@ BUILT_IN = "train.stages"
 STAGE_FILE = "stage.yaml"
 NOT_MATHS = frozenset(
     {"name", "arm", "follows", "init_from", "out", "workers", "save_every", "keep", "log_every", "overlay_every"}
-    | {"overlay_images", "wandb", "max_bad_steps", "planned_samples", "planned_guided", "tokens_per_sample"}
-    | {"language_texts"}
+    | {"overlay_images", "wandb", "max_bad_steps", "max_bad_samples", "planned_samples", "planned_guided"}
+    | {"tokens_per_sample", "language_texts"}
 )
 """Settings that leave the trained weights as they are."""
 

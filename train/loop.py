@@ -13,13 +13,14 @@ import torch
 from agevlm.errors import AgeVlmError, TrainError
 from train import metrics, state, weights
 from train.checks import check_batch, check_guidance
-from train.data.collate import Batch, Collator
-from train.data.feed import Feed
+from train.data.collate import Collator
+from train.data.feed import Feed, Portion
 from train.data.samples import Source
 from train.folder import MODEL, Lock, Start, agree, begin
 from train.freezing import freeze, resolve
 from train.hooks import Tracker
 from train.lineage import read_record
+from train.mixture import Mixture
 from train.optimisation import build_optimizer, set_rates
 from train.spec import StageSpec
 from train.step import LOOKS, Scales, TrainingModule
@@ -41,6 +42,8 @@ class StageResult:
     """Of these, for a loss or gradient that was not finite."""
     metrics: Mapping[str, float]
     """The last row that was logged by this call; empty if there was nothing left to do."""
+    sources: Mapping[str, Mapping[str, Any]]
+    """What each source gave: see `train.mixture.Mixture.summary`."""
 
 
 def run_stage(
@@ -64,8 +67,8 @@ def run_stage(
 
     Raises:
         TrainError: the stage cannot start or go on as asked; a guided stage without regions; too many steps whose loss
-            is not finite.
-        DataError: a sample that cannot be used.
+            is not finite, or too many samples that cannot be used.
+        DataError: a source that cannot be used, as its folder of images is gone.
         CheckpointError: `init_from` cannot be loaded.
         OSError: the disk is full or failing; the last checkpoint stays.
     """
@@ -132,7 +135,8 @@ class _Run:
         self.counters = metrics.Counters()
         if start.checkpoint is not None:
             state.restore(start.checkpoint, self.parameters, self.optimizer)
-            self.counters = metrics.Counters(**state.read_state(start.checkpoint)["counters"])
+            self.counters = metrics.Counters.from_dict(state.read_state(start.checkpoint)["counters"])
+        self.mixture = Mixture(spec, sources, self.counters, accelerator)
         self.wrapped = accelerator.prepare(self.module)
         self.bad_ids: list[str] = []
 
@@ -140,6 +144,7 @@ class _Run:
         """All steps that are left, then the model."""
         for tracker in self.trackers:
             tracker.begin(self.start.step)
+        self.mixture.begin(self.start.step)
         batches = self.feed.batches(self.start.step, pin=self.accelerator.device.type == "cuda")
         row: dict[str, float] = {}
         clock = metrics.Clock()
@@ -155,7 +160,8 @@ class _Run:
             if done % self.spec.log_every == 0 or last:
                 row = metrics.row(self.counters, LOOKS, self.module.layers if self.spec.guidance else ())
                 row |= metrics.gates(self.model) | {f"lr/{name}": value for name, value in rates.items()}
-                row |= {"guidance_weight": sums.guidance_weight} | clock.read(self.spec.batch_size)
+                row |= {"guidance_weight": sums.guidance_weight} | self.mixture.row()
+                row |= clock.read(self.spec.batch_size)
                 for tracker in self.trackers:
                     tracker.log(done, row)
             if self.spec.overlay_every and done % self.spec.overlay_every == 0:
@@ -163,14 +169,14 @@ class _Run:
             if done % self.spec.save_every == 0 or last:
                 self._save(done)
         model = self._finish()
-        return StageResult(self.out, model, self.spec.steps, self.counters.skipped, row)
+        return StageResult(self.out, model, self.spec.steps, self.counters.skipped, row, self.mixture.summary())
 
-    def _step(self, step: int, batches: Iterator[Batch | AgeVlmError], clock: metrics.Clock) -> metrics.StepSums:
+    def _step(self, step: int, batches: Iterator[Portion | AgeVlmError], clock: metrics.Clock) -> metrics.StepSums:
         """Forward, backward, and the optimiser's step unless something is not finite."""
         clock.waiting()
         own = [next(batches) for _ in range(self.feed.accumulation)]
         clock.working()
-        tokens, phrases, dropped = self._count(own)
+        tokens, phrases, dropped = self.mixture.take(own)
         guidance_weight = self._guidance_weight(step)
         processes = self.accelerator.num_processes
         # Gradients are averaged over processes, hence the factor.
@@ -180,11 +186,11 @@ class _Run:
         )
         exact = torch.float32 if self.accelerator.device.type == "mps" else torch.float64
         sums = torch.zeros(len(self.module.sums) + 1, dtype=exact, device=self.accelerator.device)
-        for number, batch in enumerate(own):
-            assert isinstance(batch, Batch)
+        for number, portion in enumerate(own):
+            assert isinstance(portion, Portion)
             last = number == len(own) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss, part = self.wrapped(batch.to(self.accelerator.device), scales)
+                loss, part = self.wrapped(portion.batch.to(self.accelerator.device), scales)
                 self.accelerator.backward(loss)
             sums[:-1] += part
         sums[:-1] = self.accelerator.reduce(sums[:-1], reduction="sum")
@@ -203,22 +209,9 @@ class _Run:
         if found.finite:
             self.optimizer.step()
         else:
-            self.bad_ids = [name for batch in own if isinstance(batch, Batch) for name in batch.ids]
+            self.bad_ids = [name for portion in own if isinstance(portion, Portion) for name in portion.batch.ids]
         self.optimizer.zero_grad(set_to_none=True)
         return found
-
-    def _count(self, own: list[Batch | AgeVlmError]) -> tuple[float, float, float]:
-        """Tokens, phrases and dropped phrases of a step over all processes; raises where any has unusable data."""
-        good = [batch for batch in own if isinstance(batch, Batch)]
-        counts = [sum(b.tokens for b in good), sum(b.phrases for b in good), sum(b.dropped for b in good)]
-        counted = torch.tensor([*counts, len(own) - len(good)], dtype=torch.float32, device=self.accelerator.device)
-        tokens, phrases, dropped, failed = self.accelerator.reduce(counted, reduction="sum").tolist()
-        if failed:
-            for batch in own:
-                if isinstance(batch, AgeVlmError):
-                    raise batch
-            raise TrainError("another process met data that it cannot use; its message says which")
-        return tokens, phrases, dropped
 
     def _guidance_weight(self, step: int) -> float:
         guidance = self.spec.guidance
@@ -265,7 +258,8 @@ class _Run:
             "planned_steps": spec.steps,
             "seed": spec.seed,
             "data_seed": spec.data_seed,
-            "counters": {k: v for k, v in self.counters.as_dict().items() if k not in ("window", "steps")},
+            "counters": {k: v for k, v in self.counters.as_dict().items() if k not in ("window", "steps", "sources")},
+            "sources": self.mixture.summary(),
             "guided_samples": self.feed.order.guided_samples if spec.guidance is not None else 0,
             **{key: identity[key] for key in ("spec_hash", "init_from", "base", "data", "agevlm")},
             "lineage": list(self.start.lineage),
@@ -294,4 +288,4 @@ def _finished(spec: StageSpec) -> StageResult:
     out = Path(spec.out).expanduser()
     record = read_record(out / MODEL) or {}
     skipped = int(record.get("counters", {}).get("skipped", 0))
-    return StageResult(out, out / MODEL, spec.steps, skipped, {})
+    return StageResult(out, out / MODEL, spec.steps, skipped, {}, record.get("sources", {}))

@@ -10,6 +10,8 @@ lr/GROUP, guidance_weight          of the last step
 grad_norm                          before clipping, mean over steps that were not skipped
 skipped                            steps skipped so far, for a loss or gradient that is not finite
 samples                            seen so far
+source/NAME/samples, .../epochs    drawn from a source so far; the same over its size
+source/NAME/guided, .../skipped    of these, with regions wanted; those that could not be used
 time/...                           seconds a step, seconds of it spent waiting for data, samples a second
 """
 
@@ -25,6 +27,20 @@ import torch
 
 
 @dataclass
+class SourceCounts:
+    """What a source has given so far."""
+
+    samples: int = 0
+    """Drawn; those in place of skipped ones are not counted again."""
+    guided: int = 0
+    """Of these, those whose regions were wanted."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Of these, those that could not be used, by reason."""
+    first: list[str] = field(default_factory=list)
+    """The first that could not be used."""
+
+
+@dataclass
 class Counters:
     """All that a run remembers besides weights and optimiser. Kept in its checkpoints."""
 
@@ -37,6 +53,14 @@ class Counters:
     skipped_in_a_row: int = 0
     window: dict[str, float] = field(default_factory=dict)
     """Sums since the last row."""
+    sources: dict[str, SourceCounts] = field(default_factory=dict)
+    """By name."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Counters:
+        """What `as_dict` gave."""
+        sources = {name: SourceCounts(**given) for name, given in values.get("sources", {}).items()}
+        return cls(**{**values, "sources": sources})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

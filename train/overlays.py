@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 from agevlm.appearing import file_appears
 from agevlm.errors import DataError
 from agevlm.geometry import Geometry
-from train.data.samples import Sample, Source
+from train.data.samples import BadSample, Sample, Source
+from train.data.skipping import GRACE
 from train.spec import Guidance, StageSpec
 
 FOLDER = "overlays"
@@ -84,7 +87,10 @@ class Overlays:
 
         # One row a phrase: whatever tokens are supervised, the row says whose they are.
         single = [replace(sample, phrases=(phrase,)) for phrase in sample.phrases[:PHRASES]]
-        batch = Collator(processor, self.guidance, self.spec.max_length)(single, [True] * len(single))
+        try:
+            batch = Collator(processor, self.guidance, self.spec.max_length)(single, [True] * len(single))
+        except BadSample:
+            return []  # training skips it too, and says why
         if not len(batch.rows):
             return []
         batch = batch.to(model.device)
@@ -114,15 +120,26 @@ class Overlays:
 
 
 def pick(sources: Sequence[Source], count: int) -> list[Sample]:
-    """Up to `count` samples with regions, in turns from the sources that have any, at even distances in each."""
+    """Up to `count` samples with regions, in turns from the sources that have any, at even distances in each.
+
+    One that cannot be used makes room for the next; where many follow each other, for none.
+    """
     having = [source for source in sources if len(source.guided)]
     chosen: list[Sample] = []
     for number, source in enumerate(having):
         share = len(range(number, count, len(having)))
         known = source.guided
         places = {round(place) for place in np.linspace(0, len(known) - 1, min(share, len(known)))}
-        chosen += [source.read(int(known[place]), 0) for place in sorted(places)]
+        for place in sorted(places):
+            following = range(place, min(place + 1 + GRACE, len(known)))
+            chosen += islice(_readable(source, (int(known[place]) for place in following)), 1)
     return chosen
+
+
+def _readable(source: Source, indices: Iterable[int]) -> Iterator[Sample]:
+    for index in indices:
+        with contextlib.suppress(BadSample):
+            yield source.read(index, 0)
 
 
 def paint(rows: Sequence[tuple[Sample, Sequence[Seen]]], images: Any, title: str, out: Path) -> None:

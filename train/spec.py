@@ -61,7 +61,7 @@ class SourceSpec:
     """Where samples come from."""
 
     kind: str
-    """scenes, llava (json or jsonl)."""
+    """scenes, llava, coco, grounded."""
     weight: float = 1.0
     """Share among the sources of a stage, relative to the others."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class StageSpec:
     """float32, or bfloat16: autocast; trainable weights stay float32."""
     gradient_checkpointing: bool = False
     max_length: int = 2048
-    """Tokens of a sample; a longer one is an error that names it."""
+    """Tokens of a sample; a longer one is skipped."""
     regions: Regions = field(default_factory=Regions)
     guidance: Guidance | None = None
     """None: nothing is taught or measured of where the model looks."""
@@ -126,6 +126,9 @@ class StageSpec:
     texts; none: eight sentences of everyday English."""
     max_bad_steps: int = 20
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    max_bad_samples: float = 0.001
+    """Share of a source's samples that may be skipped because they cannot be used; 20 of them may, whatever the share,
+    unless it is 0."""
     planned_samples: int | None = None
     """Samples the stage was meant to see in the paper, for `plan`."""
     planned_guided: int | None = None

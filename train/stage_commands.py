@@ -207,6 +207,7 @@ def _train(spec: StageSpec, resume: bool) -> None:
     from train.data.sources import open_source
     from train.language import after_stage
     from train.loop import run_stage
+    from train.mixture import told
     from train.overlays import Overlays
     from train.tracking import StageTracker
 
@@ -225,6 +226,8 @@ def _train(spec: StageSpec, resume: bool) -> None:
         report = after_stage(spec, result.model, out)
     skipped = f", {result.skipped} of them skipped" if result.skipped else ""
     click.echo(f"stage {spec.stage}, {spec.name}, of {spec.arm}: {result.steps} steps{skipped}")
+    for line in told(result.sources):
+        click.echo(line)
     if report is not None:
         click.echo(report.line())
     click.echo(f"wrote {result.model}")

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agevlm.appearing import file_appears
-from agevlm.errors import RunFolderError, TrainError
+from agevlm.errors import TrainError
 from train.config import STAGE_FILE, spec_as_dict, stage_yaml
+from train.logs import cut_log
 from train.spec import StageSpec
 
 LOG = "log.jsonl"
@@ -162,25 +162,3 @@ def _mean(metrics: Mapping[str, float], name: str) -> float | None:
         return metrics[name]
     found = [abs(value) for key, value in metrics.items() if key.startswith(f"{name}/")]
     return sum(found) / len(found) if found else None
-
-
-def cut_log(path: Path, step: int) -> None:
-    """Keep a log's rows up to a step; a row that a crash left unfinished goes too.
-
-    Raises:
-        RunFolderError: the log cannot be read or written.
-    """
-    if not path.exists():
-        return
-    kept = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-        with file_appears(path) as unfinished:
-            unfinished.write_text("".join(kept), encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{path}: cannot go on with this log: {error}") from None

@@ -28,7 +28,10 @@ AT_LEAST: dict[str, float] = {
     "trainable.*.weight_decay": 0,
     **dict.fromkeys(("overlay_images", "planned_samples", "tokens_per_sample"), 1),
 }
-SHARES = ("warmup_share", "final_lr_share", "regions.share", "regions.batch_share", "guidance.noise")
+SHARES = (
+    *("warmup_share", "final_lr_share", "max_bad_samples"),
+    *("regions.share", "regions.batch_share", "guidance.noise"),
+)
 ABOVE_ZERO = ("clip", "trainable.*.lr")
 
 

@@ -1,8 +1,8 @@
-"""COCO-style instance annotations: which objects are in which image.
+"""COCO-style annotations: which objects are in which image, and what is said of it.
 
 The format is that of COCO's `instances_*.json`: a JSON object with `images` (id, file_name, width, height),
-`annotations` (image_id, category_id; bbox, area, iscrowd, segmentation where there are any) and `categories`
-(id, name).
+`annotations` (image_id, category_id; id, bbox, area, iscrowd, segmentation where there are any) and `categories`
+(id, name); and that of its `captions_*.json`: `images`, and `annotations` (image_id, caption).
 """
 
 from __future__ import annotations
@@ -22,6 +22,18 @@ Id = int | str
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """What messages call a kind of file."""
+
+    name: str
+    keys: str
+
+
+INSTANCES = _Kind("instances.json", "images, annotations and categories")
+CAPTIONS = _Kind("captions.json", "images and annotations")
+
+
+@dataclass(frozen=True)
 class Annotation:
     """One object (or crowd of objects) in one image."""
 
@@ -34,7 +46,7 @@ class Annotation:
     segmentation: Any
     """As the file has it: polygons, an RLE object, or None. Not checked here."""
     id: Id | None = None
-    """None where the file gives it none."""
+    """Of the annotation; None where the file has none, or one that is neither."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,28 @@ class Instances:
         return self._by_image[image_id]
 
 
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One image with what people said of it."""
+
+    id: Id
+    file_name: str
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    """In file order, without blanks around them; there may be none."""
+
+
+@dataclass(frozen=True)
+class Captions:
+    """A captions file: its images in file order."""
+
+    path: Path
+    sha256: str
+    """Hash of the file's bytes."""
+    images: tuple[CaptionedImage, ...]
+
+
 def load_instances(path: str | Path) -> Instances:
     """Read and check a COCO-style instances file.
 
@@ -80,20 +114,13 @@ def load_instances(path: str | Path) -> Instances:
             of an image or a category that it does not list.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give a COCO-style instances.json") from None
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read: {error.strerror or error}; give a COCO-style instances.json"
-        ) from None
-    content = _parse(path, data)
-    categories = _categories(path, _entries(path, content, "categories"))
-    sizes = _sizes(path, _entries(path, content, "images"))
+    data = _read(path, INSTANCES)
+    content = _parse(path, data, INSTANCES)
+    categories = _categories(path, _entries(path, content, "categories", INSTANCES))
+    sizes = _sizes(path, _entries(path, content, "images", INSTANCES))
     annotations = []
     objects: dict[Id, dict[str, None]] = {key: {} for key in sizes}
-    for index, entry in enumerate(_entries(path, content, "annotations")):
+    for index, entry in enumerate(_entries(path, content, "annotations", INSTANCES)):
         annotation = _annotation(f"{path}: annotations[{index}]", entry, sizes, categories)
         annotations.append(annotation)
         objects[annotation.image_id].setdefault(annotation.category)
@@ -101,24 +128,51 @@ def load_instances(path: str | Path) -> Instances:
     return Instances(path, hashlib.sha256(data).hexdigest(), images, tuple(annotations), categories)
 
 
-def _parse(path: Path, data: bytes) -> dict[str, Any]:
+def load_captions(path: str | Path) -> Captions:
+    """Read and check a COCO-style captions file.
+
+    Raises:
+        DataError: the file is missing, not JSON, lacks a key, repeats an image id, or has a caption that is empty or
+            of an image that it does not list.
+    """
+    path = Path(path)
+    data = _read(path, CAPTIONS)
+    content = _parse(path, data, CAPTIONS)
+    sizes = _sizes(path, _entries(path, content, "images", CAPTIONS))
+    said: dict[Id, list[str]] = {key: [] for key in sizes}
+    for index, entry in enumerate(_entries(path, content, "annotations", CAPTIONS)):
+        where = f"{path}: annotations[{index}]"
+        image_id = _image_of(where, entry, sizes)
+        said[image_id].append(_name(where, entry, "caption").strip())
+    images = tuple(CaptionedImage(key, *value, captions=tuple(said[key])) for key, value in sizes.items())
+    return Captions(path, hashlib.sha256(data).hexdigest(), images)
+
+
+def _read(path: Path, kind: _Kind) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give a COCO-style {kind.name}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; give a COCO-style {kind.name}") from None
+
+
+def _parse(path: Path, data: bytes, kind: _Kind) -> dict[str, Any]:
     try:
         content = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8 text; give a COCO-style instances.json") from None
+        raise DataError(f"{path}:{line}: not UTF-8 text; give a COCO-style {kind.name}") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; the file is damaged or cut short") from None
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path}: a JSON {type(content).__name__}, not an object with images, annotations and categories"
-        )
+        raise DataError(f"{path}: a JSON {type(content).__name__}, not an object with {kind.keys}")
     return content
 
 
-def _entries(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _entries(path: Path, content: dict[str, Any], key: str, kind: _Kind) -> list[dict[str, Any]]:
     if key not in content:
-        raise DataError(f"{path}: no key {key!r}; a COCO-style instances.json has images, annotations and categories")
+        raise DataError(f"{path}: no key {key!r}; a COCO-style {kind.name} has {kind.keys}")
     entries = content[key]
     if not isinstance(entries, list):
         raise DataError(f"{path}: {key!r} must be a list of objects, not {type(entries).__name__}")
@@ -153,9 +207,7 @@ def _sizes(path: Path, entries: list[dict[str, Any]]) -> dict[Id, tuple[str, int
 def _annotation(
     where: str, entry: dict[str, Any], images: Mapping[Id, tuple[str, int, int]], categories: Mapping[Id, str]
 ) -> Annotation:
-    image_id = _id(where, entry, "image_id")
-    if image_id not in images:
-        raise DataError(f"{where}: image_id {image_id!r} is not among the images; add the image or drop the annotation")
+    image_id = _image_of(where, entry, images)
     category_id = _id(where, entry, "category_id")
     if category_id not in categories:
         raise DataError(f"{where}: category_id {category_id!r} is not among the categories; add the category")
@@ -166,15 +218,16 @@ def _annotation(
             raise DataError(f"{where}: bbox must be four numbers (x, y, width, height), not {bbox!r}")
         bbox = (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
     crowd = bool(entry.get("iscrowd", 0))
-    own = entry.get("id")
-    return Annotation(
-        image_id,
-        categories[category_id],
-        crowd,
-        bbox,
-        entry.get("segmentation"),
-        own if isinstance(own, int | str) else None,
-    )
+    key = entry.get("id")
+    key = key if isinstance(key, int | str) and not isinstance(key, bool) else None
+    return Annotation(image_id, categories[category_id], crowd, bbox, entry.get("segmentation"), key)
+
+
+def _image_of(where: str, entry: dict[str, Any], images: Mapping[Id, Any]) -> Id:
+    image_id = _id(where, entry, "image_id")
+    if image_id not in images:
+        raise DataError(f"{where}: image_id {image_id!r} is not among the images; add the image or drop the annotation")
+    return image_id
 
 
 def _id(where: str, entry: dict[str, Any], key: str) -> Id:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agevlm.data.annotations import load_instances
+from agevlm.data.annotations import load_captions, load_instances
 from agevlm.data.paths import inside
 from agevlm.errors import DataError
 
@@ -158,3 +158,57 @@ def test_what_inside_accepts_never_leaves(name):
     assert ".." not in path.parts
     assert path.is_relative_to("/data/images")
     assert path != Path("/data/images")
+
+
+def captions(**changes):
+    said = [
+        {"image_id": 2, "id": 5, "caption": " A dog.\n"},
+        {"image_id": 7, "id": 6, "caption": "A cat."},
+        {"image_id": 2, "id": 7, "caption": "Two dogs."},
+    ]
+    return {"images": [*content()["images"], {"id": 9, "file_name": "c.jpg", "width": 1, "height": 1}]} | {
+        "annotations": said,
+        **changes,
+    }
+
+
+def load_said(tmp_path, value):
+    path = tmp_path / "captions.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return load_captions(path)
+
+
+def test_captions_are_grouped_by_image_in_file_order(tmp_path):
+    found = load_said(tmp_path, captions())
+    assert [(image.id, image.file_name, image.captions) for image in found.images] == [
+        (7, "b.jpg", ("A cat.",)),
+        (2, "a.jpg", ("A dog.", "Two dogs.")),
+        (9, "c.jpg", ()),
+    ]
+    assert (found.images[1].width, found.images[1].height) == (8, 6)
+    assert found.sha256 != load_said(tmp_path, captions(annotations=[])).sha256
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("[", "not JSON"),
+        ("[]", "a JSON list, not an object with images and annotations"),
+        ({"images": []}, "no key 'annotations'; a COCO-style captions.json has images and annotations"),
+        (captions(annotations=[{"image_id": 3, "caption": "x"}]), "image_id 3 is not among the images"),
+        (captions(annotations=[{"image_id": 2}]), r"annotations\[0\]: no key 'caption'"),
+        (captions(annotations=[{"image_id": 2, "caption": " "}]), "caption must be a text that is not empty"),
+        (captions(images=content()["images"] * 2), "image id 7 appears twice"),
+    ],
+)
+def test_captions_that_cannot_be_used(tmp_path, value, says):
+    with pytest.raises(DataError, match=says):
+        load_said(tmp_path, value)
+    with pytest.raises(DataError, match=r"no such file; give a COCO-style captions\.json"):
+        load_captions(tmp_path / "other.json")
+
+
+def test_annotations_keep_their_ids(tmp_path):
+    assert [a.id for a in load(tmp_path, content()).annotations] == [1, 2, 3, 4]
+    odd = [{"image_id": 2, "category_id": 10, **more} for more in ({}, {"id": None}, {"id": "x"}, {"id": 1.5})]
+    assert [a.id for a in load(tmp_path, content(annotations=odd)).annotations] == [None, None, "x", None]

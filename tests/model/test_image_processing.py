@@ -120,6 +120,22 @@ def test_an_image_of_the_input_size_is_only_normalised():
         np.testing.assert_allclose(pixels[0], ((image / 255 - MEAN) / STD).transpose(2, 0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("pad_color", [None, (3, 250, 77)])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (64, 16), (16, 64)])
+def test_levels_are_the_formulas_in_float32_bit_for_bit(width, height, pad_color):
+    image = random_image(width, height)
+    assert len(np.unique(image)) == 256
+    mean, std = MEAN.astype(np.float32), STD.astype(np.float32)
+    expected = np.zeros((64, 64, 3), np.float32)
+    if pad_color is not None:
+        expected += (np.asarray(pad_color, np.float32) / np.float32(255) - mean) / std
+    top, left = (64 - height) // 2, (64 - width) // 2
+    expected[top : top + height, left : left + width] = (image.astype(np.float32) / np.float32(255) - mean) / std
+    pixels = small(pad_color=pad_color)([image, image])["pixel_values"]
+    assert pixels.dtype == np.float32
+    assert pixels[0].tobytes() == pixels[1].tobytes() == np.ascontiguousarray(expected.transpose(2, 0, 1)).tobytes()
+
+
 @pytest.mark.parametrize("size", [(90, 50), (50, 90), (31, 200)])
 def test_letterbox_and_crop_resize_with_the_very_integers(size):
     image = Image.fromarray(random_image(*size))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agevlm.errors import DataError
 from tests.train.toys import Recorder, Toys, checkpoint, stage
-from train.data.samples import Message, Sample
 from train.loop import run_stage
 from train.spec import Guidance, Regions
 
@@ -20,7 +20,7 @@ def base(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("base") / "model")
 
 
-def one_process(rank, port, queue, spec, sources):
+def one_process(rank, port, queue, spec, sources, resume=False):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -37,7 +37,7 @@ def one_process(rank, port, queue, spec, sources):
         shared._shared_state.clear()
     recorder = Recorder()
     try:
-        run_stage(spec, sources, trackers=[recorder])
+        run_stage(spec, sources, trackers=[recorder], resume=resume)
         queue.put((rank, recorder.rows, None))
     except Exception as error:
         queue.put((rank, recorder.rows, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
@@ -106,9 +106,8 @@ def test_a_process_without_regions_or_images_waits_for_no_one(base, tmp_path):
 
 
 def test_bad_data_on_one_process_stop_both(base, tmp_path):
-    mute = Sample("mute", (Message("user", "hm"),))
-    _, errors = two_processes(stage(base, tmp_path / "run"), [Toys(23, broken={20: mute})])
-    assert sum("DataError: sample mute" in error for error in errors) == 1
+    _, errors = two_processes(stage(base, tmp_path / "run"), [Toys(23, broken={20: DataError("the folder is gone")})])
+    assert sum("DataError: the folder is gone" in error for error in errors) == 1
     assert sum("another process met data" in error for error in errors) == 1
 
 

@@ -216,9 +216,9 @@ def test_only_bad_samples_stop_the_run_and_are_named(base, tmp_path):
     assert torch.equal(weights(export)["model.adapter.linear_1.weight"], before)
 
 
-def test_unusable_samples_stop_the_run_and_are_named(base, tmp_path):
-    with pytest.raises(DataError, match="mute"):
-        run_stage(stage(base, tmp_path / "run"), [Toys(8, broken={3: Sample("mute", (Message("user", "hm"),))})])
+def test_a_source_that_fails_stops_the_run(base, tmp_path):
+    with pytest.raises(DataError, match="the folder is gone"):
+        run_stage(stage(base, tmp_path / "run"), [Toys(8, broken={3: DataError("the folder is gone")})])
 
 
 def test_guided_stages_need_regions(base, tmp_path):

@@ -13,7 +13,7 @@ from agevlm.checkpoints.tiny import AgeVlmShape, random_age_vlm
 from agevlm.model import ProbeRequest
 from train.config import load_stage
 from train.data.collate import Collator
-from train.data.samples import Message, Phrase, Sample
+from train.data.samples import BadSample, Message, Phrase, Sample
 from train.losses import measure
 from train.overlays import Overlays, Seen, paint, pick
 from train.spec import Guidance
@@ -64,6 +64,20 @@ def test_the_same_few_samples_are_picked_from_all_sources(spec):
     assert names == ["a0", "a8", "c2"]
     assert [s.id for s in pick(sources, 1)] == ["a0"]
     assert pick([sources[1]], 4) == []
+
+
+def test_samples_that_cannot_be_used_are_passed_over(tiny, spec, tmp_path):
+    class Broken(Few):
+        def read(self, index: int, epoch: int) -> Sample:
+            if index in (0, 3, 8):
+                raise BadSample("gone")
+            return super().read(index, epoch)
+
+    assert [s.id for s in pick([Broken("a", 9, [0, 3, 4, 6, 8])], 3)] == ["a4", "a4"]
+    model, processor = tiny
+    long = replace(spec, max_length=5)
+    assert Overlays(long, [Few("a", 9, [0, 4])], tmp_path).draw(1, model, processor) is None
+    assert Overlays(spec, [Few("a", 9, [0, 4])], tmp_path).draw(1, model, processor) is not None
 
 
 def test_what_is_drawn_is_the_attention_that_is_trained(tiny, spec, tmp_path, monkeypatch):

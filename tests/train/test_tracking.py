@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agevlm.errors import RunFolderError, TrainError
 from train.config import load_stage
-from train.tracking import LOG, StageTracker, cut_log
+from train.logs import cut_log
+from train.tracking import LOG, StageTracker
 
 METRICS = {"loss/text": 2.0, "loss/guidance": 0.5, "attention/iou": 0.25, "attention/iou/1": 0.9}
 GATES = {"gate/attn/1": -0.2, "gate/attn/4": 0.4}

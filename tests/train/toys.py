@@ -51,7 +51,7 @@ class Toys:
         name: str = "toys",
         guided: Sequence[int] | None = None,
         text_only: int = 5,
-        broken: Mapping[int, Sample] | None = None,
+        broken: Mapping[int, Sample | Exception] | None = None,
     ) -> None:
         self.size, self.name, self.text_only, self.broken = size, name, text_only, broken or {}
         known = [i for i in range(size) if self.has_image(i)]
@@ -68,7 +68,9 @@ class Toys:
     def read(self, index: int, epoch: int) -> Sample:
         self.drawn.append((index, epoch))
         if index in self.broken:
-            return self.broken[index]
+            if isinstance(instead := self.broken[index], Exception):
+                raise instead
+            return instead
         draw = np.random.default_rng([index, epoch])
         width, height = int(draw.integers(20, 60)), int(draw.integers(20, 60))
         messages: list[Message] = []

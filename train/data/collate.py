@@ -81,7 +81,7 @@ class Collator:
     Args:
         processor: an `AgeVlmProcessor` with a fast tokenizer.
         guidance: which tokens are taught; None for none.
-        max_length: tokens of a row, visual tokens in the text included; longer samples are refused, never cut.
+        max_length: tokens of a row, visual tokens in the text included; longer samples are bad ones, never cut.
     """
 
     def __init__(self, processor: Any, guidance: Guidance | None, max_length: int) -> None:
@@ -99,9 +99,12 @@ class Collator:
             guided: which of them teach where to look; phrases of the others are ignored.
 
         Raises:
-            DataError: a sample without anything for the assistant to say, or that is longer than `max_length`, or
-                whose phrases, image or messages are unusable; the message names it.
+            BadSample: one without anything for the assistant to say, or that is longer than `max_length`, or whose
+                phrases, image or messages are unusable. That depends on the sample alone, not on the others.
+            DataError: the chat template cannot be used.
         """
+        for sample in samples:
+            self._check_image(sample)
         wanted = [
             flag and self.guidance is not None and bool(s.phrases) for s, flag in zip(samples, guided, strict=True)
         ]
@@ -130,29 +133,39 @@ class Collator:
             **places.tensors(),
         )
 
+    def _check_image(self, sample: Sample) -> None:
+        try:
+            if sample.image is not None:
+                self.processor.image_processor.geometry(*sample.image.size)
+        except DataError as error:
+            raise sample.bad(str(error), "image") from None
+
     def _labels(self, sample: Sample, rendered: Rendered, ids: NDArray[Any], spans: NDArray[Any]) -> NDArray[Any]:
         if len(ids) > self.max_length:
-            raise DataError(
-                f"sample {sample.id}: {len(ids)} tokens are more than max_length {self.max_length}; raise it, or "
-                "shorten or leave out the sample"
+            raise sample.bad(
+                f"{len(ids)} tokens are more than max_length {self.max_length}; raise it, or shorten or leave out the "
+                "sample",
+                "length",
             )
         said = np.zeros(len(ids), bool)
         for start, end in rendered.answers:
             said[tokens_of(spans, start, end)] = True
         # Nothing comes before the first token that could predict it.
         if not said[1:].any():
-            raise DataError(f"sample {sample.id}: there is nothing for the assistant to say, so nothing to learn")
+            raise sample.bad("there is nothing for the assistant to say, so nothing to learn", "silent")
         return np.where(said, ids, IGNORED)
 
     def _images(self, samples: Sequence[Sample], encoded: Any) -> dict[str, Any]:
         side, cells = self.processor.image_processor.image_size, self.processor.visual_tokens
         has = torch.tensor([sample.image is not None for sample in samples])
-        pixels = torch.zeros(len(samples), 3, side, side)
-        shown = torch.ones(len(samples), cells, dtype=torch.bool)
-        if bool(has.any()):
-            pixels[has] = torch.from_numpy(np.asarray(encoded["pixel_values"]))
-            shown[has] = torch.from_numpy(np.asarray(encoded["vision_token_mask"]))
-        return {"pixel_values": pixels, "image_mask": has, "vision_token_mask": shown}
+        names = ("pixel_values", "vision_token_mask") if has.any() else ()
+        given = [torch.from_numpy(np.asarray(encoded[name])) for name in names]
+        if not has.all():
+            spread = [torch.zeros(len(samples), 3, side, side), torch.ones(len(samples), cells, dtype=torch.bool)]
+            for rows, own in zip(spread, given, strict=False):
+                rows[has] = own
+            given = spread
+        return {"pixel_values": given[0], "image_mask": has, "vision_token_mask": given[1]}
 
 
 class _Places:
@@ -171,14 +184,14 @@ class _Places:
     def add(self, row: int, sample: Sample, rendered: Rendered, spans: NDArray[Any]) -> None:
         """The places of one sample."""
         if sample.image is None:
-            raise DataError(f"sample {sample.id}: phrases with regions, but no image")
+            raise sample.bad("phrases with regions, but no image", "region")
         geometry = self.images.geometry(*sample.image.size)
         named: dict[int, list[tuple[NDArray[np.bool_], NDArray[Any]]]] = {}
         for phrase, (start, end) in zip(sample.phrases, rendered.phrases, strict=True):
             try:
                 coverage = geometry.mask_to_grid(phrase.mask).ravel()
             except DataError as error:
-                raise DataError(f"sample {sample.id}: {error}") from None
+                raise sample.bad(str(error), "region") from None
             if coverage.sum() < UNSEEN:
                 self.dropped += 1
                 continue

@@ -34,8 +34,9 @@ def render(processor: Any, samples: Sequence[Sample], guided: Sequence[bool]) ->
     guided are not looked for.
 
     Raises:
-        DataError: an unknown role, an image without a user, an image token or `MARK` in a text, phrases that are not
-            in their message, or a template that does not mark what the assistant says as `{% generation %}`.
+        BadSample: an unknown role, an image without a user, an image token or `MARK` in a text, or phrases that are
+            not in their message.
+        DataError: a template that does not mark what the assistant says as `{% generation %}`, or changes messages.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -62,11 +63,11 @@ def _marked(sample: Sample, image_token: str, guided: bool) -> tuple[list[dict[s
     conversation: list[dict[str, Any]] = []
     for number, message in enumerate(sample.messages):
         if message.role not in ROLES:
-            raise DataError(f"sample {sample.id}: message {number} is of role {message.role!r}, not {', '.join(ROLES)}")
+            raise sample.bad(f"message {number} is of role {message.role!r}, not {', '.join(ROLES)}")
         if image_token in message.text or MARK in message.text:
-            raise DataError(
-                f"sample {sample.id}: message {number} holds {image_token} or U+FDD0: take it out of the text; the "
-                "image's place is before the first user message"
+            raise sample.bad(
+                f"message {number} holds {image_token} or U+FDD0: take it out of the text; the image's place is before "
+                "the first user message",
             )
         parts: list[dict[str, str]] = []
         if not shown and message.role == "user":
@@ -78,19 +79,18 @@ def _marked(sample: Sample, image_token: str, guided: bool) -> tuple[list[dict[s
         parts.append({"type": "text", "text": text + message.text[last:]})
         conversation.append({"role": message.role, "content": parts})
     if not shown:
-        raise DataError(f"sample {sample.id}: an image, but no user message that could show it")
+        raise sample.bad("an image, but no user message that could show it")
     return conversation, [(number, cut) for number in sorted(cuts) for cut in sorted(cuts[number])]
 
 
 def _borders(sample: Sample, message: int, start: int, end: int) -> tuple[int, int]:
     """A phrase's characters without blanks around them, which the template may take away."""
     if not 0 <= message < len(sample.messages) or not 0 <= start < end <= len(sample.messages[message].text):
-        raise DataError(
-            f"sample {sample.id}: a phrase at characters {start} to {end} of message {message}, which is not there"
-        )
+        says = f"a phrase at characters {start} to {end} of message {message}, which is not there"
+        raise sample.bad(says, "region")
     words = sample.messages[message].text[start:end]
     if not words.strip():
-        raise DataError(f"sample {sample.id}: the phrase at characters {start} to {end} of message {message} is blank")
+        raise sample.bad(f"the phrase at characters {start} to {end} of message {message} is blank", "region")
     return start + len(words) - len(words.lstrip()), end - len(words) + len(words.rstrip())
 
 

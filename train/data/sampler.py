@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 PERIOD = 4096
 """Slots after which the order of sources repeats; weights are kept to one part in this many."""
 ROUNDS = 4
+CHUNK = 256
+"""Samples looked at together for the next that keeps its regions."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,26 @@ class Order:
             return False
         rank = permute(np.array([place]), len(guided), self._choice(source), inverse=True)
         return int(rank[0]) < self.kept[source]
+
+    def following(self, source: int, index: int, guided: bool) -> Iterator[int]:
+        """An index and all after it, each once, round the source's end.
+
+        Args:
+            source: which.
+            index: the first.
+            guided: only those that keep their regions, as the first must.
+        """
+        pool = self.pools[source]
+        if not guided:
+            yield from (place % pool.size for place in range(index, index + pool.size))
+            return
+        size = len(pool.guided)
+        first = bisect_left(pool.guided, index)
+        for begin in range(first, first + size, CHUNK):
+            places = np.arange(begin, min(begin + CHUNK, first + size)) % size
+            ranks = permute(places, size, self._choice(source), inverse=True)
+            for place in places[ranks < self.kept[source]]:
+                yield int(pool.guided[int(place)])
 
     def other(self, source: int, index: int, epoch: int) -> int:
         """Another sample of the source that keeps its regions; the same one only if there is no other."""

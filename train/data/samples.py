@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from agevlm.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 
@@ -63,6 +65,33 @@ class Sample:
     image_sha256: str = ""
     """Of the file's bytes, in hex; empty where there is no file."""
 
+    def bad(self, says: str, reason: Reason = "record") -> BadSample:
+        """An error that says what it cannot be used for."""
+        return BadSample(f"sample {self.id}: {says}", reason, self.id)
+
+
+Reason = Literal["record", "image", "region", "length", "silent"]
+"""What a sample cannot be used for: its record, its image, a phrase or its region, more tokens than fit, or nothing for
+the assistant to say."""
+
+
+class BadSample(DataError):
+    """A sample that cannot be used, and that says nothing of the others: training takes the next one in its place.
+
+    Args:
+        says: what is wrong, and where.
+        reason: in one word.
+        id: of the sample.
+    """
+
+    def __init__(self, says: str, reason: Reason = "record", id: str = "") -> None:
+        super().__init__(says)
+        self.reason, self.id = reason, id
+
+    def at(self, where: str, id: str) -> BadSample:
+        """The same, with its place in front."""
+        return BadSample(f"{where} (id {id}): {self}", self.reason, id)
+
 
 class Source(Protocol):
     """A fixed, indexable collection of samples. Reading sample i is a pure function of i and `epoch`."""
@@ -82,5 +111,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, epoch: int) -> Sample:
-        """Sample `index`. Sources that draw their texts anew each time draw them from (index, epoch) alone."""
+        """Sample `index`. Sources that draw their texts anew each time draw them from (index, epoch) alone.
+
+        Raises:
+            BadSample: this one cannot be used.
+            DataError: none can: a folder is gone, an option is missing.
+        """
         ...

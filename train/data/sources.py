@@ -12,7 +12,12 @@ from agevlm.errors import DataError
 from train.data.samples import Source
 from train.spec import SourceSpec
 
-KINDS = {"llava": "train.data.llava:LlavaSource", "scenes": "train.scenes.source:ScenesSource"}
+KINDS = {
+    "llava": "train.data.llava:LlavaSource",
+    "coco": "train.data.coco:CocoSource",
+    "grounded": "train.data.grounded:GroundedSource",
+    "scenes": "train.scenes.source:ScenesSource",
+}
 """Where each kind of source is; loaded when it is opened."""
 
 

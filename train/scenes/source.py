@@ -64,13 +64,15 @@ class ScenesOptions:
     """Of what is said."""
     workers: int = 2
     """Processes that render."""
+    name: str = ""
+    """Of the source; "scenes" and the split if empty."""
 
 
 class ScenesSource:
     """See the module; one sample a scene."""
 
     def __init__(self, store: SceneStore, options: ScenesOptions) -> None:
-        self.name = f"scenes {options.split}"
+        self.name = options.name or f"scenes {options.split}"
         self.store, self.options = store, options
         self.guided = range(len(store))
 
@@ -104,7 +106,7 @@ class ScenesSource:
 
     @property
     def fingerprint(self) -> str:
-        said = {key: value for key, value in asdict(self.options).items() if key not in ("root", "workers")}
+        said = {key: value for key, value in asdict(self.options).items() if key not in ("root", "workers", "name")}
         text = json.dumps([self.store.folder.name, said], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -107,3 +107,14 @@ def test_ten_million_samples_take_no_memory_and_no_time():
     for step in range(100_000, 100_010):
         assert len({d.index for d in order.step(step)}) == 256
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_what_follows_a_sample(share):
+    guided = list(range(0, 3000, 2))
+    order = Order([Pool("a", 3000, 1.0, guided)], 4, seed=0, share=share)
+    assert list(order.following(0, 2998, guided=False))[:4] == [2998, 2999, 0, 1]
+    assert sorted(order.following(0, 7, guided=False)) == list(range(3000))
+    kept = [i for i in range(3000) if order.keeps(0, i)]
+    middle = len(kept) // 2
+    assert list(order.following(0, kept[middle], guided=True)) == kept[middle:] + kept[:middle]

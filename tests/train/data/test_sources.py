@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from agevlm.errors import DataError
+from train.data.samples import BadSample
 from train.data.sources import open_source
 from train.spec import SourceSpec
 
@@ -129,6 +131,10 @@ def test_text_alone(opened, image):
     assert sample.messages[0].text == "Hello"
 
 
+def test_a_list_of_one_image_is_that_image(opened):
+    assert opened(record(image=["a.png"])).read(0, 0).image.size == (WIDTH, HEIGHT)
+
+
 def test_lines_are_found_whatever_stands_between_them(opened):
     lines = [json.dumps(record(id=f"ü{i}")) for i in range(3)]
     source = opened(raw=f"\n{lines[0]}\r\n\n  \n{lines[1]}\n{lines[2]}")
@@ -149,8 +155,8 @@ def test_the_fingerprint_is_of_the_contents(opened, monkeypatch):
     first = opened(record()).fingerprint
     assert opened(record(), name="other.jsonl").fingerprint == first
     assert opened(record(id="a2")).fingerprint != first
-    monkeypatch.setattr("train.data.llava.WHOLE_BYTES", 10)
-    monkeypatch.setattr("train.data.llava.BLOCK_BYTES", 64)
+    monkeypatch.setattr("train.data.files.WHOLE_BYTES", 10)
+    monkeypatch.setattr("train.data.files.BLOCK_BYTES", 64)
     sampled = opened(*[record(id=i) for i in range(50)]).fingerprint
     assert opened(*[record(id=i) for i in range(50)]).fingerprint == sampled
     assert opened(*[record(id=i) for i in range(49)], record(id="x0")).fingerprint != sampled
@@ -176,7 +182,7 @@ BAD_COUNTS = {"size": [HEIGHT, WIDTH], "counts": [1, 2]}
         (record(phrases=[phrase(BAD_COUNTS)]), r"phrases\[0\]: segmentation"),
         (record(phrases=[phrase({"size": [HEIGHT, WIDTH], "counts": "PPYo1"})]), r"phrases\[0\]"),
         (record(phrases=[phrase([[1, 2, 3]])]), "three points"),
-        (record(phrases=[phrase(None)]), "polygons or RLE"),
+        (record(phrases=[phrase("x")]), "polygons or RLE"),
         (record(phrases=[phrase([])]), "its region is empty"),
         (record(phrases=[{**phrase([[0, 0, 4, 0, 4, 4]]), "message": 2}]), "message 2 of 2"),
         (record(phrases=[{**phrase([[0, 0, 4, 0, 4, 4]]), "end": 99}]), "to 99 of a message of 28"),
@@ -188,9 +194,85 @@ BAD_COUNTS = {"size": [HEIGHT, WIDTH], "counts": [1, 2]}
 def test_a_bad_sample_is_named(opened, bad, says):
     source = opened(record(id="good"), bad)
     source.read(0, 0)
-    with pytest.raises(DataError, match=says) as caught:
+    with pytest.raises(BadSample, match=says) as caught:
         source.read(1, 0)
     assert "data.jsonl:2 (id a1)" in str(caught.value)
+    # As it comes back from a worker.
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.reason, copy.id) == (str(caught.value), caught.value.reason, "a1")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (record(image="b.png"), "image"),
+        (record(image="broken.png"), "image"),
+        (record(image="../a.png"), "record"),
+        (record(phrases=[phrase({"size": [4, 4], "counts": "04"})]), "region"),
+        (record(conversations=turns("Hm")), "silent"),
+    ],
+)
+def test_what_is_wrong_in_one_word(opened, tmp_path, bad, reason):
+    (tmp_path / "images/broken.png").write_bytes((tmp_path / "images/a.png").read_bytes()[:40])
+    with pytest.raises(BadSample) as caught:
+        opened(bad).read(0, 0)
+    assert caught.value.reason == reason
+
+
+def test_a_folder_of_images_that_is_gone_is_no_bad_sample(opened, tmp_path):
+    source = opened(record())
+    assert source.read(0, 0).image is not None
+    (tmp_path / "images/a.png").rename(tmp_path / "images/b.png")
+    with pytest.raises(BadSample, match="no such file"):
+        source.read(0, 0)
+    (tmp_path / "images/b.png").unlink()
+    for _ in ("empty", "gone"):
+        with pytest.raises(DataError, match=f"folder of images {tmp_path}/images is gone or empty") as caught:
+            source.read(0, 0)
+        assert not isinstance(caught.value, BadSample)
+        if (tmp_path / "images").exists():
+            (tmp_path / "images").rmdir()
+    with pytest.raises(DataError, match=r"give it as options\.images") as caught:
+        open_source(SourceSpec("llava", 1.0, {"path": str(tmp_path / "data.jsonl")})).read(0, 0)
+    assert not isinstance(caught.value, BadSample)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json"])
+def test_phrases_without_a_region_are_words(opened, region, name):
+    dog = phrase(None, 1, "dog")
+    missing = {key: value for key, value in phrase(None).items() if key != "segmentation"}
+    source = opened(
+        record(id=0, phrases=[missing, phrase(rle(region)), dog]),
+        record(id=1, phrases=[missing, dog]),
+        record(id=2, phrases=[phrase(rle(region))]),
+        record(id=3, phrases=[phrase([])]),
+        record(id=4),
+        name=name,
+    )
+    # An empty segmentation is one that is no good, not one that is not there.
+    assert list(source.guided) == [0, 2, 3]
+    sample = source.read(0, 0)
+    assert [(w.message, sample.messages[w.message].text[w.start : w.end]) for w in sample.words] == [
+        (0, "red cup"),
+        (1, "dog"),
+    ]
+    assert [np.array_equal(p.mask, region) for p in sample.phrases] == [True]
+    assert (len(source.read(1, 0).words), source.read(1, 0).phrases) == (2, ())
+
+
+def test_samples_name_their_file(opened, tmp_path):
+    source = opened(record(), record(image=..., conversations=turns("Hello", "Good day.")))
+    sample, alone = source.read(0, 0), source.read(1, 0)
+    assert sample.image_name == "a.png"
+    assert sample.image_sha256 == hashlib.sha256((tmp_path / "images/a.png").read_bytes()).hexdigest()
+    assert (alone.image_name, alone.image_sha256) == ("", "")
+
+
+def test_sources_have_the_name_of_their_file_or_one_of_their_own(opened, tmp_path):
+    opened(record())
+    options = {"path": str(tmp_path / "data.jsonl"), "images": str(tmp_path / "images")}
+    assert open_source(SourceSpec("llava", 1.0, options)).name == "data"
+    assert open_source(SourceSpec("llava", 1.0, options | {"name": "mine"})).name == "mine"
 
 
 def test_files_that_cannot_be_opened(opened, tmp_path):
@@ -200,12 +282,15 @@ def test_files_that_cannot_be_opened(opened, tmp_path):
         opened(raw="{}\n[", name="data.json")
     with pytest.raises(DataError, match="a JSON list of records, not a dict"):
         opened(raw="{}", name="data.json")
-    with pytest.raises(DataError, match=r"data\.jsonl:2: not JSON"):
-        opened(raw='{"id": 1}\n{"phrases": ')
-    with pytest.raises(DataError, match=r"data\.jsonl:1: not JSON"):
-        opened(raw="{").read(0, 0)
-    with pytest.raises(DataError, match="expected a JSON object"):
-        opened(raw="3\n").read(0, 0)
+
+
+@pytest.mark.parametrize(("line", "says"), [("{", "not JSON"), ("3", "expected a JSON object"), ("\x00", "not JSON")])
+def test_a_line_that_is_no_record_is_a_bad_sample_when_it_is_read(opened, line, says):
+    source = opened(raw=f"{json.dumps(record())}\n\n{line}\n")
+    assert len(source) == 2
+    with pytest.raises(BadSample, match=rf"data\.jsonl:3 \(id 1\): {says}") as caught:
+        source.read(1, 0)
+    assert caught.value.reason == "record"
 
 
 @pytest.mark.parametrize(

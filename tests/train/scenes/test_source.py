@@ -186,8 +186,9 @@ def test_the_fingerprint_changes_with_what_is_said(opened, option):
 
 
 def test_and_not_with_where_it_is_kept_or_who_renders(opened, tmp_path):
-    assert opened().fingerprint == opened(root=str(tmp_path), workers=2).fingerprint
-    assert set(CHANGES) | {"root", "workers"} == set(ScenesOptions.__dataclass_fields__)
+    assert opened().fingerprint == opened(root=str(tmp_path), workers=2, name="mine").fingerprint
+    assert (opened().name, opened(name="mine").name) == ("scenes train", "mine")
+    assert set(CHANGES) | {"root", "workers", "name"} == set(ScenesOptions.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
