@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agevlm.data.masks import Mask, decode_mask, union_of
 from agevlm.errors import DataError
 from train.data.region_table import RegionTable
-from train.data.samples import Phrase, Sample, Source
+from train.data.samples import BadSample, Phrase, Sample, Source
 
 
 class MaskedSource:
@@ -45,7 +45,7 @@ class MaskedSource:
         return len(self.source)
 
     def read(self, index: int, epoch: int) -> Sample:
-        """Raises DataError where the source does, or where the regions are not of this image or text."""
+        """Raises BadSample where the source does, or where the regions are not of this image or text."""
         sample = self.source.read(index, epoch)
         rows = self.table.of(index)
         if not rows:
@@ -81,7 +81,8 @@ class MaskedSource:
         try:
             return union_of((decode_mask({"size": size, "counts": counts}, *size) for counts in row["masks"]), *size)
         except DataError as error:
-            raise DataError(f"sample {sample.id}: {self.table.folder}, phrase {row['phrase']!r}: {error}") from None
+            told = f"sample {sample.id}: {self.table.folder}, phrase {row['phrase']!r}: {error}"
+            raise BadSample(told, "region", sample.id) from None
 
 
 def chosen_samples(count: int, share: float, seed: int) -> NDArray[np.int64]:

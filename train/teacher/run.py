@@ -27,7 +27,7 @@ from train.data.region_table import (
     write_manifest,
     write_part,
 )
-from train.data.samples import Sample, Source, Words
+from train.data.samples import BadSample, Sample, Source, Words
 from train.teacher.gates import Gates, is_stopped, sort_out, without_articles
 from train.teacher.phrases import PhraseFinder
 from train.teacher.producer import Found, MaskProducer, Picture
@@ -223,8 +223,8 @@ class _Part:
             begun = time.perf_counter()
             try:
                 sample = future.result()
-            except DataError as error:
-                self.unread.append({"index": index, "id": f"{self.source.name} {index}", "reason": str(error)})
+            except BadSample as bad:
+                self.unread.append({"index": index, "id": bad.id or str(index), "reason": str(bad)})
                 continue
             finally:
                 self.seconds["read"] += time.perf_counter() - begun

@@ -10,8 +10,7 @@ import numpy as np
 from PIL import Image
 
 from agevlm.data.masks import box_of
-from agevlm.errors import DataError
-from train.data.samples import Message, Sample, Words
+from train.data.samples import BadSample, Message, Sample, Words
 from train.teacher.producer import Found, Picture
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -46,7 +45,7 @@ class Painted:
 
     def read(self, index: int, epoch: int) -> Sample:
         if index in self.broken:
-            raise DataError(f"painted {index}: broken")
+            raise BadSample(f"painted {index}: broken", "image", f"p{index}")
         number = index // 2
         image = painted(number)
         words = tuple(Words(0, *span) for span in PLACES.values())
