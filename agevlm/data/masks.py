@@ -12,6 +12,8 @@ from agevlm.errors import DataError
 
 Mask = NDArray[np.bool_]
 """(height, width): where the region is."""
+FAR = 10
+"""Corners of polygons may lie outside of the image, but not further than so many times its longer side."""
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
@@ -36,7 +38,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
     if parts and all(isinstance(v, int | float) for v in parts):
         parts = [parts]  # one polygon without the list around it
     for part in parts:
-        if isinstance(part, dict) and tuple(part.get("size") or ()) not in ((), (height, width)):
+        if isinstance(part, dict) and part.get("size") not in (None, [], [height, width], (height, width)):
             raise DataError(f"an RLE of size {part['size']}, but the image is {[height, width]} high and wide")
         try:
             union |= coco.decode(_rle(part, height, width)).astype(np.bool_)
@@ -49,17 +51,53 @@ def _rle(part: Any, height: int, width: int) -> Any:
     """One polygon or RLE object as compressed RLE."""
     from pycocotools import mask as coco
 
+    # What pycocotools does not check, and crashes on, is checked here.
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         counts = part["counts"]
-        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+        if not isinstance(counts, str | bytes):
+            raise ValueError(f"counts are a text or a list, not {counts!r:.80}")
+        text = counts.encode() if isinstance(counts, str) else counts
+        if (pixels := runs_of(text).sum()) != height * width:
+            raise ValueError(f"its counts are of {pixels} pixels, not of {height * width}")
+        return {"size": [height, width], "counts": text}
     if isinstance(part, dict):
+        if not all(isinstance(count, int) and count >= 0 for count in part["counts"]):
+            raise ValueError("counts are whole numbers from 0 on")
         if sum(part["counts"]) != height * width:
             raise ValueError(f"its counts are of {sum(part['counts'])} pixels, not of {height * width}")
         return coco.frPyObjects({"size": [height, width], "counts": part["counts"]}, height, width)
     if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
         raise ValueError("a polygon is a list of x, y, x, y, ... of three points or more")
+    far = FAR * max(height, width)
+    if not all(isinstance(value, int | float) and abs(value) <= far for value in part):
+        raise ValueError(f"a polygon of numbers in or near an image of {width} x {height} pixels, not {part!r:.80}")
     (rle,) = coco.frPyObjects([part], height, width)
     return rle
+
+
+def runs_of(counts: bytes) -> NDArray[np.int64]:
+    """COCO's compressed run lengths as numbers: pixels outside, inside, outside, and so on, column by column.
+
+    A number has five bits a character, the lowest first and the highest as its sign; a sixth bit says that it goes on.
+    From the fourth run on it is the difference to the run before the last (maskApi.c, rleToString). pycocotools reads
+    them too, but past the end of damaged ones, and makes arbitrary masks of those that are too short.
+
+    Raises:
+        ValueError: they are damaged or cut short.
+    """
+    bits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
+    ends = np.flatnonzero((bits & 0x20) == 0)
+    lengths = np.diff(ends, prepend=-1)
+    if not len(ends) or ends[-1] != len(bits) - 1 or bits.min() < 0 or bits.max() > 63 or lengths.max() > 7:
+        raise ValueError(f"counts are damaged or cut short: {counts!r:.80}")
+    places = np.arange(len(bits)) - np.repeat(ends - lengths + 1, lengths)
+    runs = np.add.reduceat((bits & 0x1F) << 5 * places, ends - lengths + 1)
+    runs -= (bits[ends] & 0x10 != 0).astype(np.int64) << 5 * lengths
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    if runs.min() < 0:
+        raise ValueError(f"counts are damaged, a run of {runs.min()} pixels: {counts!r:.80}")
+    return runs
 
 
 def encode_mask(mask: Mask) -> bytes:

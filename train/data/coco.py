@@ -18,7 +18,7 @@ from typing import Any
 
 from agevlm.data.annotations import Captions, Instances, load_captions, load_instances
 from agevlm.errors import DataError
-from train.data.files import Records, check_folder, decode_image, parts_of, read_image, read_region
+from train.data.files import Records, check_folder, check_size, decode_image, parts_of, read_image, read_region
 from train.data.naming import Named, Names
 from train.data.samples import BadSample, Message, Phrase, Sample
 from train.validation import Where, build
@@ -136,12 +136,12 @@ class CocoSource:
         file = read_image(self.images, record["file"])
         image = decode_image(file)
         caption, named = self._caption(record, index, epoch)
-        masks = {}
-        for category in dict.fromkeys(one.category for one in named):
-            if list(image.size) != record["size"]:
-                says = f"the image is of {image.width} x {image.height} pixels, its annotations of {record['size']}"
-                raise BadSample(says, "region")
-            masks[category] = read_region(record["regions"][category], image, f"regions of {category}")
+        if named:
+            check_size(image, record["size"])
+        masks = {
+            category: read_region(record["regions"][category], image, f"regions of {category}")
+            for category in dict.fromkeys(one.category for one in named)
+        }
         question = INSTRUCTIONS[Random(f"{self.seed}/{index}/{epoch}").randrange(len(INSTRUCTIONS))]
         return Sample(
             record["id"],

@@ -69,6 +69,8 @@ def _marked(sample: Sample, image_token: str, guided: bool) -> tuple[list[dict[s
                 f"message {number} holds {image_token} or U+FDD0: take it out of the text; the image's place is before "
                 "the first user message",
             )
+        if not message.text.isascii() and any("\ud800" <= character <= "\udfff" for character in message.text):
+            raise sample.bad(f"message {number} has half of a character (a lone surrogate, U+D800 to U+DFFF)")
         parts: list[dict[str, str]] = []
         if not shown and message.role == "user":
             parts.append({"type": "image"})

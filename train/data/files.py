@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ def read_image(folder: Path | None, name: str) -> EncodedFile:
                 "folder no longer mounted?), then resume"
             ) from None
         raise BadSample(str(error), "image") from None
+    except ValueError as error:
+        raise BadSample(f"image {name!r}: no file can have this name: {error}", "record") from None
 
 
 def decode_image(file: EncodedFile) -> Any:
@@ -71,6 +73,15 @@ def decode_image(file: EncodedFile) -> Any:
         return decode(file)
     except DataError as error:
         raise BadSample(str(error), "image") from None
+
+
+def check_size(image: Any, size: Sequence[int]) -> None:
+    """See that regions made for an image of a (width, height) are of this one. Raises BadSample."""
+    if tuple(size) != image.size:
+        raise BadSample(
+            f"its regions are of an image of {size[0]} x {size[1]} pixels, but it has {image.width} x {image.height}",
+            "region",
+        )
 
 
 def parts_of(segmentation: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from agevlm.data.images import EncodedFile
 from agevlm.data.masks import Mask
 from agevlm.errors import DataError
 from train.data.coco import INSTRUCTIONS
-from train.data.files import Records, check_folder, decode_image, fingerprint, read_image, read_region
+from train.data.files import Records, check_folder, check_size, decode_image, fingerprint, read_image, read_region
 from train.data.grounded_rows import BOXES, EXPRESSIONS, REGIONS, Annotations, is_known, record_of
 from train.data.samples import BadSample, Message, Phrase, Sample, Words
 from train.validation import Where, build
@@ -162,6 +162,8 @@ class GroundedSource:
         return Sample(record["id"], messages, image, phrases, words, file.name, file.sha256)
 
     def _expression(self, record: Mapping[str, Any], image: Any, draw: Random) -> _Said:
+        if record["size"] is not None:
+            check_size(image, record["size"])
         region = read_region(record["region"], image, "region")
         expression = draw.choice(record["expressions"])
         if draw.random() < self.options.describe:

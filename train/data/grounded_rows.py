@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.data.annotations import Instances
+from agevlm.data.annotations import InstanceImage, Instances
 from agevlm.errors import DataError
 from train.data.samples import BadSample
 
@@ -44,14 +44,16 @@ _REFER = re.compile(r"(COCO_\w+_\d{12})_\d+(\.jpg)")
 class Annotations:
     """A COCO instances file as rows look it up."""
 
-    of: Mapping[Any, tuple[str, Any]]
-    """Annotation id -> file name of its image, and its segmentation."""
+    of: Mapping[Any, tuple[InstanceImage, Any]]
+    """Annotation id -> its image, and its segmentation."""
 
     @classmethod
     def of_file(cls, instances: Instances) -> Annotations:
         """Raises DataError if annotations have no ids."""
-        names = {image.id: image.file_name for image in instances.images}
-        found = {one.id: (names[one.image_id], one.segmentation) for one in instances.annotations if one.id is not None}
+        images = {image.id: image for image in instances.images}
+        found = {
+            one.id: (images[one.image_id], one.segmentation) for one in instances.annotations if one.id is not None
+        }
         if not found:
             raise DataError(f"{instances.path}: its annotations have no ids, so no row can name one")
         return cls(found)
@@ -76,8 +78,9 @@ def record_of(row: Any, number: int, annotations: Annotations | None, boxes: str
         boxes: what the numbers of `bbox` are, xywh or xyxy; empty if boxes are no regions.
 
     Returns:
-        {"id", "image", "expressions", "region"}; {"id", "image", "caption", "phrases": [{"spans", "region"}, ...]}; or
-        {"id", "bad", "reason"} if the row cannot be used.
+        {"id", "image", "size", "expressions", "region"}, where size is the image's width and height, None if the row
+        does not say; {"id", "image", "caption", "phrases": [{"spans", "region"}, ...]}; or {"id", "bad", "reason"} if
+        the row cannot be used.
     """
     key = str(number)
     try:
@@ -103,12 +106,19 @@ def _expressions(row: Mapping[str, Any], annotations: Annotations | None, boxes:
     listed = annotations.of.get(row.get("ann_id")) if annotations is not None else None
     if annotations is not None and row.get("ann_id") is not None and listed is None:
         raise BadSample(f"ann_id {row['ann_id']} is not in the instances file", "region")
-    return {"image": _image(row, listed), "expressions": cleaned, "region": _region(row, listed, boxes)}
+    image = listed[0] if listed else None
+    known = _json(row, "raw_image_info")
+    size = [known.get("width"), known.get("height")] if image is None else [image.width, image.height]
+    return {
+        "image": _image(row, image),
+        "size": size if all(isinstance(side, int) for side in size) else None,
+        "expressions": cleaned,
+        "region": _region(row, listed[1] if listed else None, boxes),
+    }
 
 
-def _region(row: Mapping[str, Any], listed: tuple[str, Any] | None, boxes: str) -> Any:
-    known = [row.get("segmentation"), row.get("mask"), _json(row, "raw_anns").get("segmentation")]
-    known.append(listed[1] if listed else None)
+def _region(row: Mapping[str, Any], listed: Any, boxes: str) -> Any:
+    known = [row.get("segmentation"), row.get("mask"), _json(row, "raw_anns").get("segmentation"), listed]
     if found := next((region for region in known if region), None):
         return found
     if row.get("bbox") and boxes:
@@ -123,10 +133,10 @@ def _region(row: Mapping[str, Any], listed: tuple[str, Any] | None, boxes: str) 
     raise BadSample(f"no segmentation of it; {hint}ann_id needs options.instances", "region")
 
 
-def _image(row: Mapping[str, Any], listed: tuple[str, Any] | None) -> str:
+def _image(row: Mapping[str, Any], listed: InstanceImage | None) -> str:
     inside = row.get("image")
     names = [inside if isinstance(inside, str) else None, _json(row, "raw_image_info").get("file_name")]
-    names += [listed[0] if listed else None, row.get("img_file_name"), row.get("file_name")]
+    names += [listed.file_name if listed else None, row.get("img_file_name"), row.get("file_name")]
     name = next((name for name in names if isinstance(name, str) and name), "")
     match = _REFER.fullmatch(name)
     return match[1] + match[2] if match else name

@@ -92,7 +92,7 @@ class LlavaSource:
         if isinstance(self._records, JsonLines):
             try:
                 record = json.loads(record)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadSample(f"not JSON: {error}") from None
         if not isinstance(record, dict):
             raise BadSample(f"expected a JSON object with id, image and conversations, not {record!r:.80}")
@@ -114,6 +114,8 @@ class LlavaSource:
         if not any(m.role == "assistant" for m in messages):
             raise BadSample("no turn is the assistant's (from gpt): there is nothing to learn from it", "silent")
         named = record.get("phrases") or []
+        if not isinstance(named, list):
+            raise BadSample(f"phrases: expected a list, not {named!r:.80}", "region")
         if named and file is None:
             raise BadSample("phrases, but no image", "region")
         if file is None:

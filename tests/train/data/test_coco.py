@@ -139,7 +139,11 @@ def test_images_that_are_not_annotated_have_no_phrases(files):
     [
         (lambda folder: (folder / "1.png").unlink(), "image", "1.png: no such file"),
         (lambda folder: (folder / "1.png").write_bytes(b"x"), "image", "not an image file"),
-        (lambda folder: Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "1.png"), "region", "30 x 40 pixels"),
+        (
+            lambda folder: Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "1.png"),
+            "region",
+            "40 x 30 pixels, but it has 30 x 40",
+        ),
     ],
 )
 def test_bad_images(files, tmp_path, change, reason, says):

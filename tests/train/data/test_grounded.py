@@ -185,6 +185,10 @@ def test_refers_references_with_cocos_instances(opened, folder, name):
         source.read(1, 0)
     with pytest.raises(BadSample, match=r"no segmentation of it; .*options.instances"):
         opened([refer()], name).read(0, 0)
+    instances["images"][0]["width"] = 61
+    (folder / "instances.json").write_text(json.dumps(instances))
+    with pytest.raises(BadSample, match="an image of 61 x 40 pixels, but it has 60 x 40"):
+        opened([refer()], name, instances=str(folder / "instances.json")).read(0, 0)
     instances["annotations"] = [{"image_id": 1, "category_id": 3}]
     (folder / "instances.json").write_text(json.dumps(instances))
     with pytest.raises(DataError, match="its annotations have no ids"):
@@ -250,6 +254,7 @@ ONE = {"token_positives": [0, 5], "rle_masks": [rle_of(SQUARE)]}
     [
         (jxu124(raw_anns=json.dumps({"segmentation": {"size": [4, 4], "counts": "04"}})), "region", "RLE of size"),
         (jxu124(raw_anns=json.dumps({"segmentation": [[90, 90, 95, 90, 95, 95]]})), "region", "region is empty"),
+        (jxu124(raw_image_info=json.dumps({"file_name": IMAGE, "height": 9, "width": 8})), "region", "of 8 x 9 pixels"),
         (jxu124(raw_anns="{"), "record", "raw_anns: not JSON"),
         (jxu124(raw_anns="[]"), "record", "raw_anns: expected an object"),
         (jxu124(sentences=[" ", "?"]), "record", "expressions: expected texts"),

@@ -188,6 +188,7 @@ BAD_COUNTS = {"size": [HEIGHT, WIDTH], "counts": [1, 2]}
         (record(phrases=[{**phrase([[0, 0, 4, 0, 4, 4]]), "end": 99}]), "to 99 of a message of 28"),
         (record(phrases=[{**phrase([[0, 0, 4, 0, 4, 4]]), "start": 3}]), "hold <image>"),
         (record(phrases=[{**phrase([[0, 0, 4, 0, 4, 4]]), "start": None}]), "whole numbers"),
+        (record(phrases=3), "phrases: expected a list, not 3"),
         (record(phrases=["cup"]), r"phrases\[0\]: expected an object"),
     ],
 )
