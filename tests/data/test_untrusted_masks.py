@@ -1,4 +1,4 @@
-"""Regions from files that nobody vouches for: what pycocotools makes of good ones, and refusals of what it would crash on."""
+"""Regions from files that nobody vouches for: as pycocotools reads good ones; what it would crash on is refused."""
 
 import multiprocessing
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 
-import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from agevlm.data.noise import resize_mask
 from agevlm.errors import AgeVlmError, DataError
 from train.data.collate import Batch, Collator
 from train.data.sampler import Drawn, Order, Pool, seed_of
-from train.data.samples import BadSample, Phrase, Sample, Source
+from train.data.samples import BadSample, Sample, Source
 from train.data.skipping import Skipped, first_usable, most, qualified
 from train.spec import StageSpec
 
@@ -153,7 +152,9 @@ class Feed(Dataset[Portion | AgeVlmError]):
         if not donor.phrases:
             return sample
         phrases = [
-            replace(phrase, mask=_resized(donor.phrases[i % len(donor.phrases)], phrase.mask.shape)) if swap else phrase
+            replace(phrase, mask=resize_mask(donor.phrases[i % len(donor.phrases)].mask, *phrase.mask.shape))
+            if swap
+            else phrase
             for i, (phrase, swap) in enumerate(zip(sample.phrases, swapped, strict=True))
         ]
         return replace(sample, phrases=tuple(phrases))
@@ -173,10 +174,3 @@ class Feed(Dataset[Portion | AgeVlmError]):
         others = (index for index in following if index != drawn.index)
         donor, _ = self._usable(drawn, chain(others, [drawn.index]), self._plain)
         return donor
-
-
-def _resized(phrase: Phrase, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A region at the same place, relative to another image's sides; nearest pixels."""
-    rows, columns = ((np.arange(new) * old // new) for new, old in zip(shape, phrase.mask.shape, strict=True))
-    resized: NDArray[np.bool_] = phrase.mask[np.ix_(rows, columns)]
-    return resized

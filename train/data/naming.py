@@ -10,6 +10,7 @@ from itertools import pairwise
 _WORD = re.compile(r"\w+")
 _GAP = re.compile(r"\s+|-")
 """Between the words of one name."""
+_POSSESSIVE = re.compile(r"['’]s?\s+")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Named:
 class Names:
     """Finds categories in texts.
 
-    A name is found in any letter case, in the singular and the plural that `inflect` makes of it. Of names that begin
+    A name is found in any letter case, in the singular and the plurals (people, persons) that `inflect` and an s make of it. Of names that begin
     at the same word the longest counts, and its words count for no other: a hot dog is no dog. Parts of hyphenated
     words count for nothing.
 
@@ -42,7 +43,7 @@ class Names:
         for category in categories:
             for name in (category, *(words or {}).get(category, ())):
                 # A name may be a plural already (skis, scissors).
-                for form in (name, engine.plural_noun(name), engine.singular_noun(name) or name):
+                for form in (name, f"{name}s", engine.plural_noun(name), engine.singular_noun(name) or name):
                     if spelled := tuple(_WORD.findall(form.lower())):
                         self._of.setdefault(spelled, category)
         self._longest: dict[str, int] = {}
@@ -64,6 +65,25 @@ class Names:
                     break
             at += 1
         return found
+
+    def meant(self, phrase: str) -> str | None:
+        """The category that a phrase is about, or None.
+
+        It is the first that is named ("a cup on the dining table" is about a cup); but of several that stand side by
+        side the last, the head of the compound ("an orange cat", "the dog's bowl"), and never the owner of something
+        else ("a dog's tail"). What else a phrase says makes no difference: "no cat" is about cats.
+        """
+        head = None
+        for one, after in pairwise([*self.find(phrase), None]):
+            assert one is not None
+            rest = phrase[one.end : after.start if after else len(phrase)]
+            owner = _POSSESSIVE.match(rest)
+            if after and (rest.isspace() or (owner and owner.end() == len(rest))):
+                continue
+            if not owner:
+                head = one.category
+                break
+        return head
 
     @staticmethod
     def _together(text: str, words: Sequence[tuple[int, int]]) -> bool:

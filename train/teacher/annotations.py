@@ -10,7 +10,7 @@ from pathlib import PurePath
 from agevlm.data.annotations import Annotation, InstanceImage, Instances
 from agevlm.data.masks import Mask, box_of, decode_mask
 from agevlm.errors import DataError
-from train.teacher.categories import category_of
+from train.data.naming import Names
 from train.teacher.loading import DIGITS
 from train.teacher.producer import Detected, Found, Picture
 
@@ -35,6 +35,10 @@ class _Annotated:
                 found.setdefault(name, []).append(image)
         return found
 
+    @cached_property
+    def _names(self) -> Names:
+        return Names(self.instances.categories.values())
+
     def image_of(self, picture: Picture) -> InstanceImage:
         """The annotated image that a picture is.
 
@@ -58,8 +62,7 @@ class _Annotated:
     def objects_of(self, picture: Picture) -> list[list[Annotation]]:
         """For each phrase of a picture the annotations of the category that it names, in the file's order."""
         objects = self.instances.of_image(self.image_of(picture).id)
-        names = tuple(self.instances.categories.values())
-        named = [category_of(phrase, names) for phrase in picture.phrases]
+        named = [self._names.meant(phrase) for phrase in picture.phrases]
         return [[each for each in objects if each.category == name] for name in named]
 
     def mask_of(self, picture: Picture, annotation: Annotation) -> Mask:
@@ -77,7 +80,7 @@ class AnnotationDetector(_Annotated):
     """Boxes of annotated objects, each with score 1. Crowds, whose box is around many objects, are left out."""
 
     def detect(self, pictures: Sequence[Picture]) -> list[list[list[Detected]]]:
-        """Boxes of the objects of the category that each phrase names; see `category_of`.
+        """Boxes of the objects of the category that each phrase names; see `Names.meant`.
 
         Raises:
             DataError: a picture that is not annotated or of another size, or an object with neither box nor region.
@@ -101,7 +104,7 @@ class AnnotationProducer(_Annotated):
     """Regions exactly as annotated, crowds included: what a teacher would find that makes no mistake."""
 
     def produce(self, pictures: Sequence[Picture]) -> list[list[list[Found]]]:
-        """Regions of the objects of the category that each phrase names; see `category_of`.
+        """Regions of the objects of the category that each phrase names; see `Names.meant`.
 
         Raises:
             DataError: a picture that is not annotated or of another size, or an object without a region.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from agevlm.errors import DataError
+from train.data.naming import Names
 from train.data.samples import Sample, Words
 
 SPACY = "spacy:"
@@ -41,7 +41,7 @@ class Given:
 
 
 class Vocabulary:
-    """Whole words from a list, singular or plural, in any case; of overlapping ones the longest.
+    """Whole words from a list, singular or plural, in any case; see `Names`.
 
     Args:
         terms: words or phrases in the singular.
@@ -51,15 +51,10 @@ class Vocabulary:
     def __init__(self, terms: Sequence[str], name: str) -> None:
         import hashlib
 
-        import inflect
-
-        engine = inflect.engine()
         terms = sorted({" ".join(term.lower().split()) for term in terms} - {""})
         if not terms:
             raise DataError(f"{name}: no phrase in it; give one a line")
-        forms = {form for term in terms for form in (term, str(engine.plural_noun(term) or term))}
-        words = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in sorted(forms, key=lambda f: (-len(f), f)))
-        self._pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)
+        self._names = Names(terms)
         self.version = f"words of {name} ({hashlib.sha256(chr(10).join(terms).encode()).hexdigest()[:12]})"
 
     @classmethod
@@ -71,7 +66,7 @@ class Vocabulary:
             raise DataError(f"--phrases {path}: cannot be read: {error}; give a text file, a phrase a line") from None
 
     def find(self, sample: Sample) -> list[Words]:
-        return _in_messages(sample, lambda text: [match.span() for match in self._pattern.finditer(text)])
+        return _in_messages(sample, lambda text: [(one.start, one.end) for one in self._names.find(text)])
 
 
 class NounPhrases:

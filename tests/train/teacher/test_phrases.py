@@ -30,6 +30,7 @@ def test_whole_words_in_any_case_and_number_the_longest_first():
         "knives",
         "traffic\n lights",
         "Buses",
+        "hot-dog",
     ]
     assert found(finder, "nothing of the kind") == []
 

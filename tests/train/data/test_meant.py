@@ -1,10 +1,10 @@
-"""Which category a phrase names."""
+"""Which category a phrase is about."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.teacher.categories import category_of
+from train.data.naming import Names
 
 COCO = [
     *("person", "bus", "bear", "dog", "cat", "orange", "hot dog", "teddy bear", "wine glass", "cup", "dining table"),
@@ -49,14 +49,14 @@ COCO = [
     ],
 )
 def test_phrases_name_categories(phrase, category):
-    assert category_of(phrase, COCO) == category
-    assert category_of(phrase, list(reversed(COCO))) == category
+    assert Names(COCO).meant(phrase) == category
+    assert Names(list(reversed(COCO))).meant(phrase) == category
 
 
 def test_the_longest_category_at_a_word_counts_whatever_others_there_are():
-    assert category_of("hot dogs", ["dog", "hot dog"]) == "hot dog"
-    assert category_of("hot dogs", ["dog"]) == "dog"
-    assert category_of("hot dogs", []) is None
+    assert Names(["dog", "hot dog"]).meant("hot dogs") == "hot dog"
+    assert Names(["dog"]).meant("hot dogs") == "dog"
+    assert Names([]).meant("hot dogs") is None
 
 
 @given(
@@ -67,6 +67,6 @@ def test_the_longest_category_at_a_word_counts_whatever_others_there_are():
 def test_every_category_is_named_by_its_own_name_and_plural(name, before, after):
     import inflect
 
-    assert category_of(f"{before}{name}{after}", COCO) == name
+    assert Names(COCO).meant(f"{before}{name}{after}") == name
     if name not in ("skis", "scissors"):
-        assert category_of(f"{before}{inflect.engine().plural(name)}{after}", COCO) == name
+        assert Names(COCO).meant(f"{before}{inflect.engine().plural(name)}{after}") == name
