@@ -26,9 +26,9 @@ class Named:
 class Names:
     """Finds categories in texts.
 
-    A name is found in any letter case, in the singular and the plurals (people, persons) that `inflect` and an s make of it. Of names that begin
-    at the same word the longest counts, and its words count for no other: a hot dog is no dog. Parts of hyphenated
-    words count for nothing.
+    A name is found in any letter case, in the singular and in the plural as `inflect` makes it or with an s (people,
+    persons). Of names that begin at the same word the longest counts, and its words count for no other: a hot dog is no
+    dog. Parts of hyphenated words count for nothing.
 
     Args:
         categories: their names.
