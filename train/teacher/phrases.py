@@ -87,6 +87,8 @@ class NounPhrases:
             self._pipeline: Any = spacy.load(pipeline)
         except (OSError, ValueError) as error:
             raise DataError(f"--phrases {SPACY}{pipeline}: {error}") from None
+        if "parser" not in self._pipeline.pipe_names:
+            raise DataError(f"--phrases {SPACY}{pipeline}: it has no parser, so it finds no noun phrases; give another")
         meta = self._pipeline.meta
         self.version = f"noun phrases of spaCy's {meta.get('lang')}_{meta.get('name')} {meta.get('version')}"
 

@@ -93,6 +93,7 @@ def test_noun_phrases_come_without_articles_and_pronouns(monkeypatch):
 
     class Pipeline:
         meta = {"lang": "en", "name": "small", "version": "9"}  # noqa: RUF012
+        pipe_names = ("tagger", "parser")
 
         def __call__(self, said):
             assert said == text
@@ -102,3 +103,6 @@ def test_noun_phrases_come_without_articles_and_pronouns(monkeypatch):
     finder = open_finder("spacy:en_core_web_sm")
     assert found(finder, text) == ["red dog"]
     assert finder.version == "noun phrases of spaCy's en_small 9"
+    monkeypatch.setattr(Pipeline, "pipe_names", ("tagger",))
+    with pytest.raises(DataError, match="no parser"):
+        open_finder("spacy:en_core_web_sm")

@@ -1,6 +1,8 @@
 """A source's regions, part by part: what is in them, going on after a stop, sharing the work, training with them."""
 
+import errno
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -86,6 +88,26 @@ def test_what_is_done_is_not_done_again_and_the_end_is_the_same(made, tmp_path):
     assert {key for key, _ in again.asked} == {f"{number}.png" for number in range(3, 10)}
     assert rows_of(out) == rows_of(made)
     assert make_masks(Painted(), settings(again), out).parts == 0
+
+
+def test_on_a_full_disk_parts_that_are_done_stay(made, tmp_path, monkeypatch):
+    out, written = tmp_path / "r", []
+    write_table = pq.write_table
+
+    def until_full(table, path, **options):
+        if len(written) == 2:
+            path.write_bytes(b"PAR1 and no more")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write_table(table, path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", until_full)
+        with pytest.raises(OSError, match="No space left"):
+            make_masks(Painted(), settings(), out)
+    assert sorted(path.name for path in (out / "parts").iterdir()) == ["000000.parquet", "000001.parquet"]
+    make_masks(Painted(), settings(), out)
+    assert rows_of(out) == rows_of(made)
 
 
 def test_processes_share_the_parts_without_knowing_of_each_other(made, tmp_path):
