@@ -207,3 +207,50 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(call, tmp_path):
     code, _, err = call(*given, "--out", tmp_path / "r")
     assert code == 0, err
     assert rows_of(tmp_path / "r") == rows_of(tmp_path / "whole")
+
+
+GUIDED = """
+name: guide
+arm: age-vlm
+stage: 1
+follows: [0]
+init_from: {root}/stage-0
+out: {root}/run
+fusion: cross
+trainable:
+  cross: {{modules: [model.language_model.layers.1, model.language_model.layers.4], lr: 1e-2}}
+sources:
+  - kind: llava
+    options: {{path: {data}/data.jsonl, images: {data}, masks: {root}/regions}}
+steps: 4
+batch_size: 4
+micro_batch_size: 2
+regions: {{share: 1.0}}
+guidance: {{weight: 1.0}}
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_learns_from_the_regions(call, scenes, tmp_path):
+    from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
+
+    build_age_vlm(tmp_path / "stage-0", shape=AgeVlmShape())
+    (tmp_path / "stage.yaml").write_text(GUIDED.format(root=tmp_path, data=scenes))
+    code, _, err = call("run", "--config", tmp_path / "stage.yaml")
+    assert code == 2
+    assert "no masks.json" in err
+    exact = ("--producer", "annotations", "--annotations", scenes / "instances.json")
+    assert call("masks", *data_of(scenes), *exact, "--out", tmp_path / "regions")[0] == 0
+    code, _, err = call("run", "--config", tmp_path / "stage.yaml")
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
+    assert record["counters"]["phrases"] > 16
+    assert record["guided_samples"] == len({row["sample"] for row in rows_of(tmp_path / "regions") if row["kept"]})
+    # Other regions are other data: a run is not gone on with on them.
+    noisy = (*exact, "--noise", "shift", "0.5", "--out", tmp_path / "noisy")
+    assert call("masks", *data_of(scenes), *noisy)[0] == 0
+    (tmp_path / "regions").rename(tmp_path / "before")
+    (tmp_path / "noisy").rename(tmp_path / "regions")
+    code, _, err = call("resume", tmp_path / "run", "--set", "steps=6")
+    assert code == 2
+    assert "the data of source data were" in err
