@@ -13,13 +13,13 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agevlm import __version__
-from agevlm.errors import AgeVlmError, TrainError
+from agevlm.errors import TrainError
 from train import state
 from train.config import NOT_MATHS, spec_as_dict, spec_hash
 from train.data.samples import Source
@@ -126,24 +126,6 @@ def begin(spec: StageSpec, sources: Sequence[Source], resume: bool) -> Start:
         path.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         path.replace(out / RUN)
     return Start(step, checkpoint, finished, identity, lineage)
-
-
-def agree(accelerator: Any, decide: Callable[[], Start]) -> Start:
-    """What the first process decides, or its error, on all processes."""
-    box: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            box[0] = decide()
-        except (AgeVlmError, OSError) as error:
-            box[0] = error
-    if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(box)
-    if isinstance(box[0], Exception):
-        raise box[0]
-    start: Start = box[0]
-    return start
 
 
 def _earlier(out: Path) -> dict[str, Any] | None:

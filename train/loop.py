@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ import torch
 
 from agevlm.errors import AgeVlmError, TrainError
 from train import metrics, state, weights
-from train.checks import check_batch, check_guidance
+from train.checks import check_batch
 from train.data.collate import Collator
 from train.data.feed import Feed, Portion
 from train.data.samples import Source
-from train.folder import MODEL, Lock, Start, agree, begin
-from train.freezing import freeze, resolve
+from train.folder import MODEL, Lock, Start, begin
 from train.hooks import Tracker
 from train.lineage import read_record
 from train.mixture import Mixture
-from train.optimisation import build_optimizer, set_rates
+from train.model import load, spread
+from train.optimisation import set_rates
+from train.processes import PATIENCE, agree, check_same, company, connect, together
+from train.sharding import assembled, full
 from train.spec import StageSpec
-from train.step import LOOKS, Scales, TrainingModule
+from train.step import LOOKS, Scales
 
 GRACE = 50
 """Steps in which a guided stage must have met a phrase."""
@@ -53,10 +56,13 @@ def run_stage(
     resume: bool = False,
     trackers: Sequence[Tracker] = (),
     progress: Callable[[int, int], None] | None = None,
+    sharding: str | None = None,
+    patience: timedelta = PATIENCE,
 ) -> StageResult:
     """Train a stage.
 
-    Under torchrun or `accelerate launch` all processes call this alike; what is trained does not depend on how many.
+    Under torchrun or `accelerate launch` all processes call this alike; what is trained depends neither on how many
+    there are nor on the sharding.
 
     Args:
         spec: the stage.
@@ -64,18 +70,17 @@ def run_stage(
         resume: go on where the run folder's last checkpoint ends; without one, start. A finished stage is left alone.
         trackers: are told how it goes, on the first process.
         progress: called there with (steps done, steps in all).
+        sharding: none or full; None for what the accelerate configuration says (see `train.processes.connect`).
+        patience: how long a process waits for another.
 
     Raises:
-        TrainError: the stage cannot start or go on as asked; a guided stage without regions; too many steps whose loss
-            is not finite, or too many samples that cannot be used.
+        TrainError: the stage cannot start or go on as asked; processes that differ in settings, data or code; a guided
+            stage without regions; too many steps whose loss is not finite, or too many samples that cannot be used.
         DataError: a source that cannot be used, as its folder of images is gone.
         CheckpointError: `init_from` cannot be loaded.
         OSError: the disk is full or failing; the last checkpoint stays.
     """
-    from accelerate import Accelerator
-
-    # Autocast is `TrainingModule`'s: accelerate would settle it once for all stages of a process.
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator, sharded = connect(sharding, patience)
     check_batch(spec, accelerator.num_processes)
     locks: list[Lock] = []
 
@@ -84,10 +89,12 @@ def run_stage(
         return begin(spec, sources, resume)
 
     try:
-        start = agree(accelerator, find_start)
-        if start.finished:
-            return _finished(spec)
-        return _Run(spec, sources, accelerator, start, trackers, progress).run()
+        with company(Path(spec.out)):
+            check_same(spec, sources, sharded)
+            start = agree(find_start)
+            if start.finished:
+                return _finished(spec)
+            return _Run(spec, sources, accelerator, sharded, start, trackers, progress).run()
     finally:
         for tracker in trackers if accelerator.is_main_process else ():
             tracker.close()
@@ -103,41 +110,30 @@ class _Run:
         spec: StageSpec,
         sources: Sequence[Source],
         accelerator: Any,
+        sharded: bool,
         start: Start,
         trackers: Sequence[Tracker],
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.spec, self.accelerator, self.start, self.out = spec, accelerator, start, Path(spec.out).expanduser()
+        self.sharded = sharded
         self.main: bool = accelerator.is_main_process
         self.trackers, self.progress = (trackers, progress) if self.main else ((), None)
         torch.manual_seed(spec.seed)
-        base = Path(spec.init_from).expanduser()
-        self.model, self.processor = weights.load(base)
-        check_guidance(spec, self.model.config)
-        groups = resolve(self.model, spec.trainable)
-        freeze(self.model, groups, spec.gradient_checkpointing)
-        self.parameters = {name: p for group in groups for name, p in group.parameters.items()}
-        dtypes = weights.stored_dtypes(base)
-        self.stored = {name: dtype for name, dtype in dtypes.items() if name not in self.parameters}
-        if spec.precision == "bfloat16":
-            weights.shrink_frozen(self.model, self.parameters.keys(), dtypes)
+        self.loaded = together(lambda: load(spec, accelerator.device, with_weights=self.main))
+        self.model, self.processor, self.module = self.loaded.model, self.loaded.processor, self.loaded.module
         context = self.model.config.text_config.max_position_embeddings
         collator = Collator(self.processor, spec.guidance, min(spec.max_length, context))
         self.feed = Feed(spec, sources, collator, accelerator.process_index, accelerator.num_processes)
         if spec.guidance is not None and spec.guidance.weight and not self.feed.order.guided_samples:
             raise TrainError(f"stage {spec.name} teaches where to look, but no sample of its data has a known region")
-        if accelerator.device.type == "cpu":
-            # PyTorch's fused attention takes twice as long as plain products there, most of it backwards.
-            self.model.set_attn_implementation("eager")
-        # On the device before the optimiser sees the parameters.
-        self.module = TrainingModule(self.model, spec.guidance, spec.precision).to(accelerator.device)
-        self.optimizer = build_optimizer(groups, spec, accelerator.device)
+        self.spread = spread(self.loaded, spec, accelerator, sharded)
+        self.parameters, self.optimizer = self.spread.parameters, self.spread.optimizer
         self.counters = metrics.Counters()
         if start.checkpoint is not None:
-            state.restore(start.checkpoint, self.parameters, self.optimizer)
-            self.counters = metrics.Counters.from_dict(state.read_state(start.checkpoint)["counters"])
+            held = state.restore(start.checkpoint, self.parameters, self.optimizer)
+            self.counters = metrics.Counters.from_dict(held["counters"])
         self.mixture = Mixture(spec, sources, self.counters, accelerator)
-        self.wrapped = accelerator.prepare(self.module)
         self.bad_ids: list[str] = []
 
     def run(self) -> StageResult:
@@ -189,12 +185,13 @@ class _Run:
         for number, portion in enumerate(own):
             assert isinstance(portion, Portion)
             last = number == len(own) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss, part = self.wrapped(portion.batch.to(self.accelerator.device), scales)
+            # Sharded gradients are added up in shards, pass by pass: whole ones are what the memory is saved for.
+            with nullcontext() if last or self.sharded else self.accelerator.no_sync(self.spread.wrapped):
+                loss, part = self.spread.wrapped(portion.batch.to(self.accelerator.device), scales)
                 self.accelerator.backward(loss)
             sums[:-1] += part
         sums[:-1] = self.accelerator.reduce(sums[:-1], reduction="sum")
-        sums[-1] = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip)
+        sums[-1] = full(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip))
         *losses, norm = sums.tolist()
         found = metrics.StepSums(
             tokens=tokens,
@@ -239,11 +236,14 @@ class _Run:
             )
 
     def _look(self, done: int) -> None:
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
+        model = assembled(self.model) if self.sharded else self.model
+        if not self.main:
+            return
+        modes = [(module, module.training) for module in model.modules()]
+        model.to(self.accelerator.device).eval()
         with torch.no_grad():
             for tracker in self.trackers:
-                tracker.look(done, self.model, self.processor)
+                tracker.look(done, model, self.processor)
         for module, mode in modes:
             module.training = mode
 
@@ -266,21 +266,18 @@ class _Run:
         }
 
     def _save(self, done: int) -> None:
-        if self.main:
-            kept = {
-                "counters": self.counters.as_dict(),
-                "trained": list(self.parameters),
-                "record": self._record(done),
-                **self.start.identity,
-            }
-            state.save(self.out, done, self.parameters, self.optimizer, kept, self.spec.keep)
-        self.accelerator.wait_for_everyone()
+        kept = {
+            "counters": self.counters.as_dict(),
+            "trained": list(self.parameters),
+            "record": self._record(done),
+            **self.start.identity,
+        }
+        state.save(self.out, done, self.parameters, self.optimizer, kept, self.spec.keep)
 
     def _finish(self) -> Path:
-        target = self.out / MODEL
-        if self.main:
-            weights.write_model(target, self.model, self.processor, self._record(self.spec.steps), self.stored)
-        self.accelerator.wait_for_everyone()
+        target, record = self.out / MODEL, self._record(self.spec.steps)
+        model = assembled(self.model) if self.sharded else self.model
+        agree(lambda: weights.write_model(target, model, self.processor, record, self.loaded.stored))
         return target
 
 

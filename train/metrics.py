@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from train.sharding import full
+
 
 @dataclass
 class SourceCounts:
@@ -140,13 +142,16 @@ def row(counters: Counters, looks: Sequence[str], layers: Sequence[int]) -> dict
 
 @torch.no_grad()
 def gates(model: Any) -> dict[str, float]:
-    """tanh of every gate of an `AgeVlmForConditionalGeneration`: how far it is open, -1 to 1."""
+    """tanh of every gate of an `AgeVlmForConditionalGeneration`: how far it is open, -1 to 1.
+
+    All processes call this.
+    """
     found: dict[str, float] = {}
     for index, layer in enumerate(model.model.language_model.layers):
         for kind in ("attn", "mlp"):
             gate = getattr(layer, f"{kind}_gate", None)
             if gate is not None:
-                found[f"gate/{kind}/{index}"] = float(gate.float().tanh())
+                found[f"gate/{kind}/{index}"] = float(full(gate).float().tanh())
     return found
 
 

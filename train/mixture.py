@@ -20,6 +20,7 @@ from train.data.samples import Source
 from train.data.skipping import Skipped, most
 from train.logs import append_log, cut_log
 from train.metrics import Counters, SourceCounts
+from train.processes import agree
 from train.spec import StageSpec
 
 SKIPPED = "skipped.jsonl"
@@ -94,8 +95,7 @@ class Mixture:
         from accelerate.utils import gather_object
 
         skipped = sorted(gather_object(own), key=lambda one: one.slot)
-        if self.accelerator.is_main_process:
-            append_log(self.log, map(asdict, skipped))
+        agree(lambda: append_log(self.log, map(asdict, skipped)))
         for one in skipped:
             count = self.counts[one.source]
             count.skipped[one.reason] = count.skipped.get(one.reason, 0) + 1

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,20 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--init-from", type=click.Path(path_type=Path), metavar="DIR", help="Checkpoint folder to start from."
         ),
         SET,
+        click.option(
+            "--patience",
+            default=10.0,
+            show_default=True,
+            metavar="MINUTES",
+            type=click.FloatRange(0, min_open=True),
+            help="Of several processes, end one that hears nothing from another for so long.",
+        ),
+        click.option(
+            "--sharding",
+            type=click.Choice(["none", "full"]),
+            help="Of several processes, each holds the whole model (DDP), or its share of every tensor (FSDP2).  [as "
+            "the accelerate configuration says, else none]",
+        ),
     ):
         command = option(command)
     return command
@@ -125,10 +140,19 @@ def _model_config(spec: StageSpec, file: Path | None, backbone: str | None, note
 @click.command()
 @click.option("--config", required=True, metavar="FILE|NAME", help=CONFIG_HELP)
 @_run_options
-def run(config: str, overrides: Sequence[str], init_from: Path | None, out: Path | None, seed: int | None) -> None:
+def run(
+    config: str,
+    overrides: Sequence[str],
+    init_from: Path | None,
+    out: Path | None,
+    seed: int | None,
+    sharding: str | None,
+    patience: float,
+) -> None:
     """Train one stage.
 
-    On several GPUs: torchrun --no-python --nproc-per-node 8 agevlm-train run ... (or accelerate launch --no-python).
+    On several GPUs or hosts: torchrun --no-python --nproc-per-node 8 agevlm-train run ..., or accelerate launch
+    --no_python; docs/distributed.md.
 
     \b
     agevlm-train run --config paper/age-vlm/1-align --set vars.data=/data
@@ -136,7 +160,8 @@ def run(config: str, overrides: Sequence[str], init_from: Path | None, out: Path
     """
     from train.config import load_stage
 
-    _train(load_stage(config, _overrides(overrides, init_from=init_from, out=out, seed=seed)), resume=False)
+    spec = load_stage(config, _overrides(overrides, init_from=init_from, out=out, seed=seed))
+    _train(spec, resume=False, sharding=sharding, patience=patience)
 
 
 @click.command()
@@ -150,11 +175,13 @@ def resume(
     init_from: Path | None,
     out: Path | None,
     seed: int | None,
+    sharding: str | None,
+    patience: float,
 ) -> None:
     """Go on with a stage that was interrupted, from its last checkpoint.
 
     The run folder has the stage with all its settings (stage.yaml). What the trained weights depend on cannot be
-    changed, but for the number of steps.
+    changed, but for the number of steps. Any number of processes goes on, sharded or not, whatever it was before.
 
     \b
     agevlm-train resume runs/paper/age-vlm/seed-0/3-guide
@@ -174,7 +201,7 @@ def resume(
                 f"{folder}: no {STAGE_FILE} in it, so no run to go on with; start it with agevlm-train run"
             )
     named = _overrides(overrides, init_from=init_from, out=folder or out, seed=seed)
-    _train(load_stage(source, named), resume=True)
+    _train(load_stage(source, named), resume=True, sharding=sharding, patience=patience)
 
 
 @click.command()
@@ -200,7 +227,7 @@ def export(folder: Path, out: Path, step: int | None, dtype: str) -> None:
     click.echo(f"wrote {written}")
 
 
-def _train(spec: StageSpec, resume: bool) -> None:
+def _train(spec: StageSpec, resume: bool, sharding: str | None, patience: float) -> None:
     """Open the data, train, check the language; the first process speaks."""
     from rich.console import Console
 
@@ -211,7 +238,6 @@ def _train(spec: StageSpec, resume: bool) -> None:
     from train.overlays import Overlays
     from train.tracking import StageTracker
 
-    _join_on_cpu()
     first = os.environ.get("RANK", "0") == "0"
     out = Path(spec.out).expanduser()
     sources = [open_source(source) for source in spec.sources]
@@ -219,7 +245,15 @@ def _train(spec: StageSpec, resume: bool) -> None:
     painter = Overlays(spec, sources, out) if first and spec.overlay_every else None
     tracker = StageTracker(spec, out, notes, painter)
     with stoppable(), _told_on_interrupt(out, notes):
-        result = run_stage(spec, sources, resume=resume, trackers=[tracker], progress=tracker.advance)
+        result = run_stage(
+            spec,
+            sources,
+            resume=resume,
+            trackers=[tracker],
+            progress=tracker.advance,
+            sharding=sharding,
+            patience=timedelta(minutes=patience),
+        )
         _leave()
         if not first:
             return
@@ -231,14 +265,6 @@ def _train(spec: StageSpec, resume: bool) -> None:
     if report is not None:
         click.echo(report.line())
     click.echo(f"wrote {result.model}")
-
-
-def _join_on_cpu() -> None:
-    """Without a GPU accelerate heeds torchrun only if it is told to: else each process would be a first one."""
-    import torch
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def _leave() -> None:

@@ -5,8 +5,9 @@
         optimizer.pt            AdamW's state and the random generators', loadable without running any code
         state.json              step, settings, data, counters
 
-A checkpoint is written to a hidden folder, brought to the disk, and renamed: a kill at any moment leaves the last
-complete one in its place.
+Tensors are whole, however many processes trained them, sharded or not; so any number of them goes on from a checkpoint.
+It is written to a hidden folder, brought to the disk, and renamed: a kill at any moment leaves the last complete one in
+its place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from safetensors.torch import load_file, save_file
 
 from agevlm.appearing import folder_appears
 from agevlm.errors import TrainError
+from train.processes import agree
+from train.sharding import gathered, put
 
 FOLDER = "checkpoints"
 WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.pt", "state.json"
@@ -78,6 +81,8 @@ def save(
 ) -> Path:
     """Write the checkpoint of a step, then remove all but the newest `keep`.
 
+    All processes call this; the first one gathers whole tensors (12 bytes a trained parameter) and writes.
+
     Args:
         out: run folder.
         step: steps done.
@@ -89,14 +94,25 @@ def save(
     Raises:
         OSError: the disk is full or failing; earlier checkpoints stay.
     """
-    target = out / FOLDER / f"step-{step:08d}"
-    # Weights and two moments in float32.
-    needed = 12 * sum(parameter.numel() for parameter in parameters.values())
-    with appearing(target, needed) as folder:
-        tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        torch.save({"optimizer": optimizer.state_dict(), "random": _random()}, folder / OPTIMIZER)
-        (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n", encoding="utf-8")
+    weights, stored = gathered(parameters), optimizer.state_dict()
+    stored["state"] = {index: gathered(entries) for index, entries in stored["state"].items()}
+
+    def write() -> Path:
+        target = out / FOLDER / f"step-{step:08d}"
+        # Weights and two moments in float32.
+        needed = 12 * sum(weight.numel() for weight in weights.values())
+        with appearing(target, needed) as folder:
+            save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+            torch.save({"optimizer": stored, "random": _random()}, folder / OPTIMIZER)
+            (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1) + "\n", encoding="utf-8")
+        _drop(out, keep)
+        return target
+
+    return agree(write)
+
+
+def _drop(out: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
     found = checkpoints(out)
     for old in list(found)[: -max(1, keep)]:
         # Out of sight first: a kill halfway must not leave a part of one under its name.
@@ -104,7 +120,6 @@ def save(
         with contextlib.suppress(OSError):
             found[old].rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-    return target
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -119,35 +134,71 @@ def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def restore(checkpoint: Path, parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Path, parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Put a checkpoint's weights, optimiser state and random generators' states back.
+
+    All processes call this, sharded or not; the first one reads.
+
+    Returns:
+        The checkpoint's state.json.
 
     Raises:
         TrainError: it cannot be read, or is of other parameters.
     """
-    put_weights(checkpoint, parameters)
-    # Tensors, numbers and strings alone: nothing in the file can run.
-    stored = _reading(checkpoint, lambda: torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    weights: dict[str, torch.Tensor] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+
+    def read() -> dict[str, Any]:
+        weights.update(_weights_of(checkpoint, parameters))
+        # Tensors, numbers and strings alone: nothing in the file can run.
+        stored = _reading(checkpoint, lambda: torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True))
+        for index, entries in stored["optimizer"]["state"].items():
+            shapes = {tuple(value.shape) for value in entries.values() if value.dim()}
+            if index >= len(ordered) or shapes - {tuple(ordered[index].shape)}:
+                raise TrainError(f"{checkpoint}: its optimiser state is of other parameters")
+            moments[index] = {name: value for name, value in entries.items() if value.dim()}
+            stored["optimizer"]["state"][index] = {n: None if v.dim() else v for n, v in entries.items()}
+        return {"state": read_state(checkpoint), **stored}
+
+    held = agree(read)
+    for name, parameter in parameters.items():
+        put(parameter, weights.get(name))
+    for index, entries in held["optimizer"]["state"].items():
+        for name in [name for name, value in entries.items() if value is None]:
+            entries[name] = torch.zeros_like(ordered[index])
+            put(entries[name], moments.get(index, {}).get(name))
     try:
-        optimizer.load_state_dict(stored["optimizer"])
+        optimizer.load_state_dict(held["optimizer"])
     except ValueError as error:
         raise TrainError(f"{checkpoint}: its optimiser state is of other parameters: {error}") from None
-    torch.set_rng_state(stored["random"]["cpu"])
-    if _cuda() and stored["random"]["cuda"]:
-        torch.cuda.set_rng_state(stored["random"]["cuda"][0])
+    torch.set_rng_state(held["random"]["cpu"])
+    if _cuda() and held["random"]["cuda"]:
+        torch.cuda.set_rng_state(held["random"]["cuda"][0])
+    state: dict[str, Any] = held["state"]
+    return state
 
 
 def put_weights(checkpoint: Path, parameters: Mapping[str, torch.Tensor]) -> None:
     """Copy a checkpoint's weights into these parameters. Raises TrainError if they are not the same ones."""
+    weights = _weights_of(checkpoint, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _weights_of(checkpoint: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights, seen to be of these parameters."""
     weights = read_weights(checkpoint)
     if weights.keys() != parameters.keys():
         odd = sorted(weights.keys() ^ parameters.keys())
         raise TrainError(f"{checkpoint}: holds other weights than the stage trains, {odd[0]} for one")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise TrainError(f"{checkpoint}: {name} has shape {tuple(weights[name].shape)} there")
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            raise TrainError(f"{checkpoint}: {name} has shape {tuple(weights[name].shape)} there")
+    return weights
 
 
 def _cuda() -> bool:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from agevlm.errors import TrainError
 from train import state
 from train.lineage import RECORD
+from train.sharding import blank, fill
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 """As safetensors calls them."""
@@ -28,14 +29,27 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     return found
 
 
-def load(folder: Path) -> tuple[Any, Any]:
-    """A checkpoint's model, in float32, and its processor. Raises CheckpointError."""
+def load(folder: Path, with_weights: bool = True) -> tuple[Any, Any]:
+    """A checkpoint's model, in float32, and its processor.
+
+    Args:
+        folder: of the checkpoint.
+        with_weights: without, its tensors are still to be filled, and take no memory before.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
     from transformers.utils import logging
 
-    from agevlm.model import AgeVlmForConditionalGeneration, AgeVlmProcessor
+    from agevlm.model import AgeVlmConfig, AgeVlmForConditionalGeneration, AgeVlmProcessor
 
     logging.disable_progress_bar()
-    model = AgeVlmForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    if with_weights:
+        model = AgeVlmForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = blank(AgeVlmConfig.from_pretrained(folder))
+        # Untouched memory is none.
+        fill(model, {name: torch.empty_like(p, device="cpu") for name, p in model.named_parameters()})
     return model, AgeVlmProcessor.from_pretrained(folder)
 
 

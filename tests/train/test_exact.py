@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.train.test_distributed import one_process
+from tests.train.processes import one_of
 from tests.train.toys import Toys, checkpoint, stage
-from train import loop
+from train import loop, model
 from train.data.samples import BadSample, Message, Sample
 from train.mixture import SKIPPED
 from train.spec import Regions, SourceSpec
@@ -34,7 +34,7 @@ def record_into(path):
     now = {"step": -1, "ids": []}
     forward, build_optimizer, set_rates, begin = (
         TrainingModule.forward,
-        loop.build_optimizer,
+        model.build_optimizer,
         loop.set_rates,
         loop.begin,
     )
@@ -58,13 +58,13 @@ def record_into(path):
         return start
 
     TrainingModule.forward = told_forward
-    loop.set_rates, loop.build_optimizer, loop.begin = told_rates, told_optimizer, told_begin
+    loop.set_rates, model.build_optimizer, loop.begin = told_rates, told_optimizer, told_begin
 
 
 def child(rank, world, port, queue, spec, records):
     record_into(records / f"{rank}.jsonl")
     if world > 1:
-        one_process(rank, port, queue, spec, sources(), resume=True)
+        one_of(rank, world, port, queue, lambda _: loop.run_stage(spec, sources(), resume=True) and None, {})
     else:
         loop.run_stage(spec, sources(), resume=True)
         queue.put((0, {}, None))

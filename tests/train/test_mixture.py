@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from agevlm.errors import DataError, TrainError
-from tests.train.test_distributed import two_processes
+from tests.train.processes import failing, trained
 from tests.train.toys import Recorder, Toys, checkpoint, stage
 from train import state
 from train.data.feed import build_order
@@ -131,8 +131,7 @@ def test_a_run_that_begins_anew_begins_a_new_log(base, tmp_path):
 def test_two_processes_skip_what_one_does(base, tmp_path):
     one = Recorder()
     run_stage(stage(base, tmp_path / "one", sources=TWO, log_every=1), mixed(), trackers=[one])
-    rows, errors = two_processes(stage(base, tmp_path / "two", sources=TWO, log_every=1), mixed())
-    assert errors == [None, None], errors
+    rows = trained(stage(base, tmp_path / "two", sources=TWO, log_every=1), mixed())
     assert (tmp_path / "two" / SKIPPED).read_bytes() == (tmp_path / "one" / SKIPPED).read_bytes()
     assert len(skipped(tmp_path / "two")) > 2
     for step, row in one.rows.items():
@@ -168,7 +167,7 @@ def test_too_many_bad_samples_stop_the_run(base, tmp_path):
 
 def test_too_many_bad_samples_stop_both_processes(base, tmp_path):
     broken = dict.fromkeys(range(0, 40, 2), GONE)
-    _, errors = two_processes(stage(base, tmp_path / "run", steps=12), [Toys(40, broken=broken)])
+    errors = failing(lambda _: run_stage(stage(base, tmp_path / "run", steps=12), [Toys(40, broken=broken)]))
     assert all("TrainError: source toys: " in error and "cannot be used" in error for error in errors), errors
 
 
