@@ -165,6 +165,21 @@ def test_images_of_another_size_and_texts_of_another_set_are_refused(scenes, ins
             questions(instances, [tmp_path / "texts.jsonl"])
 
 
+def test_of_a_white_lamp_the_lamp_is_the_white_one(instances, tmp_path):
+    image = instances.images[0]
+    ids = [one.id for one in instances.of_image(image.id)]
+    mentions = [
+        {"start": 4, "end": 9, "kind": "attribute", "annotation_ids": ids[:1]},
+        {"start": 10, "end": 15, "kind": "object", "annotation_ids": ids[:1]},
+        {"start": 20, "end": 25, "kind": "object", "annotation_ids": ids[1:2]},
+    ]
+    row = {"file_name": image.file_name, "text": "the white lamps and forks", "mentions": mentions}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n")
+    before = questions(instances, [])[image.file_name]
+    asked = questions(instances, [tmp_path / "t.jsonl"])[image.file_name]
+    assert asked[len(before) :] == [Asked("white lamps", "attribute", (0,)), Asked("forks", "object", (1,))]
+
+
 def test_crowds_and_categories_without_a_mask_are_not_asked_for(tmp_path):
     square = [[1, 1, 9, 1, 9, 9, 1, 9]]
     anns = [

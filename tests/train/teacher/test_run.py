@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco
 
-from agevlm.data.noise import Noise
+from agevlm.data.noise import Noise, resize_mask
 from agevlm.errors import DataError, TrainError
 from tests.train.teacher.painted import COLOURS, PLACES, ByColour, Painted, painted
 from train.data.masked import MaskedSource, chosen_samples
 from train.data.region_table import part_path, read_facts, read_manifest
+from train.data.samples import Message, Words
 from train.teacher.gates import EXACT, Gates
 from train.teacher.phrases import Given
 from train.teacher.run import MaskSettings, make_masks
@@ -264,3 +265,56 @@ def test_the_source_s_own_regions_can_be_written_and_read_back(made, tmp_path):
         if row["kept"]:
             assert np.array_equal(decoded(row, 0), true_region(row["sample"] // 2, row["phrase"].split()[0]))
     assert json.loads((tmp_path / "own" / "masks.json").read_text())["producer"] == "the source's own"
+
+
+class Scattered(Painted):
+    """Images take turns, and a text names a word for nothing too."""
+
+    def read(self, index, epoch):
+        sample = super().read(2 * (index % 3), epoch)
+        text = "In the image the red thing is near the blue square."
+        words = tuple(Words(0, text.index(w), text.index(w) + len(w)) for w in ("image", *PLACES))
+        return replace(sample, id=f"s{index}", messages=(Message("user", text), sample.messages[1]), words=words)
+
+
+def test_rows_are_in_the_order_of_samples_and_words_for_nothing_are_not_asked(tmp_path):
+    producer = ByColour()
+    make_masks(Scattered(6), settings(producer), tmp_path / "r")
+    found = [(row["sample"], row["phrase"]) for row in rows_of(tmp_path / "r")]
+    assert found == [(i, phrase) for i in range(6) for phrase in PLACES]
+    assert {phrase for _, phrase in producer.asked} == set(PLACES)
+
+
+def test_a_swapped_region_comes_from_the_only_other_image(tmp_path):
+    make_masks(Painted(4), settings(noise=Noise("swap", 1.0)), tmp_path / "r")
+    make_masks(Painted(4), settings(), tmp_path / "before")
+    halves = {0: [], 1: []}
+    for row in rows_of(tmp_path / "before"):
+        halves[row["sample"] // 2] += [decoded(row, place) for place in range(row["kept"])]
+    for row in rows_of(tmp_path / "r"):
+        other = [resize_mask(half, row["height"], row["width"]) for half in halves[1 - row["sample"] // 2]]
+        for place in range(row["kept"]):
+            assert any(np.array_equal(decoded(row, place), half) for half in other)
+
+
+def test_regions_that_noise_leaves_nothing_of_are_gone(made, tmp_path):
+    assert any(row["kept"] for row in rows_of(made))
+    make_masks(Painted(), settings(noise=Noise("erode", 1.0)), tmp_path / "r")
+    assert all(row["kept"] == 0 and row["masks"] == [] for row in rows_of(tmp_path / "r"))
+
+
+def test_training_gets_the_used_regions_alone(tmp_path):
+    class Unsure(ByColour):
+        def produce(self, pictures):
+            found = super().produce(pictures)
+            return [[[replace(one, score=0.9 - 0.8 * i) for i, one in enumerate(p)] for p in s] for s in found]
+
+    make_masks(Painted(), settings(Unsure(), gates=replace(EXACT, score=0.5)), tmp_path / "r")
+    rows = [row for row in rows_of(tmp_path / "r") if row["kept"]]
+    assert any(len(row["masks"]) == 2 for row in rows)
+    source = MaskedSource(Painted(), tmp_path / "r")
+    for row in rows:
+        sample = source.read(row["sample"], 0)
+        (mask,) = [p.mask for p in sample.phrases if p.start == row["start"]]
+        assert row["kept"] == 1
+        assert np.array_equal(mask, decoded(row, 0))
