@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from agevlm.data.masks import Mask, decode_mask, union_of
 from agevlm.errors import DataError
-from train.data.region_table import RegionTable
+from train.data.region_table import OWN, RegionTable
 from train.data.samples import BadSample, Phrase, Sample, Source
 
 
 class MaskedSource:
     """A source whose samples come with the regions in a folder that `agevlm-train masks` wrote.
 
-    Where the source itself knows the region of the same words, its own stays.
+    Where the source itself knows the region of the same words, its own stays; but a folder of the source's own regions
+    (with noise, or a share of them) takes the place of all of them. Texts are those of epoch 0, for which the regions
+    were found, in every epoch.
 
     Args:
         source: of the samples.
@@ -39,14 +41,18 @@ class MaskedSource:
                 f"{source.name} has {len(source)} ({source.fingerprint[:12]}): the data have changed; make them again"
             )
         self.fingerprint = f"{source.fingerprint}+{self.table.digest}"
-        self.guided: Sequence[int] = np.union1d(np.asarray(source.guided, np.int64), self.table.samples)  # type: ignore[assignment]
+        self._instead = made.producer == OWN
+        others = [] if self._instead else source.guided
+        self.guided: Sequence[int] = np.union1d(np.asarray(others, np.int64), self.table.samples)  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int, epoch: int) -> Sample:
         """Raises BadSample where the source does, or where the regions are not of this image or text."""
-        sample = self.source.read(index, epoch)
+        sample = self.source.read(index, 0)
+        if self._instead:
+            sample = replace(sample, phrases=())
         rows = self.table.of(index)
         if not rows:
             return sample

@@ -29,6 +29,10 @@ SPAN = 256
 encoded once."""
 MANIFEST, PARTS = "masks.json", "parts"
 META = b"agevlm"
+OWN = "the source's own"
+"""Producer of regions that the source has itself."""
+BATCH = 200_000
+"""Rows of a batch of the gathered file: a lookup goes by their number."""
 SCHEMA = pa.schema(
     [
         pa.field("sample", pa.int64()),  # index in its source
@@ -137,10 +141,18 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Say what the folder is of. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_appears(folder / MANIFEST) as hidden:
-        hidden.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    """Say what the folder is of.
+
+    Raises:
+        DataError: the folder cannot be made or written.
+        OSError: no room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file_appears(folder / MANIFEST) as hidden:
+            hidden.write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror}; give another --out") from None
 
 
 class RegionTable:
@@ -211,11 +223,21 @@ def _gather(folder: Path, paths: Sequence[Path], target: Path) -> None:
     """Rows that have a region, in the order of their samples, into one file that can be mapped."""
     schema = pa.schema([SCHEMA.field(name) for name in USED])
     try:
-        with file_appears(target) as hidden:
-            with pa.OSFile(str(hidden), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-                for table in _used(paths):
-                    writer.write_table(table)
-            for old in folder.glob(".used-*.arrow"):
+        with (
+            file_appears(target) as hidden,
+            pa.OSFile(str(hidden), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
+            waiting: list[pa.Table] = []
+            for table in _used(paths):
+                waiting.append(table)
+                if sum(len(one) for one in waiting) >= BATCH:
+                    writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                    waiting = []
+            if waiting:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+        for old in folder.glob(".used-*.arrow"):
+            if old != target:
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(

@@ -129,7 +129,11 @@ def _places(instances: Instances) -> dict[Any, int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}; it lies beside the annotations, move it away") from None
+    for number, line in enumerate(lines, start=1):
         try:
             yield f"{path}:{number}", json.loads(line)
         except ValueError as error:
@@ -165,6 +169,7 @@ def score_producer(
     gates: Gates,
     *,
     noise: Noise | None = None,
+    seed: int = 0,
     batch_images: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
@@ -176,7 +181,8 @@ def score_producer(
         asked: what to ask, by file name.
         producer: whose regions are compared.
         gates: which of them count.
-        noise: put into them before.
+        noise: put into them before; not swap, which needs a data set.
+        seed: of the noise.
         batch_images: images that the producer is given at once.
         progress: called with (images done, of so many).
 
@@ -205,16 +211,16 @@ def score_producer(
             for one in asked[picture.key]:
                 kept = sort_out(regions[one.phrase], gates)
                 masks = [region.mask for region in kept[0][: kept[1]]]
-                outcomes.append(_outcome(picture.key, one, _noisy(masks, noise, picture.key, one), truth))
+                outcomes.append(_outcome(picture.key, one, _noisy(masks, noise, seed, picture.key, one), truth))
         if progress is not None:
             progress(min(first + batch_images, len(names)), len(names))
     return outcomes
 
 
-def _noisy(masks: Sequence[Mask], noise: Noise | None, key: str, one: Asked) -> list[Mask]:
+def _noisy(masks: Sequence[Mask], noise: Noise | None, seed: int, key: str, one: Asked) -> list[Mask]:
     if noise is None:
         return list(masks)
-    draw = Random(f"noise/{key}/{one.kind}/{one.phrase}")
+    draw = Random(f"noise/{seed}/{key}/{one.kind}/{one.phrase}")
     return [mask for given in masks if (mask := distort(given, noise, draw)) is not None and mask.any()]
 
 

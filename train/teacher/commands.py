@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from agevlm.errors import DataError
 from agevlm.terminal import DEVICE, DTYPE, JSON, consoles, stoppable, write_json
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from train.teacher.producer import MaskProducer
 
 PRODUCERS = ("grounded-sam", "boxes-sam", "annotations", "own")
+NOT_AGAINST = ("data", "config", "overrides", "number", "phrases", "sheet", "share", "max_unread", "readers")
 NOISE = ("erode", "dilate", "shift", "drop", "swap")
 
 
@@ -105,13 +108,20 @@ NOISE = ("erode", "dilate", "shift", "drop", "swap")
     type=click.FloatRange(0, 1),
     help="Share of broken samples to bear.",
 )
-@click.option("--rank", type=click.IntRange(0), envvar="RANK", help="Of this process.  [torchrun's, or 0]")
+@click.option("--rank", type=click.IntRange(0), envvar="RANK", help="Of this process, from 0.  [torchrun's, or 0]")
 @click.option("--ranks", type=click.IntRange(1), envvar="WORLD_SIZE", help="Processes at work.  [torchrun's, or 1]")
 @DEVICE
 @DTYPE
 @JSON
+@click.pass_context
 def masks(
-    out: Path | None, against: Path | None, noise: tuple[str, float] | None, json_out: str | None, **options: Any
+    context: click.Context,
+    /,
+    out: Path | None,
+    against: Path | None,
+    noise: tuple[str, float] | None,
+    json_out: str | None,
+    **options: Any,
 ) -> None:
     """Find the regions of phrases: the teacher of stages 3 and 4.
 
@@ -129,6 +139,15 @@ def masks(
     made = None if noise is None else Noise(*noise)
     if (against is None) == (out is None):
         raise click.UsageError("give --out for the regions of --data or --config, or --against to score a producer")
+    if against is not None:
+        given = [name for name in NOT_AGAINST if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            named = next(p.opts[0] for p in context.command.params if p.name == given[0])
+            raise click.UsageError(f"{named} says nothing to --against, which asks about the annotations' own images")
+        if made is not None and made.kind == "swap":
+            raise click.UsageError("--noise swap takes other samples' regions: it goes with --out, not with --against")
+    if options["ranks"] is not None and options["rank"] is None:
+        raise click.UsageError("--ranks needs --rank, this process's number from 0")
     with stoppable():
         if against is not None:
             _score(against, made, json_out, options)
@@ -138,6 +157,8 @@ def masks(
 
 
 def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[str, Any]) -> None:
+    from train.data.masked import MaskedSource
+    from train.data.region_table import part_path
     from train.teacher.phrases import open_finder
     from train.teacher.report import print_summary
     from train.teacher.run import MaskSettings, make_masks
@@ -167,17 +188,23 @@ def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[st
             raise
     for one in work.unread[:10]:
         notes.print(f"left out: {one['reason']}")
-    summary = summarise(out, settings.manifest(source))
-    if options["sheet"] is not None and summary.complete and rank == 0:
-        from train.data.masked import MaskedSource
+    manifest = settings.manifest(source)
+    complete = all(part_path(out, part).is_file() for part in range(manifest.parts))
+    # Whoever ends last finds all parts there, and speaks for all.
+    if not complete:
+        notes.print(f"{out}: {work.parts} parts are done by this process; those of the others are not all there yet")
+        return
+    summary = summarise(out, manifest)
+    write_json([{**asdict(summary), "seconds_per_image": summary.seconds_per_image}], json_out)
+    if json_out != "-":
+        print_summary(console, summary, work, ranks)
+        click.echo(f"wrote {out}")
+    regions = MaskedSource(source, out)
+    if options["sheet"] is not None:
         from train.teacher.sheet import write_sheet
 
-        write_sheet(MaskedSource(source, out), options["sheet"], f"{source.name}: {settings.version}")
-    write_json([{**asdict(summary), "seconds_per_image": summary.seconds_per_image}], json_out)
-    if json_out != "-" and rank == 0:
-        print_summary(console, summary, work, ranks)
-        click.echo(f"wrote {out}" if summary.complete else f"{out}: the other processes' parts are not there yet")
-        if options["sheet"] is not None and summary.complete:
+        write_sheet(regions, options["sheet"], f"{source.name}: {settings.version}")
+        if json_out != "-":
             click.echo(f"wrote {options['sheet']}")
 
 
@@ -202,6 +229,7 @@ def _score(against: Path, noise: Noise | None, json_out: str | None, options: di
             producer,
             _gates(options),
             noise=noise,
+            seed=options["seed"],
             batch_images=options["batch_images"],
             progress=progress,
         )
@@ -235,6 +263,8 @@ def _source(options: dict[str, Any]) -> Source:
 def _gates(options: dict[str, Any]) -> Gates:
     from train.teacher.gates import EXACT, Gates
 
+    if options["predicted_iou"] is not None and math.isnan(options["predicted_iou"]):
+        raise click.UsageError("--min-iou nan is no limit")
     base = EXACT if options["kind"] in ("annotations", "own") else Gates()
     return replace(base, **{name: options[name] for name in asdict(base) if options[name] is not None})
 
@@ -253,7 +283,7 @@ def _producer(options: dict[str, Any], annotations: Path | None) -> MaskProducer
     if kind == "annotations":
         assert annotations is not None
         return AnnotationProducer(load_instances(annotations))
-    device = _device(options["device"])
+    device = _device(options["device"], options["rank"] or 0)
     if kind == "boxes-sam":
         assert annotations is not None
         return Grounded(AnnotationDetector(load_instances(annotations)), _sam(options, device))
@@ -282,13 +312,15 @@ def _sam(options: dict[str, Any], device: str) -> Any:
     return HfSamSegmenter.open(name, device=device, dtype=options["dtype"])
 
 
-def _device(name: str) -> str:
-    """As given; auto: this process's GPU, if there is any."""
+def _device(name: str, rank: int) -> str:
+    """As given; auto: this process's GPU, if there is any: torchrun's number of it, or one after the other by rank."""
     if name != "auto":
         return name
     import torch
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', rank % torch.cuda.device_count())}"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from train.teacher.producer import Found
 
 STOP_PHRASES = frozenset(Path(__file__).with_name("stop.txt").read_text(encoding="utf-8").split("\n")) - {""}
 """Words that name no object, or the whole image."""
+LONGEST = 300
+"""Characters of a phrase: more is no phrase, and more than detectors read."""
 _ARTICLES = re.compile(r"^(?:(?:the|a|an|this|that|these|those|its|his|her|their|some|any)\s+)+", re.IGNORECASE)
 
 
@@ -44,9 +46,10 @@ def without_articles(phrase: str) -> str:
 
 
 def is_stopped(phrase: str) -> bool:
-    """Whether a phrase names no object: a stop word, a single letter, or nothing at all."""
+    """Whether a phrase names no object: a stop word, a single Latin letter, no word at all, or a whole paragraph."""
     words = without_articles(phrase).lower()
-    return words in STOP_PHRASES or len(words) < 2
+    nothing = not any(c.isalnum() for c in words) or (len(words) == 1 and words.isascii())
+    return nothing or words in STOP_PHRASES or len(words) > LONGEST
 
 
 def judge(found: Found, gates: Gates) -> str:

@@ -19,10 +19,12 @@ from agevlm.data.noise import Noise, distort
 from agevlm.errors import DataError, TrainError
 from train.data.masked import chosen_samples
 from train.data.region_table import (
+    OWN,
     SPAN,
     Manifest,
     PartFacts,
     part_path,
+    read_facts,
     read_manifest,
     write_manifest,
     write_part,
@@ -33,7 +35,7 @@ from train.teacher.phrases import PhraseFinder
 from train.teacher.producer import Found, MaskProducer, Picture
 
 UNREAD_GRACE = 20
-"""So many samples may be unreadable before their share counts."""
+"""So many samples may be unreadable before their share counts, unless none may be."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class MaskSettings:
     @property
     def version(self) -> str:
         """Of what finds the regions."""
-        return "the source's own" if self.producer is None else self.producer.version
+        return OWN if self.producer is None else self.producer.version
 
 
 @dataclass
@@ -143,13 +145,15 @@ def make_masks(
     todo = [part for part in range(rank, manifest.parts, ranks) if not part_path(out, part).is_file()]
     chosen = chosen_samples(len(source), settings.share, settings.seed)
     work, begun = Work(), time.perf_counter()
+    before = [part for part in range(rank, manifest.parts, ranks) if part not in set(todo)]
+    met = sum(len(read_facts(out, part).unread) for part in before), len(before) * settings.span
     with ThreadPoolExecutor(max(1, settings.readers)) as readers:
         for done, part in enumerate(todo):
             indices = chosen[part * settings.span : (part + 1) * settings.span]
             rows, facts = _Part(source, settings, readers).make(indices)
             work.unread += facts.unread
             work.samples += len(indices)
-            _check_unread(work, settings.most_unread)
+            _check_unread(work, settings.most_unread, *met)
             write_part(out, part, rows, facts)
             work.parts += 1
             work.images += facts.images
@@ -169,12 +173,13 @@ def _claim(out: Path, manifest: Manifest) -> None:
         raise TrainError(f"{out}: holds regions that were made otherwise: {'; '.join(differing)}; give another --out")
 
 
-def _check_unread(work: Work, most: float) -> None:
-    count = len(work.unread)
-    if count > max(UNREAD_GRACE, most * work.samples) or count == work.samples >= UNREAD_GRACE:
+def _check_unread(work: Work, most: float, unread: int, samples: int) -> None:
+    """Raise DataError if too many are unreadable, `unread` of `samples` before this call among them."""
+    count, of = unread + len(work.unread), samples + work.samples
+    if work.unread and (count > (max(UNREAD_GRACE, most * of) if most else 0) or count == of >= UNREAD_GRACE):
         told = "; ".join(f"{one['id']}: {one['reason']}" for one in work.unread[:3])
         raise DataError(
-            f"{count} of {work.samples} samples cannot be read, more than the {most:.1%} allowed (--max-unread): {told}"
+            f"{count} of {of} samples cannot be read, more than the {most:.1%} allowed (--max-unread): {told}"
         )
 
 
@@ -271,10 +276,11 @@ def _known(shown: Sequence[_Shown]) -> list[list[list[Found]]]:
     """Regions that the samples bring themselves; none for words without one."""
     made = []
     for one in shown:
+        samples = {id(ask.sample): ask.sample for ask in one.asks}
         own = {
-            (id(ask.sample), p.message, p.start, p.end): Found(box_of(p.mask), p.mask)
-            for ask in one.asks
-            for p in ask.sample.phrases
+            (key, p.message, p.start, p.end): Found(box_of(p.mask), p.mask)
+            for key, sample in samples.items()
+            for p in sample.phrases
         }
         keys = [(id(ask.sample), ask.words.message, ask.words.start, ask.words.end) for ask in one.asks]
         made.append([[own[key]] if key in own else [] for key in keys])
@@ -311,11 +317,12 @@ PER_REGION = ("boxes", "masks", "scores", "predicted_iou", "stability")
 
 def _noisy(rows: Sequence[Mapping[str, Any]], noise: Noise, seed: int) -> list[dict[str, Any]]:
     """Rows whose used regions have noise; swapped ones come from another image of the part."""
-    used = [(row["image_sha256"] or row["image"] or row["sample_id"], row) for row in rows if row["kept"]]
+    used = [(_image(row), row) for row in rows if row["kept"]] if noise.kind == "swap" else []
+    others_of = {key: [row for other, row in used if other != key] for key in {key for key, _ in used}}
     made = []
     for row in rows:
         draw = Random(f"noise/{seed}/{row['sample']}/{row['message']}/{row['start']}")
-        others = [r for key, r in used if key != (row["image_sha256"] or row["image"] or row["sample_id"])]
+        others = others_of.get(_image(row), [])
         changed: list[tuple[int, bytes]] = []
         for place in range(row["kept"]):
             donor = None
@@ -330,6 +337,11 @@ def _noisy(rows: Sequence[Mapping[str, Any]], noise: Noise, seed: int) -> list[d
         new["masks"] = [counts for _, counts in changed] + list(row["masks"][row["kept"] :])
         made.append({**row, **new, "kept": len(changed), "dropped": "noise" if gone else row["dropped"]})
     return made
+
+
+def _image(row: Mapping[str, Any]) -> str:
+    """What tells images apart."""
+    return str(row["image_sha256"] or row["image"] or row["sample_id"])
 
 
 def _mask(row: Mapping[str, Any], place: int) -> NDArray[np.bool_]:

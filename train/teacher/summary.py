@@ -55,8 +55,7 @@ def summarise(folder: Path, manifest: Manifest) -> Summary:
     asked: Counter[str] = Counter()
     having: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    samples: set[int] = set()
-    parts = images = unfound = unread = 0
+    parts = images = unfound = unread = samples = 0
     for part in range(manifest.parts):
         path = part_path(folder, part)
         if not path.is_file():
@@ -65,12 +64,13 @@ def summarise(folder: Path, manifest: Manifest) -> Summary:
         parts, images, unread = parts + 1, images + facts.images, unread + len(facts.unread)
         seconds.update(facts.seconds)
         table = pq.read_table(path, columns=["sample", "phrase", "kept", "dropped"]).to_pydict()
-        for sample, phrase, kept, why in zip(*table.values(), strict=True):
+        # Parts have no sample in common.
+        samples += len({sample for sample, kept in zip(table["sample"], table["kept"], strict=True) if kept})
+        for phrase, kept, why in zip(table["phrase"], table["kept"], table["dropped"], strict=True):
             word = phrase.lower()
             asked[word] += 1
             if kept:
                 having[word] += 1
-                samples.add(sample)
             if why:
                 dropped[why] += 1
             elif not kept:
@@ -81,7 +81,7 @@ def summarise(folder: Path, manifest: Manifest) -> Summary:
         images=images,
         phrases=asked.total(),
         with_region=having.total(),
-        samples=len(samples),
+        samples=samples,
         dropped=dict(dropped.most_common()),
         unfound=unfound,
         frequent={word: (count, having[word]) for word, count in asked.most_common(10)},

@@ -70,7 +70,11 @@ def test_iou_of_boxes_is_coco_s(one, other):
         ("theatre", "theatre", False),
         ("the the cat", "cat", False),
         ("x", "x", True),
-        ("Its", "Its", False),
+        ("Its", "Its", True),
+        ("the", "the", True),
+        ("...", "...", True),
+        ("猫", "猫", False),
+        ("very " * 80, ("very " * 80).strip(), True),
     ],
 )
 def test_articles_go_and_words_for_nothing_are_not_looked_for(phrase, words, stopped):

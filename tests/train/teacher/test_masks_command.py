@@ -148,6 +148,7 @@ def test_torchrun_s_ranks_share_the_work(call, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     code, out, err = call(*given)
     assert code == 0, err
+    assert "not all there yet" in err
     assert not part_path(tmp_path / "r", 0).exists()
     assert part_path(tmp_path / "r", 1).exists()
     monkeypatch.setenv("RANK", "0")
@@ -161,6 +162,10 @@ def test_torchrun_s_ranks_share_the_work(call, tmp_path, monkeypatch):
     [
         (("--out", "x"), "give the conversations with --data"),
         (("--data", "d.jsonl"), "give --out"),
+        (("--against", "i.json", "--phrases", "coco"), "--phrases says nothing to --against"),
+        (("--against", "i.json", "--noise", "swap", "0.5"), "not with --against"),
+        (("--data", "d.jsonl", "--out", "x", "--ranks", "2"), "--ranks needs --rank"),
+        (("--data", "{data}", "--images", "{images}", "--out", "/proc/x/y", "--producer", "own"), "cannot be written"),
         (("--data", "d.jsonl", "--out", "x", "--against", "y"), "give --out"),
         (("--data", "nothing.jsonl", "--images", ".", "--out", "x"), "no such file"),
         (("--data", "{data}", "--images", "{images}", "--out", "x", "--phrases", "none.txt"), "cannot be read"),

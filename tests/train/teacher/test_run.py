@@ -256,7 +256,6 @@ class TestTrainingWithThem:
 
 
 def test_the_source_s_own_regions_can_be_written_and_read_back(made, tmp_path):
-    """With noise, too, that is how exact regions become an imperfect teacher's."""
     with_regions = MaskedSource(Painted(), made)
     own = MaskSettings(Given(), None, EXACT, span=6)
     make_masks(with_regions, own, tmp_path / "own")
@@ -265,6 +264,48 @@ def test_the_source_s_own_regions_can_be_written_and_read_back(made, tmp_path):
         if row["kept"]:
             assert np.array_equal(decoded(row, 0), true_region(row["sample"] // 2, row["phrase"].split()[0]))
     assert json.loads((tmp_path / "own" / "masks.json").read_text())["producer"] == "the source's own"
+
+
+@pytest.mark.parametrize("noise", [Noise("drop", 0.5), Noise("erode", 0.2), Noise("shift", 0.5)])
+def test_the_source_s_own_regions_with_noise_take_the_place_of_the_exact_ones(made, tmp_path, noise):
+    exact = MaskedSource(Painted(), made)
+    make_masks(exact, MaskSettings(Given(), None, EXACT, noise=noise, span=6), tmp_path / "noisy")
+    noisy = MaskedSource(exact, tmp_path / "noisy")
+    rows = {(r["sample"], r["start"]): r for r in rows_of(tmp_path / "noisy")}
+    changed = 0
+    for index in range(20):
+        clean, found = exact.read(index, 0), noisy.read(index, 3)
+        assert {p.start for p in found.phrases} == {s for (i, s), r in rows.items() if i == index and r["kept"]}
+        assert len(found.phrases) <= len(clean.phrases)
+        for phrase in found.phrases:
+            assert np.array_equal(phrase.mask, decoded(rows[index, phrase.start], 0))
+        kept = {p.start: p.mask for p in found.phrases}
+        changed += sum(not np.array_equal(p.mask, kept.get(p.start)) for p in clean.phrases)
+    assert changed > 5
+    assert set(noisy.guided) == {i for (i, _), r in rows.items() if r["kept"]}
+
+
+def test_texts_that_change_by_epoch_stay_those_that_the_regions_are_of(made):
+    class Changing(Painted):
+        def read(self, index, epoch):
+            sample = super().read(index, epoch)
+            return sample if not epoch else replace(sample, messages=(Message("user", "Well?"), sample.messages[1]))
+
+    source = MaskedSource(Changing(), made)
+    assert source.read(3, 5).messages == source.read(3, 0).messages
+    assert source.read(3, 5).phrases
+
+
+def test_what_was_unreadable_before_counts_too(tmp_path):
+    broken = Painted(40, broken=range(0, 40, 3))
+    with pytest.raises(DataError, match="cannot be read"):
+        make_masks(broken, settings(most_unread=0.0), tmp_path / "r")
+    assert not list((tmp_path / "r" / "parts").glob("*")) if (tmp_path / "r" / "parts").exists() else True
+    halves = settings(most_unread=0.4)
+    make_masks(broken, halves, tmp_path / "s", rank=0, ranks=1)
+    part_path(tmp_path / "s", 6).unlink()
+    with pytest.raises(DataError, match=r"14 of 40|14 of 4"):
+        make_masks(broken, replace(halves, most_unread=0.0), tmp_path / "s")
 
 
 class Scattered(Painted):
