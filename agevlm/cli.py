@@ -29,7 +29,7 @@ TRAIN_COMMANDS = {
     "assemble": ("train.commands:assemble", "Join a LLaMA and a ConvNeXt into an untrained AGE-VLM (stage 0)."),
     "describe": ("train.commands:describe", "Say what an AGE-VLM costs: parameters, operations, cache."),
     "masks": ("train.teacher.commands:masks", "Find the regions of phrases that teach where to look."),
-    "plan": ("train.stage_commands:plan", "Say what training stages train and take: parameters, memory, time."),
+    "plan": ("train.plan_commands:plan", "Say what training stages train and take: parameters, memory, time."),
     "run": ("train.stage_commands:run", "Train one stage."),
     "resume": ("train.stage_commands:resume", "Go on with a stage that was interrupted."),
     "export": ("train.stage_commands:export", "Write a model folder from a training checkpoint."),

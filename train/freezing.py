@@ -79,8 +79,11 @@ def freeze(model: Any, groups: tuple[Resolved, ...], gradient_checkpointing: boo
     """Let gradients reach the groups' parameters and no others, and put the model into the mode for training.
 
     That is eval mode: nothing here needs another (no dropout), and statistics of the vision trunk's norms must not
-    move, whether it is trained or not. Gradient checkpointing asks modules if they train, so those say yes, one by one.
+    move, whether it is trained or not. Gradient checkpointing asks modules if they train, so those say yes, one by one:
+    all text layers, as frozen ones keep what they need to pass gradients on, and of the others those that train.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     wanted = {id(parameter) for group in groups for parameter in group.parameters.values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in wanted)
@@ -90,7 +93,8 @@ def freeze(model: Any, groups: tuple[Resolved, ...], gradient_checkpointing: boo
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
         for module in model.modules():
-            if hasattr(module, "gradient_checkpointing") and any(p.requires_grad for p in module.parameters()):
+            trains = any(parameter.requires_grad for parameter in module.parameters())
+            if isinstance(module, GradientCheckpointingLayer) or (hasattr(module, "gradient_checkpointing") and trains):
                 module.training = True
 
 

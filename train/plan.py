@@ -2,15 +2,7 @@
 
 The model is built without memory. Parameters and samples are exact, the rest are estimates of main terms:
 
-weights       trained 4 bytes (float32); frozen 2 under bfloat16 autocast, else 4
-gradients     4 bytes a trained parameter
-optimiser     8 (AdamW's two moments in float32)
-activations   of one micro-batch, kept for the backward pass: in each text layer from the first that a gradient reaches,
-              10 x hidden + 2 x key/value width + 4 x intermediate numbers a token (a cross-attention layer without an
-              MLP branch has no last term, and holds keys and values of visual tokens too); with gradient checkpointing,
-              hidden a layer and one layer in full; 11 x channels a visual token of each trained ConvNeXt block; 4 x
-              hidden a visual token in the adapter; two float32 logits a text token and word. Frozen vision layers keep
-              nothing.
+memory        see `train.memory`
 operations    forward as torch's counter has it (`agevlm.model.describe`), with the language head at every token;
               backward once the text stack's forward for gradients of states, and 2 a trained matrix entry and token for
               gradients of weights (and as much again for states in adapter and vision block); checkpointing runs the
@@ -29,12 +21,11 @@ from agevlm.errors import TrainError
 from agevlm.model import AgeVlmConfig
 from agevlm.model.describe import describe, on_meta
 from train.freezing import Resolved, resolve
+from train.memory import Memory, estimate
 from train.spec import StageSpec
 
 TEXT_TOKENS = 128
 """Assumed of a sample where the stage does not say."""
-VISION = "model.vision_tower."
-_BLOCK = re.compile(r"(?<=\.blocks\.\d)\..*|(?<=\.blocks\.\d\d)\..*")
 _VISUAL = re.compile(r"^model\.(vision_tower|adapter)\.|\.cross_attn\.[kv]_proj\.")
 
 
@@ -48,21 +39,6 @@ class Group:
     parameters: int
     lr: float
     weight_decay: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 @dataclass(frozen=True)
@@ -91,11 +67,15 @@ class Plan:
     visual_tokens: int
     """Of an image."""
     memory: Memory
+    whole: Memory
+    """Of a process that holds the whole model: the same, unless it is sharded."""
     operations: int
     """Of one step."""
     tflops: float
     """10^12 operations a second that a process is assumed to reach."""
     world_size: int
+    sharding: str
+    """none, or full: over all processes."""
 
     @property
     def tokens(self) -> int:
@@ -110,17 +90,20 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Everything as plain numbers; memory in bytes."""
         made = asdict(self)
-        made["memory"]["total"] = self.memory.total
+        made["memory"]["total"], made["whole"]["total"] = self.memory.total, self.whole.total
         return made | {"tokens": self.tokens, "seconds": self.seconds}
 
 
-def plan_stage(spec: StageSpec, config: AgeVlmConfig, *, world_size: int = 1, tflops: float = 150.0) -> Plan:
+def plan_stage(
+    spec: StageSpec, config: AgeVlmConfig, *, world_size: int = 1, sharding: str = "none", tflops: float = 150.0
+) -> Plan:
     """Plan a stage of a model.
 
     Args:
         spec: the stage.
         config: of the model it starts from.
         world_size: processes.
+        sharding: none or full.
         tflops: operations a second of one process, in 10^12.
 
     Raises:
@@ -141,13 +124,6 @@ def plan_stage(spec: StageSpec, config: AgeVlmConfig, *, world_size: int = 1, tf
     trained = sum(group.count for group in resolved)
     tokens = spec.tokens_per_sample or TEXT_TOKENS
     samples = spec.steps * spec.batch_size
-    frozen_bytes = 2 if spec.precision == "bfloat16" else 4
-    memory = Memory(
-        weights=4 * trained + frozen_bytes * (total - trained),
-        gradients=4 * trained,
-        optimizer=8 * trained,
-        activations=_activations(spec, config, resolved, tokens),
-    )
     return Plan(
         arm=spec.arm,
         stage=spec.stage,
@@ -167,10 +143,12 @@ def plan_stage(spec: StageSpec, config: AgeVlmConfig, *, world_size: int = 1, tf
         guidance_weight=None if spec.guidance is None else spec.guidance.weight,
         text_tokens=tokens,
         visual_tokens=config.vision_config.num_visual_tokens,
-        memory=memory,
+        memory=estimate(spec, model, resolved, tokens, sharding, world_size),
+        whole=estimate(spec, model, resolved, tokens),
         operations=spec.batch_size * _operations(spec, config, resolved, tokens),
         tflops=tflops,
         world_size=world_size,
+        sharding=sharding,
     )
 
 
@@ -207,27 +185,3 @@ def _operations(spec: StageSpec, config: AgeVlmConfig, resolved: tuple[Resolved,
         if name.startswith(("model.vision_tower.", "model.adapter.")):
             backward += 2 * size * visual
     return int(forward + backward + (stack if spec.gradient_checkpointing else 0))
-
-
-def _activations(spec: StageSpec, config: AgeVlmConfig, resolved: tuple[Resolved, ...], tokens: int) -> int:
-    """Bytes of one micro-batch."""
-    text, visual = config.text_config, config.vision_config.num_visual_tokens
-    number = 2 if spec.precision == "bfloat16" else 4
-    hidden, wide = text.hidden_size, text.intermediate_size
-    keys = 2 * text.num_key_value_heads * (text.head_dim or hidden // text.num_attention_heads)
-    crossing = set(text.cross_attention_layers)
-    names = [name for group in resolved for name in group.parameters]
-    first = min(crossing) if crossing and not any(".embed_tokens." in name for name in names) else 0
-    length = tokens if crossing else tokens + visual
-    layers = []
-    for index in range(first, text.num_hidden_layers):
-        has_mlp = index not in crossing or text.cross_attention_mlp
-        kept = length * (10 * hidden + (4 * wide if has_mlp else 0) + (0 if index in crossing else keys))
-        layers.append(kept + (visual * keys if index in crossing else 0))
-    stack = sum(layers)
-    if spec.gradient_checkpointing:
-        stack = len(layers) * length * hidden + max(layers)
-    blocks = {_BLOCK.sub("", name) for name in names if name.startswith(VISION) and _BLOCK.search(name)}
-    vision = len(blocks) * visual * 11 * config.vision_config.hidden_size
-    kept = number * (stack + vision + 4 * hidden * visual) + 8 * tokens * text.vocab_size
-    return int(spec.micro_batch_size * kept)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from train.plan import Plan
 from train.tables import millions, size
+
+if TYPE_CHECKING:
+    from train.measure import Measured
 
 
 def print_plan(console: Console, plan: Plan, source: str) -> None:
@@ -56,6 +62,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             ("weights", memory.weights),
             ("gradients", memory.gradients),
             ("optimiser", memory.optimizer),
+            ("copies", memory.copies),
             ("activations", memory.activations),
         )
     )
@@ -69,10 +76,52 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             "text tokens",
             f"{plan.tokens:,} ({plan.text_tokens} a sample); an image is {plan.visual_tokens} visual tokens",
         ),
-        ("memory, estimated", f"{size(memory.total)} a device: {parts}"),
+        ("memory, estimated", f"{size(memory.total)} a device{_kind(plan)}: {parts}"),
         ("operations, estimated", f"{plan.operations / 1e12:,.1f} x 10^12 a step"),
         ("time, estimated", f"{_duration(plan.seconds)} {speed}"),
     ]
+
+
+def print_measured(console: Console, plan: Plan, measured: Measured) -> None:
+    """Print what was measured beside what was estimated.
+
+    Args:
+        console: to print to.
+        plan: of a stage.
+        measured: its steps.
+    """
+    found = measured.as_json(plan)
+    step = plan.seconds / plan.steps
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in (f"measured: {measured.device}", "estimated", "measured", "estimated / measured"):
+        table.add_column(name, justify="right" if table.columns else "left")
+    rows: tuple[tuple[str, float, float, Callable[[Any], str]], ...] = (
+        ("seconds a step", step, found["seconds_per_step"], _number),
+        ("samples a second", plan.batch_size / step, found["samples_per_second"], _number),
+        ("text tokens a second", plan.tokens / plan.seconds, found["text_tokens_per_second"], _number),
+        ("TFLOP/s a process", plan.tflops, found["tflops"], _number),
+        ("memory, the model whole", plan.whole.total, measured.peak, size),
+        ("time", plan.seconds, found["stage_seconds"], _duration),
+    )
+    for name, estimated, seen, words in rows:
+        table.add_row(name, words(estimated), words(seen), _number(estimated / seen))
+    console.print(table)
+    console.print(
+        f"{measured.steps} steps; a pass of {measured.samples} samples takes {measured.pass_seconds:.3g} s, an update "
+        f"{measured.update_seconds:.3g} s. Of several processes, what they tell each other is not in it.",
+        markup=False,
+    )
+    console.print()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _kind(plan: Plan) -> str:
+    if plan.world_size == 1:
+        return ""
+    return " (FSDP2)" if plan.sharding == "full" else " (DDP)"
 
 
 def _guided(plan: Plan) -> str:

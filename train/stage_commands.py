@@ -1,4 +1,4 @@
-"""The commands of training stages: plan, run, resume, export. Heavy imports happen inside them."""
+"""The commands that train stages: run, resume, export. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agevlm.errors import TrainError
-from agevlm.terminal import JSON, consoles, stoppable, write_json
+from agevlm.terminal import stoppable
 
 if TYPE_CHECKING:
-    from agevlm.model import AgeVlmConfig
     from train.spec import StageSpec
 
 CONFIG_HELP = "A stage's YAML file, or the name of a built-in one, as paper/age-vlm/3-guide."
@@ -65,76 +64,6 @@ def _overrides(overrides: Sequence[str], **named: Any) -> list[str]:
         *overrides,
         *(f"{k}={json.dumps(str(v) if isinstance(v, Path) else v)}" for k, v in named.items() if v is not None),
     ]
-
-
-@click.command()
-@click.option(
-    "--config", "configs", required=True, multiple=True, metavar="FILE|NAME", help=f"{CONFIG_HELP} Repeatable."
-)
-@SET
-@click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE", help="Of the model: its config.json.")
-@click.option(
-    "--backbone", type=click.Choice(["1b", "3b", "8b", "70b"]), help="The model: as in describe.  [that at init_from]"
-)
-@click.option("--world-size", default=1, show_default=True, type=click.IntRange(1), help="Processes (GPUs).")
-@click.option(
-    "--tflops",
-    default=150.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    help="10^12 operations a second that each of them is assumed to reach.",
-)
-@JSON
-def plan(
-    configs: Sequence[str],
-    overrides: Sequence[str],
-    model_config: Path | None,
-    backbone: str | None,
-    world_size: int,
-    tflops: float,
-    json_out: str | None,
-) -> None:
-    """Say what stages train and what they take: parameters, samples, memory, time. No weight is touched.
-
-    \b
-    agevlm-train plan --config paper/age-vlm/3-guide --world-size 8
-    agevlm-train plan --config mine.yaml --set batch_size=64 --json -
-    """
-    from train.config import load_stage
-    from train.plan import plan_stage
-    from train.plan_table import print_plan
-
-    if model_config is not None and backbone is not None:
-        raise click.UsageError("--model-config and --backbone both name the model; give one of them")
-    console, notes = consoles()
-    specs = [load_stage(name, overrides) for name in configs]
-    found = [_model_config(spec, model_config, backbone, notes) for spec in specs]
-    plans = [
-        plan_stage(spec, config, world_size=world_size, tflops=tflops)
-        for spec, (config, _) in zip(specs, found, strict=True)
-    ]
-    write_json([made.as_json() for made in plans], json_out)
-    if json_out == "-":
-        return
-    for made, (_, source) in zip(plans, found, strict=True):
-        print_plan(console, made, source)
-
-
-def _model_config(spec: StageSpec, file: Path | None, backbone: str | None, notes: Any) -> tuple[AgeVlmConfig, str]:
-    """The configuration of the model that a stage starts from, and in words where it is from."""
-    from agevlm.model.describe import backbone_config, read_age_vlm_config, variant
-
-    if file is not None:
-        return read_age_vlm_config(file), str(file)
-    start = Path(spec.init_from).expanduser()
-    if backbone is None and start.exists():
-        return read_age_vlm_config(start), str(start)
-    if backbone is None:
-        notes.print(
-            f"{spec.init_from} is not there yet: planned for AGE-VLM over LLaMA-3.2-1B (else give --model-config)"
-        )
-    size = backbone or "1b"
-    return variant(backbone_config(size), fusion=spec.fusion), f"AGE-VLM over LLaMA {size.upper()}"
 
 
 @click.command()
