@@ -150,6 +150,8 @@ def check_same(spec: StageSpec, sources: Sequence[Source], sharded: bool) -> Non
     Raises:
         TrainError: on all of them, where one differs from the first one; it names the process, and what differs.
     """
+    if count() == 1:
+        return
     (first, wanted), *others = _gather((_name(), _facts(spec, sources, sharded)))
     for name, found in others:
         for what in [*wanted, *(found.keys() - wanted.keys())]:
@@ -171,7 +173,7 @@ def _facts(spec: StageSpec, sources: Sequence[Source], sharded: bool) -> dict[st
         "--sharding": "full" if sharded else "none",
         **{f"setting {name}": json.dumps(value) for name, value in (settings | {"sources": kinds}).items()},
         **{
-            f"the data of source {number} ({source.name})": f"{len(source)} samples ({source.fingerprint})"
+            f"the data of source {number}": f"{source.name}, {len(source)} samples ({source.fingerprint})"
             for number, source in enumerate(sources)
         },
         "agevlm": f"{__version__} (source files {_source_files()})",
