@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from train.plan import Plan
-from train.tables import millions, size
+from train.tables import duration, millions, size
 
 if TYPE_CHECKING:
     from train.measure import Measured
@@ -78,7 +78,7 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         ),
         ("memory, estimated", f"{size(memory.total)} a device{_kind(plan)}: {parts}"),
         ("operations, estimated", f"{plan.operations / 1e12:,.1f} x 10^12 a step"),
-        ("time, estimated", f"{_duration(plan.seconds)} {speed}"),
+        ("time, estimated", f"{duration(plan.seconds)} {speed}"),
     ]
 
 
@@ -101,7 +101,7 @@ def print_measured(console: Console, plan: Plan, measured: Measured) -> None:
         ("text tokens a second", plan.tokens / plan.seconds, found["text_tokens_per_second"], _number),
         ("TFLOP/s a process", plan.tflops, found["tflops"], _number),
         ("memory, the model whole", plan.whole.total, measured.peak, size),
-        ("time", plan.seconds, found["stage_seconds"], _duration),
+        ("time", plan.seconds, found["stage_seconds"], duration),
     )
     for name, estimated, seen, words in rows:
         table.add_row(name, words(estimated), words(seen), _number(estimated / seen))
@@ -131,10 +131,3 @@ def _guided(plan: Plan) -> str:
     if plan.guided is None:
         return f"as many as the data have regions for; {how}"
     return f"{plan.guided:,} ({plan.guided / plan.samples:.1%}); {how}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:.3g} seconds"

@@ -18,6 +18,14 @@ LLAMA_1B = 1_235_814_400
 """Parameters of LLaMA-3.2-1B, the paper's language model."""
 
 
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are one and a half."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.3g} seconds"
+
+
 def millions(count: int) -> str:
     """A number of parameters in millions."""
     return f"{count / 1e6:,.1f}"

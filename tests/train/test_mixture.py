@@ -11,7 +11,7 @@ from PIL import Image
 
 from agevlm.errors import DataError, TrainError
 from tests.train.processes import failing, trained
-from tests.train.toys import Recorder, Toys, checkpoint, stage
+from tests.train.toys import Recorder, Stop, Toys, checkpoint, stage, stopping_after
 from train import state
 from train.data.feed import build_order
 from train.data.samples import BadSample, Message, Sample
@@ -24,18 +24,6 @@ from train.spec import Regions, SourceSpec
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("base") / "model")
-
-
-class Stop(Exception):
-    pass
-
-
-def stopping_after(steps):
-    def progress(done, total):
-        if done == steps:
-            raise Stop
-
-    return progress
 
 
 LONG = Sample("long", (Message("user", "hm"), Message("assistant", "Yes, there is. " * 600)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from agevlm.checkpoints.tiny import AgeVlmShape, random_age_vlm
@@ -14,9 +15,11 @@ from agevlm.errors import TrainError
 from agevlm.model.describe import backbone_config, count_parameters, on_meta, variant
 from train.config import load_stage
 from train.freezing import freeze, resolve
-from train.measure import made_up
+from train.measure import Measured, made_up
 from train.plan import plan_stage
+from train.plan_table import print_measured
 from train.step import Scales, TrainingModule
+from train.tables import duration
 from train.weights import shrink_frozen
 
 SHAPE = AgeVlmShape(image_size=128)
@@ -164,6 +167,19 @@ def test_measured_steps(tiny, tmp_path, call):
     assert found["tflops"] == pytest.approx(row["operations"] / found["seconds_per_step"] / 1e12)
     assert found["peak"] > found["resting"] >= row["whole"]["weights"] + row["whole"]["optimizer"]
     assert found["estimated_over_measured"]["memory"] == row["whole"]["total"] / found["peak"]
+
+
+def test_measured_beside_estimated_in_words(tiny, capsys):
+    plan = plan_stage(tiny_stage("3-guide"), tiny.config)
+    measured = Measured("CPU", 3, 2, 9, pass_seconds=2.0, update_seconds=0.5, resting=1, peak=2 * plan.whole.total)
+    print_measured(Console(width=200), plan, measured)
+    out = capsys.readouterr().out
+    rows = {line.split("  ")[0].strip(): line.split() for line in out.splitlines() if line.strip()}
+    assert "measured: CPU" in out
+    assert rows["memory, the model whole"][-1] == "0.5"
+    seconds = plan.accumulation * 2.0 + 0.5
+    assert float(rows["seconds a step"][-2]) == pytest.approx(seconds, rel=0.01)
+    assert rows["time"][-3:-1] == duration(plan.steps * seconds).split()
 
 
 @pytest.mark.parametrize(

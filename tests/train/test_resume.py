@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from agevlm.errors import TrainError
 from agevlm.model import AgeVlmForConditionalGeneration
-from tests.train.toys import Recorder, Toys, checkpoint, stage
+from tests.train.toys import Recorder, Stop, Toys, checkpoint, stage, stopping_after
 from train import state
 from train.folder import Lock
 from train.loop import run_stage
@@ -29,18 +29,6 @@ from train.weights import export_checkpoint
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("base") / "model")
-
-
-class Stop(Exception):
-    pass
-
-
-def stopping_after(steps):
-    def progress(done, total):
-        if done == steps:
-            raise Stop
-
-    return progress
 
 
 def same(one, other):

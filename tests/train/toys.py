@@ -134,3 +134,17 @@ class Recorder:
 
     def close(self) -> None:
         self.closed += 1
+
+
+class Stop(Exception):
+    """A run was stopped on purpose."""
+
+
+def stopping_after(steps: int) -> Any:
+    """Progress that raises `Stop` once so many steps are done."""
+
+    def progress(done: int, total: int) -> None:
+        if done == steps:
+            raise Stop
+
+    return progress

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agevlm.data.masks import Mask, decode_mask, union_of
 from agevlm.errors import DataError
@@ -89,18 +88,3 @@ class MaskedSource:
         except DataError as error:
             told = f"sample {sample.id}: {self.table.folder}, phrase {row['phrase']!r}: {error}"
             raise BadSample(told, "region", sample.id) from None
-
-
-def chosen_samples(count: int, share: float, seed: int) -> NDArray[np.int64]:
-    """Which samples a teacher looks at: a share of all, drawn by a seed; ascending.
-
-    Raises:
-        DataError: a share outside of (0, 1].
-    """
-    from train.data.sampler import permute
-
-    if not 0 < share <= 1:
-        raise DataError(f"a share of {share:g} of the samples: give one above 0 and up to 1")
-    if share == 1:
-        return np.arange(count)
-    return np.sort(permute(np.arange(max(1, round(count * share))), count, seed))

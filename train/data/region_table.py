@@ -5,7 +5,7 @@
 
 A part whose samples have no phrase is there too, without rows: parts that are there are done. What could not be read
 stands in the parts' metadata. Readers gather the regions that are used into `.used-*.arrow` beside the parts, which is
-mapped into memory: a lookup takes microseconds, whatever the size.
+mapped into memory: a lookup takes tens of microseconds, and goes by the number of its batches (`BATCH`).
 """
 
 from __future__ import annotations
@@ -93,8 +93,6 @@ class PartFacts:
 
     images: int
     """Different images."""
-    phrases: int
-    """Asked for, repeated ones of an image included."""
     seconds: Mapping[str, float]
     """By the clock: read, find, encode."""
     unread: Sequence[Mapping[str, Any]] = field(default_factory=tuple)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 PRODUCERS = ("grounded-sam", "boxes-sam", "annotations", "own")
 NOT_AGAINST = ("data", "config", "overrides", "number", "phrases", "sheet", "share", "max_unread", "readers")
-NOISE = ("erode", "dilate", "shift", "drop", "swap")
 
 
 @click.command()
@@ -85,7 +84,7 @@ NOISE = ("erode", "dilate", "shift", "drop", "swap")
 @click.option("--max-regions", "most_regions", type=click.IntRange(1), help="A phrase with more is left out.  [20]")
 @click.option(
     "--noise",
-    type=(click.Choice(NOISE), float),
+    type=(str, float),
     metavar="erode|dilate|shift|drop|swap LEVEL",
     help="Regions as a worse teacher's: see docs/masks.md.",
 )
@@ -158,7 +157,7 @@ def masks(
 
 def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[str, Any]) -> None:
     from train.data.masked import MaskedSource
-    from train.data.region_table import part_path
+    from train.data.region_table import part_path, read_manifest
     from train.teacher.phrases import open_finder
     from train.teacher.report import print_summary
     from train.teacher.run import MaskSettings, make_masks
@@ -188,7 +187,8 @@ def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[st
             raise
     for one in work.unread[:10]:
         notes.print(f"left out: {one['reason']}")
-    manifest = settings.manifest(source)
+    manifest = read_manifest(out)
+    assert manifest is not None
     complete = all(part_path(out, part).is_file() for part in range(manifest.parts))
     # Whoever ends last finds all parts there, and speaks for all.
     if not complete:

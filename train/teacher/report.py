@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agevlm.data.noise import Noise
+from train.tables import duration
 from train.teacher.against import Score
 from train.teacher.run import Work
 from train.teacher.summary import PAPER_IMAGES, Summary
@@ -48,7 +49,7 @@ def print_summary(console: Console, summary: Summary, work: Work, ranks: int) ->
         rows.append(("not readable", f"{summary.unread:,} samples"))
     if work.images:
         each = work.seconds / work.images
-        ahead = ", ".join(f"{count:,} images {_duration(each * count / ranks)}" for count in PAPER_IMAGES)
+        ahead = ", ".join(f"{count:,} images {duration(each * count / ranks)}" for count in PAPER_IMAGES)
         rows.append(("time", f"{each:.3g} s an image by the clock; at this rate {ahead}{_with(ranks)}"))
         rows.append(("of it", ", ".join(f"{name} {value:,.1f} s" for name, value in summary.seconds.items())))
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -92,10 +93,3 @@ def _percent(value: tuple[float, float, float] | None) -> str:
 
 def _with(ranks: int) -> str:
     return f" with {ranks} processes" if ranks > 1 else ""
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.1f} seconds"

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from agevlm.data.masks import box_of, decode_mask, encode_mask
 from agevlm.data.noise import Noise, distort
 from agevlm.errors import DataError, TrainError
-from train.data.masked import chosen_samples
 from train.data.region_table import (
     OWN,
     SPAN,
@@ -29,6 +28,7 @@ from train.data.region_table import (
     write_manifest,
     write_part,
 )
+from train.data.sampler import permute
 from train.data.samples import BadSample, Sample, Source, Words
 from train.teacher.gates import Gates, is_stopped, sort_out, without_articles
 from train.teacher.phrases import PhraseFinder
@@ -66,7 +66,7 @@ class MaskSettings:
             source=source.name,
             data=source.fingerprint,
             samples=len(source),
-            chosen=len(chosen_samples(len(source), self.share, self.seed)),
+            chosen=chosen_count(len(source), self.share),
             share=self.share,
             seed=self.seed,
             producer=self.version,
@@ -80,6 +80,23 @@ class MaskSettings:
     def version(self) -> str:
         """Of what finds the regions."""
         return OWN if self.producer is None else self.producer.version
+
+
+def chosen_count(count: int, share: float) -> int:
+    """How many samples a teacher looks at.
+
+    Raises:
+        DataError: a share outside of (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"a share of {share:g} of the samples: give one above 0 and up to 1")
+    return max(1, round(count * share))
+
+
+def chosen_samples(count: int, share: float, seed: int) -> NDArray[np.int64]:
+    """Which samples a teacher looks at: a share of all, drawn by a seed; ascending. Raises DataError."""
+    chosen = np.arange(chosen_count(count, share))
+    return chosen if share == 1 else np.sort(permute(chosen, count, seed))
 
 
 @dataclass
@@ -142,10 +159,11 @@ def make_masks(
     """
     manifest = settings.manifest(source)
     _claim(out, manifest)
-    todo = [part for part in range(rank, manifest.parts, ranks) if not part_path(out, part).is_file()]
+    own = range(rank, manifest.parts, ranks)
+    before = {part for part in own if part_path(out, part).is_file()}
+    todo = [part for part in own if part not in before]
     chosen = chosen_samples(len(source), settings.share, settings.seed)
     work, begun = Work(), time.perf_counter()
-    before = [part for part in range(rank, manifest.parts, ranks) if part not in set(todo)]
     met = sum(len(read_facts(out, part).unread) for part in before), len(before) * settings.span
     with ThreadPoolExecutor(max(1, settings.readers)) as readers:
         for done, part in enumerate(todo):
@@ -207,10 +225,9 @@ class _Part:
             waiting.setdefault(key, _Shown(key, sample, [])).asks.extend(asks)
         self._find(list(waiting.values()))
         self.rows.sort(key=lambda row: (row["sample"], row["message"], row["start"]))
-        phrases = len(self.rows)
         if self.settings.noise is not None:
             self.rows = _noisy(self.rows, self.settings.noise, self.settings.seed)
-        return self.rows, PartFacts(len(self.images), phrases, self.seconds, self.unread)
+        return self.rows, PartFacts(len(self.images), self.seconds, self.unread)
 
     def _samples(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, Sample]]:
         """Samples in their order, read ahead by threads."""

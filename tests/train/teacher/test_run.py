@@ -14,12 +14,12 @@ from pycocotools import mask as coco
 from agevlm.data.noise import Noise, resize_mask
 from agevlm.errors import DataError, TrainError
 from tests.train.teacher.painted import COLOURS, PLACES, ByColour, Painted, painted
-from train.data.masked import MaskedSource, chosen_samples
+from train.data.masked import MaskedSource
 from train.data.region_table import part_path, read_facts, read_manifest
 from train.data.samples import Message, Words
 from train.teacher.gates import EXACT, Gates
 from train.teacher.phrases import Given
-from train.teacher.run import MaskSettings, make_masks
+from train.teacher.run import MaskSettings, chosen_samples, make_masks
 from train.teacher.summary import summarise
 
 
