@@ -46,7 +46,7 @@ class Work:
 
 
 def estimate(
-    *, images: int, pairs: int, questions: int, checkpoint: Path, manifest: Mapping[str, Any], device: str
+    *, images: int, pairs: int, questions: int, checkpoint: Path | None, manifest: Mapping[str, Any], device: str
 ) -> Estimate:
     """Time and disk for what is left to ask.
 
@@ -54,7 +54,7 @@ def estimate(
         images: image groups left.
         pairs: asks left.
         questions: rows of the question files.
-        checkpoint: the model's folder, for its size.
+        checkpoint: the model's folder, for its size; None where it is not on this machine.
         manifest: of the run folder; a finished launch in it tells the real rate.
         device: as wanted.
     """
@@ -63,6 +63,8 @@ def estimate(
         if launch.get("seconds") and launch.get("answers"):
             rate = launch["seconds"] / launch["answers"]
             return Estimate(pairs * rate, f"at the {1 / rate:.2f} answers/s of this folder's last launch", disk)
+    if checkpoint is None:
+        return Estimate(None, "until a first launch has measured this model", disk)
     if device.startswith("cuda") or (device == "auto" and shutil.which("nvidia-smi")):
         return Estimate(None, "until a first launch has measured this GPU", disk)
     try:

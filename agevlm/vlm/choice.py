@@ -1,20 +1,22 @@
-"""One selector names any model: `--ckpt scenes/NAME | FOLDER | ORG/NAME[@REVISION]`; more kinds as adapters arrive."""
+"""One selector names any model: `--ckpt scenes/NAME | FOLDER | ORG/NAME[@REVISION]`, or one of `ADAPTERS`' prefixes."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agevlm.data.checkpoint_files import SCENES
-from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint, Vlm
 
 SMALL = 20_000_000
 """Parameters."""
-LATER = {"openai:": "served models", "lmms:": "lmms-eval models"}
+ADAPTERS = {"openai:": "agevlm.vlm.served.session", "lmms:": "agevlm.vlm.peer.session"}
+"""Prefix of a name -> module with `fingerprint(choice)` and `load(choice)` for such models; imported when used."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +29,45 @@ class ModelChoice:
     batch_size: int = 32
     chat_template: str | None = None
 
-    def __post_init__(self) -> None:
-        for prefix, what in LATER.items():
-            if self.name.startswith(prefix):
-                raise CheckpointError(
-                    f"--ckpt {self.name}: {what} are not available in this release; give a folder or hub id"
-                )
+    @property
+    def adapter(self) -> str | None:
+        """The prefix of the model's name that says what runs it; None for a transformers checkpoint."""
+        return next((prefix for prefix in ADAPTERS if self.name.startswith(prefix)), None)
 
     @property
     def slug(self) -> str:
         """A short name for folders: the last part of the name, with a hash of the whole where it is a path."""
         path = Path(self.name)
-        if self.name.startswith(SCENES) or not path.exists():
-            return self.name.replace("/", "_")
+        if self.name.startswith(SCENES) or self.adapter is not None or not path.exists():
+            return re.sub(r"[^\w.@-]+", "_", self.name)
         return f"{path.resolve().name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
 
-    def folder(self) -> Path:
-        """The checkpoint's folder on this machine, fetched if it is a hub id. Raises CheckpointError."""
+    def folder(self) -> Path | None:
+        """The checkpoint's folder on this machine, fetched if it is a hub id; None where there is none to look into.
+
+        Raises:
+            CheckpointError: no such checkpoint.
+        """
+        if self.adapter is not None:
+            return None
         from agevlm.vlm.hf.checkpoint import find_checkpoint
 
         return find_checkpoint(self.name).folder
 
     def fingerprint(self) -> Fingerprint:
         """Content fingerprint, without loading weights. Raises CheckpointError if the checkpoint cannot be used."""
+        if self.adapter is not None:
+            found: Fingerprint = importlib.import_module(ADAPTERS[self.adapter]).fingerprint(self)
+            return found
         from agevlm.vlm.hf.checkpoint import find_checkpoint
 
         return find_checkpoint(self.name).fingerprint(self.dtype, self.chat_template)
 
     def load(self) -> Vlm:
         """The model, ready to answer. Raises CheckpointError."""
+        if self.adapter is not None:
+            loaded: Vlm = importlib.import_module(ADAPTERS[self.adapter]).load(self)
+            return loaded
         from agevlm.vlm.hf.session import HfVlm
 
         vlm = HfVlm.load(

@@ -297,7 +297,6 @@ def test_an_unknown_split_protocol_or_checkpoint_says_what_there_is(here, data, 
     empty.mkdir()
     assert "no config.json" in here(*pope(data, empty)).err
     assert "no such folder" in here(*pope(data, tmp_path / "nowhere")).err
-    assert "not available in this release" in here(*pope(data, "openai:http://localhost#x")).err
     assert (
         "give their folder with --images" in here("pope", "--ckpt", checkpoint, "--questions", data / "questions").err
     )
