@@ -177,7 +177,8 @@ class GroundedSource:
         return (Message("user", question), Message("assistant", answer)), (phrase,), ()
 
     def _caption(self, record: Mapping[str, Any], image: Any, draw: Random) -> _Said:
-        caption, phrases, words = record["caption"], [], []
+        caption, words = record["caption"], []
+        regions: dict[tuple[int, int], Mask] = {}
         for number, one in enumerate(record["phrases"]):
             region = read_region(one["region"], image, f"phrases[{number}]") if one["region"] else None
             for start, end in one["spans"]:
@@ -186,7 +187,9 @@ class GroundedSource:
                 if region is None:
                     words.append(Words(1, start, end))
                 else:
-                    phrases.append(Phrase(1, start, end, region))
+                    # Words that are named twice stand for both regions.
+                    regions[start, end] = regions.get((start, end), False) | region
+        phrases = [Phrase(1, start, end, region) for (start, end), region in regions.items()]
         messages = (Message("user", draw.choice(INSTRUCTIONS)), Message("assistant", caption))
         return messages, tuple(phrases), tuple(words)
 
