@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agevlm.data.masks import decode_mask, encode_mask
 from agevlm.data.noise import Noise, distort
-from agevlm.errors import DataError, TrainError
+from agevlm.errors import AgeVlmError, DataError, TrainError
 from train.data.region_table import (
     OWN,
     SPAN,
@@ -281,11 +281,18 @@ class _Part:
         try:
             return list(zip(shown, _produced(shown, self.settings.producer), strict=True))
         except BadSample as bad:
-            if len(shown) > 1:
-                return [pair for one in shown for pair in self._regions([one])]
-            samples = {ask.index: ask.sample.id for ask in shown[0].asks}
-            self.unread += [{"index": index, "id": id, "reason": str(bad)} for index, id in samples.items()]
-            return []
+            reason = str(bad)
+        except AgeVlmError:
+            raise
+        except Exception as error:
+            # Some image that a model's code or the memory cannot take; if it is all of them, too many are unread.
+            first = next(iter(str(error).splitlines()), "")
+            reason = f"image {shown[0].sample.image_name or shown[0].key}: {type(error).__name__}: {first}"
+        if len(shown) > 1:
+            return [pair for one in shown for pair in self._regions([one])]
+        samples = {ask.index: ask.sample.id for ask in shown[0].asks}
+        self.unread += [{"index": index, "id": id, "reason": reason} for index, id in samples.items()]
+        return []
 
 
 def _produced(shown: Sequence[_Shown], producer: MaskProducer) -> list[list[list[Found]]]:
