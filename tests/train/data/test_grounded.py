@@ -168,6 +168,22 @@ def test_lmms_labs_parquet_with_its_images_inside(opened, folder):
         assert {words_of(source.read(index, e))[0][1].lower() for e in range(20)} == {"red cup", "cup"}
 
 
+def test_of_files_called_after_several_splits_one_split_is_read(opened, folder):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
+    data = (folder / "a.png").read_bytes()
+    for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "testA-00000-of-00001")):
+        opened([lmms(f"q{number}", bytes=data)], f"parts/{name}.parquet", images=None)
+
+    def ids(split):
+        source = open_source(SourceSpec("grounded", 1.0, {"path": str(folder / "parts"), "split": split}))
+        return [source.read(i, 0).id for i in range(len(source))]
+
+    assert ids("train") == ["q0", "q1"]
+    assert ids("testA") == ["q2"]
+    with pytest.raises(DataError, match="has files of testA, train, none of split 'val'"):
+        ids("val")
+
+
 @pytest.mark.parametrize("name", ["refs.json", "refs.jsonl"])
 def test_refers_references_with_cocos_instances(opened, folder, name):
     instances = {
