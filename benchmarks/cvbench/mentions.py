@@ -41,7 +41,7 @@ _ANSWER_MARK = re.compile(r"<answer>|\\boxed ?\{|\\fbox ?\{", re.IGNORECASE)
 _TAG = re.compile(r"<\|[^<>]{0,40}\|>|\[/?(?:INST|PAD|UNK|CLS|SEP|IMAGE)\]|</?[a-z][a-z0-9_-]{0,30} ?/?>|</ANSWER>")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit)(?= ?\{)")
 _OPENING, _CLOSING = r"[*_`\"'$\[{<]", r"[*_`\"'$\]}>]"
-_MARKED_LETTER = re.compile(rf"(?<![^\W_]){_OPENING}+ ?\(?([A-Za-z])\)?[.:,]? ?{_CLOSING}+(?![^\W_])")
+_MARKED_LETTER = re.compile(rf"(?<![^\W_]){_OPENING}{{1,4}} ?\(?([A-Za-z])\)?[.:,]? ?{_CLOSING}{{1,4}}(?![^\W_])")
 _MARKS = re.compile(r"[*_`\"$#{}~\\|]+")
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r" ?\n[ \n]*")
@@ -78,13 +78,14 @@ _LETTER = re.compile(
     rf"{EDGE}(?:"
     r"[(\[] ?(?P<bracketed>[A-Za-z]) ?[)\]]"
     r"|(?P<half>[A-Za-z]) ?\)"
-    rf"|(?:option|choice|letter) ?[:(]? ?(?P<named>[A-Za-z]){END}"
+    rf"|(?i:option|choice|letter) ?[:(]? ?(?P<named>[A-Za-z]){END}"
     rf"|(?<!['-])(?P<bare>[A-Z]){END}(?!['-]\w)"
-    r")|\A\W*(?:(?:option|choice|letter) )?(?P<head>[a-z])(?= ?[.:),]|\Z| )",
+    r")|\A\W*(?P<head>[a-z])(?= ?[.:),](?![A-Za-z])|\Z| )",
 )
 _NO_ARTICLE = re.compile(
     r" ?(?:[.,:;!?)\]=/(-]|\n|\Z|\d)| (?:is|are|or|and|nor|but|was|would|seems|because|since|as)\b"
 )
+_OR_LOWER = re.compile(rf" ?(?:,|/|,? (?:or|and|nor)) (?:option |choice )?([a-z]){END}")
 _PRONOUN = re.compile(r" ?(?:[.:)]|\n|\Z)")
 
 
@@ -102,6 +103,10 @@ def letter_mentions(text: str, n_options: int) -> list[Mention]:
             if ends_there is None and not (kind == "named" and letter.isupper()):
                 continue
         found.append(Mention(match.start(), match.end(), place))
+        # "option a or b": what one letter makes clear holds for its alternative
+        other = _OR_LOWER.match(text, match.end())
+        if other and LETTERS.index(other[1].upper()) < n_options and _NO_ARTICLE.match(text, other.end()):
+            found.append(Mention(other.start(1), other.end(), LETTERS.index(other[1].upper())))
     return found
 
 

@@ -23,6 +23,7 @@ names two options ("the bin is closer than the table" is `two-options`), and fro
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -72,20 +73,29 @@ _CLAUSE_END = re.compile(r" ?(?:[.,;:!?)(\n]|\Z)| (?:because|since|as|which|that
 
 def _part(text: str, options: tuple[str, ...]) -> _Part:
     texts = option_texts(options).mentions(text)
-    letters = [_with_text(letter, texts, text) for letter in letter_mentions(text, len(options))]
+    letters: list[Mention] = []
+    for letter in letter_mentions(text, len(options)):
+        letters.append(_with_text(letter, letters[-1].end if letters else 0, texts, text))
     kept_letters, kept_texts = affirmed(letters, text), affirmed(texts, text)
     denies = len(kept_letters) < len(letters) or len(kept_texts) < len(texts)
     return _Part(text, options, tuple(kept_letters), tuple(kept_texts), denies)
 
 
-def _with_text(letter: Mention, texts: Sequence[Mention], text: str) -> Mention:
-    """A letter's mention over the option text beside it; without option where that is another option's."""
-    beside = next((m for m in texts if m.start >= letter.end), None)
-    if beside is None or not _BESIDE.fullmatch(text, letter.end, beside.start):
-        return letter
-    if beside.option == letter.option:
-        return replace(letter, end=beside.end)
-    return replace(letter, end=beside.end, option=None) if _CLAUSE_END.match(text, beside.end) else letter
+def _with_text(letter: Mention, start: int, texts: Sequence[Mention], text: str) -> Mention:
+    """A letter's mention over its option's text beside it; without option where the text is another option's.
+
+    Texts before `start` belong to the letter before: "(A) 2 (B) 3" is no 2 beside (B).
+    """
+    after = next((m for m in texts if m.start >= letter.end), None)
+    if after is not None and _BESIDE.fullmatch(text, letter.end, after.start):
+        if after.option == letter.option:
+            return replace(letter, end=after.end)
+        if _CLAUSE_END.match(text, after.end):
+            return replace(letter, end=after.end, option=None)
+    before = next((m for m in reversed(texts) if start <= m.start and m.end <= letter.start), None)
+    if before is not None and before.option != letter.option and text[letter.start] in "([":
+        return letter if text[before.end : letter.start].strip() else replace(letter, option=None)
+    return letter
 
 
 # --- letters ----------------------------------------------------------------------------------------------------------
@@ -119,7 +129,10 @@ def _at_head(part: _Part, mentions: Sequence[Mention]) -> Mention | None:
     if not _HEAD.fullmatch(part.text, 0, first.start):
         return None
     other = next((m for m in mentions[1:] if m.option != first.option), None)
-    return None if other is not None and _ALTERNATIVE.fullmatch(part.text, first.end, other.start) else first
+    if other is None or not _ALTERNATIVE.fullmatch(part.text, first.end, other.start):
+        return first
+    # "3 (2 red, 1 blue)" explains the first number
+    return first if first.number and "(" in part.text[first.end : other.start] else None
 
 
 def _by_letter(part: _Part) -> Reading | None:
@@ -130,6 +143,8 @@ def _by_letter(part: _Part) -> Reading | None:
     if one is not None:
         return one
     if head is not None and _CLAUSE_END.match(part.text, head.end):
+        if head.option is not None and _corrected(part, head.end, head.option):
+            return Reading(None, "self-corrected")
         others = [m for m in part.letters if m.option != head.option]
         if not any(_LINE_OR_SENTENCE.search(part.text[max(0, m.start - 3) : m.start]) for m in others):
             return Reading(head.option, "leading-letter")
@@ -176,28 +191,37 @@ _AFTER = re.compile(
 )
 # the full stop of "B. sofa" ends no sentence
 _STOP = re.compile(r"[.!?](?=\s|\Z)(?<!\b[A-Za-z]\.)|\n")
-_CORRECTION = re.compile(r"\b(?:wait|actually|correction|rather|i mean|no,|sorry|let me re)", re.IGNORECASE)
+_CORRECTION = re.compile(
+    r"\b(?:wait|correction|i mean|no,|let me re|on second thought|actually,? (?:it|that|the answer|no)\b)",
+    re.IGNORECASE,
+)
+_STATEMENT_LIMIT = 400
+"""How far a statement is followed, in characters: keeps the reader linear on text that never ends a sentence."""
 
 
 def _explicit(part: _Part) -> Reading | None:
     """The last explicit statement that says something about the options."""
     for start, stop in reversed(_statements(part.text)):
-        reading = _said(_part(part.text[start:stop], part.options))
+        statement = _part(part.text[start:stop], part.options)
+        reading = _said(statement)
         if reading is not None:
-            taken_back = reading.option is not None and _corrected(part, stop, reading.option)
+            named = [m.end for m in (*statement.letters, *statement.texts)]
+            taken_back = named and reading.option is not None and _corrected(part, start + min(named), reading.option)
             return Reading(None, "self-corrected") if taken_back else reading
     return None
 
 
 def _statements(text: str) -> list[tuple[int, int]]:
     """Where explicit statements say what the answer is, in the order of their ends."""
+    stops = [match.span() for match in _STOP.finditer(text)]
+    begins, ends = [0, *(end for _, end in stops)], [*(start for start, _ in stops), len(text)]
     found = []
     for match in _BEFORE.finditer(text):
-        stop = _STOP.search(text, match.end())
-        found.append((match.end(), stop.start() if stop else len(text)))
-    stops = [0, *(stop.end() for stop in _STOP.finditer(text))]
+        stop = ends[bisect_left(ends, match.end())]
+        found.append((match.end(), min(stop, match.end() + _STATEMENT_LIMIT)))
     for match in _AFTER.finditer(text):
-        found.append((max(stop for stop in stops if stop <= match.start()), match.start()))
+        begin = begins[bisect_right(begins, match.start()) - 1]
+        found.append((max(begin, match.start() - _STATEMENT_LIMIT), match.start()))
     return sorted(found, key=lambda span: (span[1], span[0]))
 
 
@@ -226,10 +250,12 @@ def _named(mention: Mention, rule: str) -> Reading:
     return Reading(None, "number-not-offered") if mention.option is None else Reading(mention.option, rule)
 
 
-def _corrected(part: _Part, stop: int, option: int) -> bool:
-    """Whether words of correction after `stop` are followed by another option's letter."""
-    correction = _CORRECTION.search(part.text, stop)
-    return correction is not None and any(m.start >= correction.end() and m.option != option for m in part.letters)
+def _corrected(part: _Part, position: int, option: int) -> bool:
+    """Whether words of correction after `position` are followed by another option."""
+    correction = _CORRECTION.search(part.text, position)
+    return correction is not None and any(
+        m.start >= correction.end() and m.option != option for m in (*part.letters, *part.texts)
+    )
 
 
 # --- texts and the rest -----------------------------------------------------------------------------------------------
