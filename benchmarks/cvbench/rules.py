@@ -106,7 +106,7 @@ _HEAD = re.compile(
     r"[\W_]*(?:(?:the|either|both|probably|most|likely|definitely|clearly|therefore|thus|indeed|it|is|it's|that)[\W_]+)*",
     re.IGNORECASE,
 )
-_LINE_OR_SENTENCE = re.compile(r"(?:\A|\n|[.!?;] )[(\[]?\Z")
+_LINE_OR_SENTENCE = re.compile(r"(?:\A|\n|[.!?] )[(\[]?\Z")
 
 
 def _alone(part: _Part, rule: str) -> Reading | None:
