@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,8 @@ class _Table:
         }
 
         def of(values: Floats) -> float:
-            return float(formula({group: divide(values[m].sum(), m.sum()) for group, m in answered.items()}))
+            # fsum: the order of the rows never matters, not even in the last bit
+            return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
 
         fewest = min(len(np.unique(self.images[mask])) for mask in answered.values())
         return Score(
