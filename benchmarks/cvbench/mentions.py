@@ -79,7 +79,7 @@ _LETTER = re.compile(
     r"[(\[] ?(?P<bracketed>[A-Za-z]) ?[)\]]"
     r"|(?P<half>[A-Za-z]) ?\)"
     rf"|(?i:option|choice|letter) ?[:(]? ?(?P<named>[A-Za-z]){END}"
-    rf"|(?<!['-])(?P<bare>[A-Z]){END}(?!['-]\w)"
+    rf"|(?<!['-])(?<!N/)(?P<bare>[A-Z]){END}(?!['-]\w)"
     r")|\A\W*(?P<head>[a-z])(?= ?[.:),](?![A-Za-z])|\Z| )",
 )
 _NO_ARTICLE = re.compile(
@@ -206,14 +206,16 @@ def option_texts(options: tuple[str, ...]) -> OptionTexts:
 
 _FILLER = r"(?:to|on|in|at|of|the|a|an|option|choice|answer|letter|be|it|is|exactly|necessarily)"
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|neither|nor|never|without|except|unlike|exclude|excluding|eliminate|eliminating|no|rather than"
-    rf"|instead of)|n't)(?: {_FILLER})* ?[('\[]*\Z",
+    r"(?:\b(?:not|neither|nor|never|without|except|unlike|exclude|excluding|eliminate|eliminating|no|instead of"
+    r"|(?:rather|other|more|less|fewer) than|(?:closer|nearer)\b[^.\n]{0,40} than)"
+    rf"|n't)(?: {_FILLER})* ?[('\[]*\Z",
     re.IGNORECASE,
 )
 _DENIED_AFTER = re.compile(
     r"[)\]' ]{0,3},?(?: option| choice)? ?(?:(?:is|are|was|would be|does|do|can|could)(?:n't| not)\b(?! only)"
     r"|cannot\b|can't\b|(?:is|are|was|would be|can be|could be) (?:\w{1,12} )?"
-    r"(?:wrong|incorrect|false|ruled out|eliminated|excluded)\b)",
+    r"(?:wrong|incorrect|false|ruled out|eliminated|excluded)\b"
+    r"|(?:is|are|was|appears|seems|looks)(?: to be)? (?:\w{1,12} )?(?:farther|further|more distant)\b)",
     re.IGNORECASE,
 )
 _OR = re.compile(rf"[)\]' ]{{0,3}},? ?(?:or|nor)\b(?: {_FILLER})* ?[('\[]*", re.IGNORECASE)
@@ -222,7 +224,10 @@ _REACH = 60
 
 
 def affirmed(mentions: Iterable[Mention], text: str) -> list[Mention]:
-    """The mentions that the text does not deny ("not (A)", "neither A nor B", "(A) is wrong")."""
+    """The mentions that the text does not deny ("not (A)", "neither A nor B", "(A) is wrong").
+
+    Where CV-Bench compares, it asks what is closer: "closer than the bin" and "the bin is farther" deny the bin.
+    """
     kept = []
     denied_end: int | None = None
     for mention in mentions:

@@ -12,12 +12,14 @@ The reader knows the answer and the options' texts, never the right answer and n
    follows the letter and is another option's, they contradict each other: `letter-text-conflict`.
 4. the answer declines: `refusal`.
 5. the one option whose text stands in the answer as whole words (`text`), the longest text first, so that "coffee
-   table" names no "table". Numbers are whole numbers in digits or words (`number`); any other number in the answer
-   makes it `two-options`, and one that is not among the options `number-not-offered`.
+   table" names no "table". "Not", "neither", "is wrong" deny an option, as do "closer than" it and "it is farther"
+   (every comparison of CV-Bench asks what is closer). Numbers are whole numbers in digits or words (`number`); any
+   other number in the answer makes it `two-options`, and one that is not among the options `number-not-offered`.
+   Several of them may be settled by the last line (`final-text`); "none" and "there are no ..." are 0 (`zero-words`).
 6. anything else: `none-of-the-options`, `negated` (options are named only to deny them: "not (A)"), or `no-rule`.
 
 Known limits: it reads English (and the Chinese words for "the answer is"), draws no conclusion from a sentence that
-names two options ("the bin is closer than the table" is `two-options`), and from a denial none about the rest.
+names two options ("the bin and the table" is `two-options`), and from a denial none about the rest.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ _BEFORE = re.compile(
     rf"|\b{_GOOD} (?:answer|choice|option)\b(?! (?:is|are|was|would|should|must|will|seems|appears|to|here)\b)[ :=]*"
     r"|\bi(?:'d|'ll| would| will)? (?:choose|chose|pick|select|go with)\b"
     r"|\b(?:therefore|thus|hence|in conclusion|total of)\b,?"
-    r"|\bso,? (?=(?:it|that|there|the)(?:'s| is| are)\b)"
+    r"|\bso,? (?=(?:it|that|there|the)(?:'s| is| are)\b)|(?:\A|(?<=[.!?] )|(?<=\n))so,? (?=the\b)"
     # Chinese: the answer is; choose
     r"|\u7b54\u6848(?:\u5e94\u8be5|\u5e94)?[\u662f\u4e3a]?[: ]*|\u9009\u62e9?[: ]*",
     re.IGNORECASE,
@@ -197,11 +199,13 @@ _CORRECTION = re.compile(
 )
 _STATEMENT_LIMIT = 400
 """How far a statement is followed, in characters: keeps the reader linear on text that never ends a sentence."""
+_MOST_STATEMENTS = 50
+"""How many of the last statements are looked at: a model that repeats itself says nothing new."""
 
 
 def _explicit(part: _Part) -> Reading | None:
     """The last explicit statement that says something about the options."""
-    for start, stop in reversed(_statements(part.text)):
+    for start, stop in reversed(_statements(part.text)[-_MOST_STATEMENTS:]):
         statement = _part(part.text[start:stop], part.options)
         reading = _said(statement)
         if reading is not None:

@@ -10,6 +10,8 @@ VERT = ("above", "below")
 DEPTH = ("sofa", "coffee table")
 NEST = ("table", "coffee table")
 CONE = ("traffic cone", "car")
+SIX = ("0", "4", "2", "5", "3", "6")
+BOXES = ("bookcase", "table")
 
 PROTOCOLS = ("rules", "strict", "official", "lmms-eval", "vlmevalkit")
 
@@ -88,7 +90,7 @@ ANSWERS: list[tuple[tuple[str, ...], str, str, str]] = [
     (COUNT, "There are 3-4 cars", "-----", "two-options"),
     (COUNT, "I count 1, 2, and 3. So there are 3 cars in total.", "B----", "explicit-text"),
     (COUNT, "The answer is 3 (2 red and 1 blue).", "B----", "explicit-text"),
-    (COUNT, "1. a red car\n2. a blue car\n3. a van\nSo the count is 3.", "B----", "number"),
+    (COUNT, "1. a red car\n2. a blue car\n3. a van\nSo the count is 3.", "B----", "explicit-text"),
     (COUNT, "The one on the left is a car, so 2.", "A----", "number"),
     (COUNT, "Correct answer: 3", "B--C-", "explicit-text"),
     (COUNT, "Therefore, there are 3 cars.", "B----", "explicit-text"),
@@ -191,7 +193,7 @@ ANSWERS: list[tuple[tuple[str, ...], str, str, str]] = [
     (DEPTH, "Sofa (A)", "A---A", "letter"),
     (DEPTH, "A. sofa", "A-AAA", "leading-letter"),
     (DEPTH, "sofa, coffee table", "-----", "two-options"),
-    (DEPTH, "The sofa is closer than the coffee table.", "-----", "two-options"),
+    (DEPTH, "The sofa is closer than the coffee table.", "A----", "text"),
     (DEPTH, "The sofa is not closer; the coffee table is.", "B----", "text"),
     (DEPTH, "It is the coffee table that is closer, not the sofa.", "B----", "text"),
     (DEPTH, "B because A is farther", "B-BB-", "leading-letter"),
@@ -206,4 +208,55 @@ ANSWERS: list[tuple[tuple[str, ...], str, str, str]] = [
     (CONE, "Traffic cone", "A---A", "text"),
     (CONE, "carpet", "----B", "no-rule"),
     (CONE, "The cars", "----B", "no-rule"),
+    (
+        COUNT,
+        "I count them:\n1. The red car\n2. The blue one\n3. The van\n\nTherefore, the correct answer is (B) 3.",
+        "B-B-B",
+        "explicit-letter",
+    ),
+    (COUNT, "There are 2 cars in front and 1 behind them, making a total of 3 cars.", "B----", "explicit-text"),
+    (COUNT, "There is only one.", "D----", "number"),
+    (COUNT, "Answer: 3 cars", "B--A-", "explicit-text"),
+    (COUNT, "\\boxed{3}", "B---B", "explicit-text"),
+    (COUNT, "正确答案是（B）3", "B---B", "explicit-letter"),
+    (COUNT, "N/A", "-----", "no-rule"),
+    (COUNT, "There are more than 3 cars.", "-----", "negated"),
+    (SIX, "No cars are visible in the image.", "A----", "zero-words"),
+    (SIX, "I can see 4 cars: 2 on the left and 2 on the right.", "-----", "two-options"),
+    (SIX, "There are two (2) cars, so the answer is (C).", "C-C-C", "explicit-letter"),
+    (SIX, "(F) 6", "F-FFF", "leading-letter"),
+    (SIX, "four (4)", "B-FFB", "number"),
+    (SIDE, "right.\nThe blind is located to the right of the table.", "B----", "text"),
+    (
+        SIDE,
+        "**Answer: (A)**\n\n**Explanation:** The blind is on the left, so (B) would be wrong.",
+        "A-A--",
+        "explicit-letter",
+    ),
+    (SIDE, "I think it's B, but it could be A.", "-----", "two-letters"),
+    (SIDE, "Option B seems most likely.", "B---B", "leading-letter"),
+    (
+        SIDE,
+        "The blind is on the right side, the table on the left. So the blind is to the right.",
+        "B----",
+        "explicit-text",
+    ),
+    (SIDE, "I'm unable to view images, so I can't answer. If I had to guess, B.", "B---B", "letter"),
+    (SIDE, "Final answer: \\boxed{right}", "B----", "explicit-text"),
+    (SIDE, "leftmost", "----A", "no-rule"),
+    (SIDE, "Select from the following choices.\n(A) left\n(B) right", "-----", "two-letters"),
+    (BOXES, "The object closer to the camera is the table (highlighted by a blue box).", "B----", "text"),
+    (BOXES, "Based on the image, the answer is (B).", "B-BBB", "explicit-letter"),
+    (
+        BOXES,
+        "The bookcase is in a red box and the table in a blue box. So, the bookcase is closer to the camera.",
+        "A----",
+        "explicit-text",
+    ),
+    (BOXES, "The table (B) is closer to the camera than the bookcase (A).", "-----", "two-letters"),
+    (BOXES, "B (bookcase)", "--BBB", "letter-text-conflict"),
+    (BOXES, "The bookcase is closer. Therefore, the table is farther.", "A----", "text"),
+    (BOXES, "The table is farther away.", "----B", "negated"),
+    (BOXES, "The table is smaller than the bookcase.", "-----", "two-options"),
+    (BOXES, "The answer would be bookcase as it is closer than the table.", "A----", "explicit-text"),
 ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_official_mean_is_the_formula(rows: list[tuple[str, bool]]) -> None:
         assert official_mean(rows) == pytest.approx(float(expected), abs=1e-15)
 
 
-def test_official_mean_is_that_of_the_function_that_lmms_eval_has_and_does_not_use(lmms_eval) -> None:
+def test_official_mean_is_that_of_the_function_that_lmms_eval_has_and_does_not_use(lmms_eval: ModuleType) -> None:
     rows = [(one.source, one.correct) for one in mixed()]
     results = [{"source": source, "is_correct": correct} for source, correct in rows]
     assert official_mean(rows) == lmms_eval.cv_bench_default_aggregate_results(results)
