@@ -61,8 +61,8 @@ def _read_official(answer: str, options: Sequence[str]) -> Reading:
     """The first character after the last "answer is" or "answer:", brackets and a final full stop aside.
 
     Cambrian's rule is the same for its three sources but for what it strips from the end, which never is a letter.
-    Its evaluator of Omni3D also accepts that one character where it is the right option's whole text; no option of
-    Omni3D is one character long, so that is left out.
+    Its evaluator of Omni3D also accepts that one character where it is the right option's whole text; its options are
+    names of objects, so that is left out.
     """
     text = answer.lower().strip()
     rule = "first-character"

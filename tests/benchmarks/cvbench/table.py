@@ -9,6 +9,7 @@ SIDE = ("left", "right")
 VERT = ("above", "below")
 DEPTH = ("sofa", "coffee table")
 NEST = ("table", "coffee table")
+PREFIX = ("coffee", "coffee table")
 CONE = ("traffic cone", "car")
 SIX = ("0", "4", "2", "5", "3", "6")
 BOXES = ("bookcase", "table")
@@ -259,4 +260,8 @@ ANSWERS: list[tuple[tuple[str, ...], str, str, str]] = [
     (BOXES, "The table is farther away.", "----B", "negated"),
     (BOXES, "The table is smaller than the bookcase.", "-----", "two-options"),
     (BOXES, "The answer would be bookcase as it is closer than the table.", "A----", "explicit-text"),
+    (COUNT, "It is not A or B.", "-----", "negated"),
+    (SIDE, "not left or right", "-----", "negated"),
+    (PREFIX, "The coffee table.", "B----", "text"),
+    (PREFIX, "coffee", "A---A", "text"),
 ]

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from agevlm.errors import DataError
+from agevlm.scenes.language import Facts
+from agevlm.scenes.questions import cv_scenes, to_jsonl
+from agevlm.scenes.types import split_seeds
+from agevlm.scenes.world import CANONICAL, render
 from benchmarks.cvbench.questions import FULL, Question, load_questions
+from benchmarks.cvbench.readings import read
 
 
 def fields(idx: int = 0, kind: str = "2D", **changes: Any) -> dict[str, Any]:
@@ -157,6 +162,19 @@ def test_missing_fields_and_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no parquet or JSON file here"):
         load_questions(tmp_path / "empty")
+
+
+def test_cv_scenes_are_questions_of_this_form(tmp_path: Path) -> None:
+    facts = [Facts.of(render(seed, CANONICAL)) for seed in split_seeds("test", 8)]
+    asked = list(cv_scenes(facts))
+    path = tmp_path / "cv-scenes.jsonl"
+    path.write_text(to_jsonl(asked, [f"{i}.png" for i in range(len(facts))]))
+    found = load_questions(path)
+    assert [q.options[q.gold] for q in found.questions] == [one.asked.answer for one in asked]
+    assert {q.type for q in found.questions} <= set(FULL)
+    for question in found.questions:
+        for place, option in enumerate(question.options):
+            assert read("rules", f"It is {option}.", question.options).option == place
 
 
 def test_real_questions(shared: Path) -> None:
