@@ -226,5 +226,7 @@ def _ranked_record(
 
 def missing(wanted: Sequence[Wanted], records: Sequence[AnswerRecord]) -> tuple[int, str]:
     """How many requests have no answer, and the first one's place and reason."""
-    failed = [(one.where, record.error) for one, record in zip(wanted, records, strict=True) if record.error is not None]
+    failed = [
+        (one.where, record.error) for one, record in zip(wanted, records, strict=True) if record.error is not None
+    ]
     return len(failed), f"{failed[0][0]}: {failed[0][1]}" if failed else ""

@@ -72,9 +72,9 @@ def mean_of_sources(entries: Sequence[Mapping[str, Any]]) -> float:
     scores: dict[str, list[float]] = {}
     for entry in entries:
         scores.setdefault(entry["source"], []).append(entry["score"])
-    return sum(sum(values) / len(values) for values in scores.values()) / len(scores)
+    return float(sum(sum(values) / len(values) for values in scores.values()) / len(scores))
 
 
 def unparsed(entries: Sequence[Mapping[str, Any]]) -> float:
     """Share of answers that name no option."""
-    return sum(entry["score"] for entry in entries) / len(entries)
+    return float(sum(entry["score"] for entry in entries) / len(entries))

@@ -98,4 +98,4 @@ def yes_ratio(entries: Sequence[Mapping[str, Any]]) -> float:
 
 def unparsed(entries: Sequence[Mapping[str, Any]]) -> float:
     """Share of answers that the default protocol cannot read."""
-    return sum(entry["score"] for entry in entries) / len(entries)
+    return float(sum(entry["score"] for entry in entries) / len(entries))
