@@ -68,6 +68,23 @@ class Options:
         return ModelChoice(self.pretrained, self.dtype, self.device, self.batch_size, template)
 
 
+class Likelihood(tuple, GenerationResult):
+    """A (loss, is greedy) pair that lmms-eval takes whole.
+
+    The evaluator of 0.7.3 turns every response that is neither a text nor a `GenerationResult` into its `str`, plain
+    pairs of likelihood requests among them, and its task code then fails on "(0.5, True)". It does take what a
+    `GenerationResult` carries as `text`, whatever that is.
+    """
+
+    token_counts = None
+
+    def __new__(cls, loss: float, greedy: bool) -> Likelihood:
+        return super().__new__(cls, (loss, greedy))
+
+    def __init__(self, loss: float, greedy: bool) -> None:
+        self.text = (loss, greedy)
+
+
 class AgeVlm(lmms):
     """The simple class: a prompt, and visuals apart from it. Multiple choice by likelihood exists for it alone."""
 
@@ -140,7 +157,7 @@ class AgeVlm(lmms):
             for one, record in zip(wanted, records, strict=True)
         ]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[Likelihood]:
         """For each request the loss of its continuation and whether the model would say it by itself.
 
         The loss is the negative of the summed log-probability: lmms-eval's task code takes the option with the
@@ -150,7 +167,9 @@ class AgeVlm(lmms):
         wanted = [self._continuation(request.args, images) for request in requests]
         records = self._run(asking.rank, wanted, images)
         return [
-            (-record.logprobs.get(one.option or "", float("-inf")), begins_with(record.text or "", one.option or ""))
+            Likelihood(
+                -record.logprobs.get(one.option or "", float("-inf")), begins_with(record.text or "", one.option or "")
+            )
             for one, record in zip(wanted, records, strict=True)
         ]
 
