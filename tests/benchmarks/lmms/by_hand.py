@@ -110,6 +110,24 @@ def main() -> None:
     lenient = AgeVlm(pretrained=name, device="cpu", records="lenient", on_error="empty")
     lenient.task_dict, made = requests_of(documents(), greedy)
     seen["empty_when_asked_for"] = [a.text for a in lenient.generate_until(made)]
+    seen["refused_arguments"], seen["batch_sizes"] = [], []
+    for arguments in ("dtype=float32", f"pretrained={name},on_error=ignore", f"pretrained={name},device_map=auto"):
+        try:
+            AgeVlm.create_from_arg_string(arguments)
+        except Exception as error:
+            seen["refused_arguments"].append(f"{type(error).__name__}: {error}")
+    for arguments, given in (
+        ("", "1"),
+        ("", 1),
+        ("", "auto"),
+        ("", "8"),
+        (",batch_size=1", "8"),
+        (",device=cpu", None),
+    ):
+        made = AgeVlm.create_from_arg_string(
+            f"pretrained={name}{arguments}", {"batch_size": given, "device": "cpu", "max_batch_size": None}
+        )
+        seen["batch_sizes"].append(made.batch_size)
     assert ModelChoice(name).fingerprint() == faulty.fingerprint
     Path(out).write_text(json.dumps(seen))
 

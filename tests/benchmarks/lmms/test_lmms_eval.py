@@ -234,6 +234,15 @@ def test_the_plug_in_is_found_by_name_in_both_classes(by_hand):
     assert seen["classes"] == ["benchmarks.lmms.model.AgeVlmChat", "benchmarks.lmms.model.AgeVlm"]
 
 
+def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours(by_hand):
+    seen, _ = by_hand
+    nameless, on_error, unknown = seen["refused_arguments"]
+    assert nameless.startswith("DataError: agevlm: name a checkpoint with --model_args pretrained=")
+    assert on_error == "DataError: agevlm: on_error=ignore: give raise or empty"
+    assert unknown.startswith("DataError: agevlm: unknown model_args device_map; known: pretrained, dtype,")
+    assert seen["batch_sizes"] == [32, 32, 32, 8, 1, 32]
+
+
 def test_a_request_without_an_answer_stops_the_run_after_all_others(by_hand):
     seen, _ = by_hand
     assert seen["stopped"].startswith("AnswersMissing: 2 of 8 requests have no answer; the first: ")
