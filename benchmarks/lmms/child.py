@@ -46,7 +46,12 @@ def _reason(error: BaseException) -> str:
     if attempt is not None and attempt.exception() is not None:
         error = attempt.exception()
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    hint = ""
+    if isinstance(error, ModuleNotFoundError):
+        hint = f"; a task needs it: pip install {(error.name or '').partition('.')[0]}"
+    elif isinstance(error, ConnectionError):
+        hint = "; without network give a task file that names local data with --include-path"
+    return f"{type(error).__name__}: {lines[0] if lines else ''}{hint}"
 
 
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:

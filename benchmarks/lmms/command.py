@@ -54,6 +54,7 @@ class LmmsSettings:
     chat_template: Path | None
     tasks: tuple[str, ...]
     include: tuple[Path, ...]
+    join_images: bool
     limit: int | None
     gen_kwargs: str
     bootstrap: int
@@ -86,6 +87,7 @@ class LmmsSettings:
                 "batch_size": self.model.batch_size,
                 "chat_template": None if self.chat_template is None else str(self.chat_template),
                 "records": str(folder.path.resolve()),
+                "several_images": "join" if self.join_images else "refuse",
                 "on_error": "empty" if self.allow_partial else "raise",
             },
         }
@@ -138,6 +140,7 @@ def _open_launch(settings: LmmsSettings, folder: RunFolder, fingerprint: Fingerp
             "created": old.get("created", now()),
             "tasks": list(settings.tasks),
             "include": [str(path) for path in settings.include],
+            "join_images": settings.join_images,
             "limit": settings.limit,
             "gen_kwargs": settings.gen_kwargs,
             "model": {

@@ -29,6 +29,7 @@ def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) 
     type=click.Path(path_type=Path),
     help="Folder of further task files, repeatable; ours (agevlm_*) are always there.",
 )
+@click.option("--join-images", is_flag=True, help="Put several images of a question side by side into one.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first so many documents of each task.")
 @click.option("--gen-kwargs", default="", metavar="KEY=VALUE,...", help="Generation settings over the tasks' own.")
 @click.option(
@@ -56,7 +57,8 @@ def lmms(**options: Any) -> None:
     next image: the same command goes on where a killed one stopped.
 
     \b
-    agevlm-eval lmms --tasks mmvp,blink,realworldqa --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
+    agevlm-eval lmms --tasks mmvp,realworldqa --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
+    agevlm-eval lmms --tasks blink --join-images --ckpt DIR
     agevlm-eval lmms --tasks agevlm_pope,agevlm_cvbench --ckpt DIR
     agevlm-eval lmms --tasks my_task --include-path tasks/ --ckpt DIR
     """
@@ -75,6 +77,7 @@ def lmms(**options: Any) -> None:
         chat_template=template,
         tasks=tasks,
         include=options["include"],
+        join_images=options["join_images"],
         limit=options["limit"],
         gen_kwargs=options["gen_kwargs"],
         bootstrap=options["bootstrap"],

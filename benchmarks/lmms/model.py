@@ -29,7 +29,8 @@ from benchmarks.run_folder import default_folder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ON_ERROR = ("raise", "empty")
+CHOICES = {"on_error": ("raise", "empty"), "several_images": ("refuse", "join")}
+"""Options with so many values."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Options:
     """A jinja file."""
     records: str | None = None
     """Folder of answer records; runs/lmms-MODEL where none is given."""
+    several_images: str = "refuse"
+    """What becomes of a document with several images: refuse it, or join them side by side into one."""
     on_error: str = "raise"
     """What becomes of requests without an answer, once all others are recorded: raise, or an empty text."""
 
@@ -58,8 +61,9 @@ class Options:
         if not arguments.get("pretrained"):
             raise DataError("agevlm: name a checkpoint with --model_args pretrained=scenes/NAME|FOLDER|ORG/NAME")
         options = Options(**arguments)
-        if options.on_error not in ON_ERROR:
-            raise DataError(f"agevlm: on_error={options.on_error}: give {' or '.join(ON_ERROR)}")
+        for name, values in CHOICES.items():
+            if getattr(options, name) not in values:
+                raise DataError(f"agevlm: {name}={getattr(options, name)}: give {' or '.join(values)}")
         return options
 
     def choice(self) -> ModelChoice:
@@ -205,6 +209,9 @@ class AgeVlm(lmms):
     def _document(self, task: str, split: str, number: int) -> Any:
         return self.task_dict[task][split][number]
 
+    def _image(self, visuals: Any, where: str) -> Image | None:
+        return one_image(visuals, where, join=self.options.several_images == "join")
+
     def _wanted(self, arguments: tuple[Any, ...], images: Images) -> Wanted:
         """A generation request of a simple task: (prompt, settings, doc_to_visual, document, task, split)."""
         prompt, settings, doc_to_visual, number, task, split = arguments
@@ -226,7 +233,7 @@ class AgeVlm(lmms):
         def opened() -> Image | None:
             if doc_to_visual is None:
                 return None
-            return one_image(doc_to_visual(self._document(task, split, number)), f"{task}/{split}/{number}")
+            return self._image(doc_to_visual(self._document(task, split, number)), f"{task}/{split}/{number}")
 
         return opened
 
@@ -245,7 +252,7 @@ class AgeVlmChat(AgeVlm):
         def opened() -> Image | None:
             nonlocal text
             visuals, text = chat_parts(doc_to_messages(self._document(task, split, number)), where)
-            return one_image(visuals, where)
+            return self._image(visuals, where)
 
         shown = images.add(where, opened)
         return Wanted(where, shown, plain_prompt(text, with_image=shown is not None), read_decoding(settings, where))

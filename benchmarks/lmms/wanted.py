@@ -23,6 +23,8 @@ DEFAULT_TOKENS = 1024
 KNOWN = {"until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams", "image_sizes"}
 """Generation settings that are honoured, or that play no part in greedy decoding."""
 PLACEHOLDER = "<image>"
+MARGIN = 10
+"""Pixels between images that are joined."""
 IMAGE_FILES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp"}
 
 
@@ -38,9 +40,7 @@ class Decoding:
 
     def cut(self, text: str) -> str:
         """The answer as lmms-eval is to see it."""
-        for stop in self.until:
-            text = text.split(stop, 1)[0]
-        return text
+        return text[: min((place for stop in self.until if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 @dataclass(frozen=True)
@@ -85,23 +85,49 @@ def _some(settings: Mapping[str, Any], *names: str) -> str:
     return ", ".join(f"{name}={settings[name]}" for name in names if name in settings)
 
 
-def one_image(visuals: Any, where: str) -> Image | None:
-    """The one image among a document's visuals, RGB; None where there are none.
+def one_image(visuals: Any, where: str, *, join: bool = False) -> Image | None:
+    """The image that a document's visuals are, RGB; None where there are none.
+
+    Args:
+        visuals: what the task hands out: images, paths, dictionaries, one of them or a list.
+        where: begins every message.
+        join: put several images side by side into one.
 
     Raises:
-        NotSupported: several images, or anything that is none (video, audio).
+        NotSupported: several images that are not to be joined, or anything that is none (video, audio).
         DataError: an image file that cannot be opened.
     """
-    from PIL import Image as Pillow
-
     if visuals is None:
         return None
     items = list(visuals) if isinstance(visuals, (list, tuple)) else [visuals]
-    if len(items) > 1:
-        raise NotSupported(f"{where}: has {len(items)} images; a question here has one image or none")
-    if not items:
-        return None
-    item = items[0]
+    if len(items) > 1 and not join:
+        raise NotSupported(
+            f"{where}: has {len(items)} images, and a question here has one or none. To put them side by side into "
+            "one: several_images=join (agevlm-eval lmms --join-images)"
+        )
+    images = [_image(item, where) for item in items]
+    return side_by_side(images) if len(images) > 1 else next(iter(images), None)
+
+
+def side_by_side(images: Sequence[Image]) -> Image:
+    """Images from left to right on black, centred vertically, `MARGIN` pixels apart.
+
+    As in BLINK's own evaluation of models that take one image (zeyofu/BLINK_Benchmark, eval).
+    """
+    from PIL import Image as Pillow
+
+    height = max(image.height for image in images)
+    joined = Pillow.new("RGB", (sum(image.width for image in images) + MARGIN * (len(images) - 1), height))
+    left = 0
+    for image in images:
+        joined.paste(image, (left, (height - image.height) // 2))
+        left += image.width + MARGIN
+    return joined
+
+
+def _image(item: Any, where: str) -> Image:
+    from PIL import Image as Pillow
+
     if isinstance(item, Mapping):
         item = item.get("url") or item.get("path") or item
     if isinstance(item, Pillow.Image):

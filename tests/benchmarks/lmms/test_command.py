@@ -119,7 +119,18 @@ def test_what_the_child_gets_is_what_was_asked_for(monkeypatch):
         "said=open(SETTINGS).read(); open('said.json','w').write(said)\n"
         "open(OUTCOME,'w').write(json.dumps({'error': 'enough', 'code': 3}))",
     )
-    done = lmms("--include-path", "mine", "--dtype", "bfloat16", "--device", "cpu", "--allow-partial", "--limit", "2")
+    done = lmms(
+        "--include-path",
+        "mine",
+        "--dtype",
+        "bfloat16",
+        "--device",
+        "cpu",
+        "--allow-partial",
+        "--limit",
+        "2",
+        "--join-images",
+    )
     assert done.returncode == 3
     assert done.stderr.endswith("error: enough (log: run/lmms-eval.log)")
     said = json.loads(Path("said.json").read_text())
@@ -127,7 +138,7 @@ def test_what_the_child_gets_is_what_was_asked_for(monkeypatch):
     assert (said["tasks"], said["limit"]) == (["one"], 2)
     assert said["model"] | {"records": ""} == {
         "pretrained": "scenes/age-vlm", "dtype": "bfloat16", "device": "cpu", "batch_size": 32,
-        "chat_template": None, "records": "", "on_error": "empty",
+        "chat_template": None, "records": "", "on_error": "empty", "several_images": "join",
     }  # fmt: skip
     assert said["model"]["records"] == str(Path("run").resolve())
 
@@ -215,6 +226,9 @@ def test_a_score_that_failed_inside_a_retry_is_named():
 
     assert child._reason(Retried()) == "ValueError: no such label"
     assert child._reason(KeyError("answer")) == "KeyError: 'answer'"
+    lacking = ModuleNotFoundError("No module named 'spacy'", name="spacy.tokens")
+    assert child._reason(lacking).endswith("a task needs it: pip install spacy")
+    assert "--include-path" in child._reason(ConnectionError("Couldn't reach it"))
 
 
 def test_the_entry_point_leads_to_our_manifest():

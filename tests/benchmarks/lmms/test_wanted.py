@@ -93,6 +93,21 @@ def test_several_images_and_video_are_refused(visuals, problem):
         one_image(visuals, "task/test/3")
 
 
+def test_images_side_by_side_lie_centred_on_black_with_a_margin():
+    red, blue = Image.new("RGB", (3, 6), "red"), Image.new("RGB", (2, 2), "blue")
+    joined = one_image([red, blue.convert("P")], "here", join=True)
+    assert joined.size == (3 + 10 + 2, 6)
+    expected = Image.new("RGB", (15, 6), "black")
+    for x in range(15):
+        for y in range(6):
+            if x < 3:
+                expected.putpixel((x, y), (255, 0, 0))
+            elif x >= 13 and 2 <= y < 4:
+                expected.putpixel((x, y), (0, 0, 255))
+    assert identity(joined) == identity(expected)
+    assert identity(one_image([red], "here", join=True)) == identity(red)
+
+
 def test_a_missing_image_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.png"):
         one_image([str(tmp_path / "gone.png")], "here")
