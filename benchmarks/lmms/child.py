@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from benchmarks.lmms.plugin import MODEL
 
 ALIASES = {"hallusion_bench": "hallusion_bench_image"}
 """Names that users write, and what lmms-eval 0.7 calls it."""
+JUDGED = {"hallusion_bench_image": ("OPENAI_API_KEY", "AZURE_API_KEY")}
+"""Tasks that ask a judge, and the variables one of which must hold its key. Without, lmms-eval scores all as unclear."""
 BY_LIKELIHOOD = ("multiple_choice", "loglikelihood")
 """Output types that lmms-eval offers to simple models alone."""
 
@@ -58,7 +61,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate the tasks; the results as lmms-eval has them, without samples.
 
     Raises:
-        DataError: unknown task names, or a task that cannot be loaded.
+        DataError: unknown task names, or a judge without a key.
         AnswersMissing, RunStopped, CheckpointError: see the plug-in's classes.
     """
     from lmms_eval import evaluator
@@ -71,6 +74,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     manager = TaskManager("WARNING", include_path=list(settings["include"]), model_name=MODEL)
     tasks = known_tasks(settings["tasks"], manager.all_tasks)
+    require_judges(tasks, os.environ)
     simple = any(kind in BY_LIKELIHOOD for kind in output_types(manager, tasks))
     options = settings["model"]
     model = (AgeVlm if simple else AgeVlmChat)(**options)
@@ -128,6 +132,16 @@ def known_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
     if problems:
         raise DataError(f"lmms-eval has no task {'; '.join(problems)}; `lmms-eval tasks list` shows all it has")
     return list(dict.fromkeys(found))
+
+
+def require_judges(tasks: Sequence[str], variables: Mapping[str, str]) -> None:
+    """Raise DataError for a task whose judge has no key: its scores would be of answers that nobody judged."""
+    for task in tasks:
+        keys = JUDGED.get(task, ())
+        if keys and not any(variables.get(key) for key in keys):
+            raise DataError(
+                f"{task} asks a judge, and counts every answer as unclear without one: set {' or '.join(keys)}"
+            )
 
 
 def output_types(manager: Any, names: Sequence[str]) -> Iterator[str]:

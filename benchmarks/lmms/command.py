@@ -10,6 +10,7 @@ scores.json         the rows of the table
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 import subprocess
@@ -71,15 +72,21 @@ class LmmsSettings:
         parts += [f"limit{self.limit}"] * (self.limit is not None)
         return RunFolder(default_folder(parts))
 
-    def for_child(self, folder: RunFolder) -> dict[str, Any]:
-        """What the child process needs to know, as plain values."""
+    def for_child(self, folder: RunFolder, fingerprint: Fingerprint) -> dict[str, Any]:
+        """What the child process needs to know, as plain values.
+
+        What decides the answers gets an output folder of its own: some tasks keep their judge's verdicts there by the
+        number of the document alone.
+        """
+        decisive = json.dumps([fingerprint.digest, self.gen_kwargs, self.join_images])
+        output = folder.path.resolve() / "lmms-eval" / hashlib.sha256(decisive.encode()).hexdigest()[:12]
         return {
             "tasks": self.tasks,
             "include": [str(TASK_FILES), *(str(path.resolve()) for path in self.include)],
             "limit": self.limit,
             "gen_kwargs": self.gen_kwargs,
             "bootstrap": self.bootstrap,
-            "output": str(folder.path.resolve() / "lmms-eval"),
+            "output": str(output),
             "model": {
                 "pretrained": self.model.name,
                 "dtype": self.model.dtype,
@@ -112,7 +119,7 @@ def run_lmms(settings: LmmsSettings, console: Console, notes: Console) -> int:
         with stoppable(), told_on_interrupt(folder, notes):
             _open_launch(settings, folder, fingerprint, version)
             notes.print(f"{', '.join(settings.tasks)} by lmms-eval {version} → {folder.path}")
-            results = _run_child(settings, folder, notes)
+            results = _run_child(settings.for_child(folder, fingerprint), folder, notes)
             rows = metric_rows(results)
             folder.write_json("scores.json", {"rows": rows})
             _close_launch(folder, results)
@@ -163,11 +170,11 @@ def _close_launch(folder: RunFolder, results: Mapping[str, Any]) -> None:
     folder.write_json("run.json", manifest)
 
 
-def _run_child(settings: LmmsSettings, folder: RunFolder, notes: Console) -> dict[str, Any]:
+def _run_child(settings: Mapping[str, Any], folder: RunFolder, notes: Console) -> dict[str, Any]:
     """Results of lmms-eval in a child process. Raises LmmsFailed."""
     outcome, log = folder.path / OUTCOME, folder.path / LOG
     outcome.unlink(missing_ok=True)
-    folder.write_json(SETTINGS, settings.for_child(folder))
+    folder.write_json(SETTINGS, settings)
     with log.open("ab") as written:
         process = start("benchmarks.lmms.child", [str(folder.path / SETTINGS), str(outcome)], written)
         try:

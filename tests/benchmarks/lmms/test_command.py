@@ -217,6 +217,27 @@ def test_names_are_those_of_lmms_eval_and_others_are_refused_with_near_ones():
         known_tasks(["mmvp", "realworldq", "zzz"], NAMES)
 
 
+def test_a_task_that_asks_a_judge_is_refused_without_a_key():
+    child.require_judges(["hallusion_bench_image"], {"OPENAI_API_KEY": "x"})
+    child.require_judges(["mmvp"], {})
+    with pytest.raises(DataError, match="hallusion_bench_image asks a judge.*set OPENAI_API_KEY or AZURE_API_KEY"):
+        child.require_judges(["mmvp", "hallusion_bench_image"], {"OPENAI_API_KEY": ""})
+
+
+def test_other_settings_get_another_output_folder(monkeypatch):
+    child_that(
+        monkeypatch,
+        "open('said.txt','a').write(json.load(open(SETTINGS))['output']+'\\n')\n"
+        "open(OUTCOME,'w').write(json.dumps({'error': 'enough', 'code': 2}))",
+    )
+    for options in ([], ["--limit", "2"], ["--gen-kwargs", "max_new_tokens=4"], ["--dtype", "bfloat16"]):
+        lmms(*options)
+    first, limited, shorter, narrower = Path("said.txt").read_text().split()
+    assert first == limited
+    assert len({first, shorter, narrower}) == 3
+    assert Path(first).parent == Path("run/lmms-eval").resolve()
+
+
 def test_a_score_that_failed_inside_a_retry_is_named():
     class Retried(Exception):
         class last_attempt:  # noqa: N801 - as tenacity names it
