@@ -16,7 +16,7 @@ from agevlm.errors import AgeVlmError, RunFolderError
 from agevlm.vlm.contract import Ask, Vlm
 from benchmarks.lmms.wanted import Images, Wanted
 from benchmarks.plan import Planner, Shown, remaining
-from benchmarks.records import AnswerRecord, AnswerWriter, answer_key
+from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter, answer_key
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
 from benchmarks.run_folder import RunFolder
 
@@ -47,13 +47,11 @@ class Records:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"records {self.path}: cannot be written: {error.strerror}; give another") from None
-        problem: RunFolderError | None = None
+        problem: AnswersInUse | None = None
         for number in range(self.rank, self.rank + WRITERS):
             try:
                 writer = AnswerWriter(self.path / f"answers-{number:05d}.jsonl")
-            except RunFolderError as error:
-                if "another process" not in str(error):
-                    raise
+            except AnswersInUse as error:
                 problem = error
                 continue
             try:

@@ -22,7 +22,7 @@ from benchmarks.lmms.plugin import MODEL
 ALIASES = {"hallusion_bench": "hallusion_bench_image"}
 """Names that users write, and what lmms-eval 0.7 calls it."""
 JUDGED = {"hallusion_bench_image": ("OPENAI_API_KEY", "AZURE_API_KEY")}
-"""Tasks that ask a judge, and the variables one of which must hold its key. Without, lmms-eval scores all as unclear."""
+"""Tasks that ask a judge, and the variables one of which must hold its key; without one all is scored as unclear."""
 BY_LIKELIHOOD = ("multiple_choice", "loglikelihood")
 """Output types that lmms-eval offers to simple models alone."""
 

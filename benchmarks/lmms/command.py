@@ -2,7 +2,7 @@
 
 run.json            manifest: tasks, model fingerprint, versions, command, every launch
 answers-*.jsonl     answer records, shared by all tasks of the folder
-lmms-eval/          lmms-eval's own results and samples
+lmms-eval/ID/       lmms-eval's own results and samples; ID stands for the model and the generation settings
 lmms-eval.log       what it said
 scores.json         the rows of the table
 """

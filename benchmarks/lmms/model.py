@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ class AgeVlm(lmms):
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Greedy answers, in the order of the requests; each distinct (image, prompt) is asked once."""
         images = Images()
-        wanted = [self._wanted(request.args, images) for request in requests]
+        wanted = [self._wanted(request.args, images) for request in self._read(requests)]
         records = self._run(asking.generate, wanted, images)
         return [
             GenerationResult(one.decoding.cut(record.text or ""), TokenCounts(output_tokens=record.tokens))
@@ -168,7 +168,7 @@ class AgeVlm(lmms):
         *smallest* number. The second value says whether the greedy answer begins with the continuation, as text.
         """
         images = Images()
-        wanted = [self._continuation(request.args, images) for request in requests]
+        wanted = [self._continuation(request.args, images) for request in self._read(requests)]
         records = self._run(asking.rank, wanted, images)
         return [
             Likelihood(
@@ -199,6 +199,13 @@ class AgeVlm(lmms):
                 )
             print(f"agevlm: {what}. They are scored as empty answers (on_error=empty)", file=sys.stderr)
         return records
+
+    def _read(self, requests: list[Instance]) -> Iterable[Instance]:
+        """The requests under a bar: every image is opened once to know it by its content."""
+        from tqdm import tqdm
+
+        bar: Iterable[Instance] = tqdm(requests, desc="agevlm reads requests", disable=self.rank != 0)
+        return bar
 
     def _say(self, wanted: Sequence[Wanted]) -> None:
         ignored = {name for one in wanted for name in one.decoding.ignored} - self._said

@@ -220,7 +220,7 @@ def test_names_are_those_of_lmms_eval_and_others_are_refused_with_near_ones():
 def test_a_task_that_asks_a_judge_is_refused_without_a_key():
     child.require_judges(["hallusion_bench_image"], {"OPENAI_API_KEY": "x"})
     child.require_judges(["mmvp"], {})
-    with pytest.raises(DataError, match="hallusion_bench_image asks a judge.*set OPENAI_API_KEY or AZURE_API_KEY"):
+    with pytest.raises(DataError, match=r"hallusion_bench_image asks a judge.*set OPENAI_API_KEY or AZURE_API_KEY"):
         child.require_judges(["mmvp", "hallusion_bench_image"], {"OPENAI_API_KEY": ""})
 
 
