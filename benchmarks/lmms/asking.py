@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agevlm.errors import AgeVlmError, RunFolderError
+from agevlm.errors import AgeVlmError, NotSupported, RunFolderError
 from agevlm.vlm.contract import Ask, Vlm
 from benchmarks.lmms.wanted import Images, Wanted
-from benchmarks.plan import Planner, Shown, remaining
+from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining
 from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter, answer_key
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
 from benchmarks.run_folder import RunFolder
@@ -152,14 +152,16 @@ def rank(
         decoding = {"rank": list(row.options), "greedy": True, "max_new_tokens": row.tokens}
         ranked[content, prompt] = replace(row, key=answer_key(content, prompt, decoding, fingerprint))
     known = records.known()
-    groups: dict[str | None, list[_Ranked]] = {}
+    by_image: dict[str | None, list[_Ranked]] = {}
     for (content, _), row in ranked.items():
         if row.key not in known or known[row.key].error is not None:
-            groups.setdefault(content, []).append(replace(row, failed_before=row.key in known))
-    advance(len(ranked) - sum(map(len, groups.values())))
+            by_image.setdefault(content, []).append(replace(row, failed_before=row.key in known))
+    advance(len(ranked) - sum(map(len, by_image.values())))
+    blind = by_image.pop(None, [])
+    groups = [*by_image.values(), *(blind[n : n + BLIND_GROUP] for n in range(0, len(blind), BLIND_GROUP))]
     if groups:
         with records.writer() as writer:
-            _rank_groups(model(), list(groups.values()), images, writer, advance)
+            _rank_groups(model(), groups, images, writer, advance)
     found = records.known()
     contents = [None if one.shown is None else one.shown.identity for one in wanted]
     return [found[ranked[content, one.prompt].key] for content, one in zip(contents, wanted, strict=True)]
@@ -169,6 +171,8 @@ def _rank_groups(
     vlm: Vlm, groups: Sequence[list[_Ranked]], images: Images, writer: AnswerWriter, advance: Callable[[int], None]
 ) -> None:
     """Rank image by image, as `run_groups` answers: errors are records, the same one again and again ends the run."""
+    if "rank" not in vlm.capabilities:
+        raise NotSupported("this model gives no log-probabilities of whole options; tasks by likelihood need them")
     failures: list[str] = []
 
     def pixels(group: list[_Ranked]) -> Image | None:
@@ -188,7 +192,7 @@ def _rank_groups(
                     done += [_ranked_record(row, error=failure) for row in rows]
             writer.commit(done)
             advance(len(group))
-            if not alone:
+            if not alone and not isinstance(image, Exception):
                 failures = [f for f in [*failures, failure] if f == failure != ""]
             if len(failures) >= GIVE_UP:
                 raise RunStopped(f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; answers are kept")

@@ -7,11 +7,12 @@ import os
 
 import pytest
 
+from agevlm.errors import NotSupported
 from agevlm.vlm.contract import Reply
 from benchmarks.lmms import asking
 from benchmarks.lmms.asking import Records, generate, missing, rank
 from benchmarks.lmms.wanted import Decoding, Images, Wanted
-from benchmarks.records import AnswerWriter, load_answers
+from benchmarks.records import AnswerWriter, load_answers, read_commits
 from benchmarks.run import RunStopped
 from tests.benchmarks.runs.stub import StubVlm, digest, picture
 
@@ -134,6 +135,33 @@ def test_a_model_that_fails_on_every_image_ends_the_run_with_what_is_kept(record
         with pytest.raises(RunStopped, match="failed on 3 images in a row: RuntimeError: broken"):
             how(wanted, images, lambda k=kind: k(trouble=trouble), "model", records, lambda _: None)
     assert len(records.known()) == 6
+
+
+def test_broken_images_are_no_failures_of_the_model_and_blind_options_come_in_parts(records):
+    images = Images()
+    wanted = wanted_of(images, *[(n, "q", " no") for n in range(5)], *[(None, f"{n}", " no") for n in range(70)])
+    bad = {w.shown.identity for w in wanted[:4]}
+    plain = images.load
+
+    def load(shown):
+        if shown.identity in bad:
+            raise OSError("truncated")
+        return plain(shown)
+
+    images.load = load
+    found = rank(wanted, images, lambda: Ranking(), "model", records, lambda _: None)
+    assert [f.error for f in found[:5]] == ["OSError: truncated"] * 4 + [None]
+    assert all(f.error is None for f in found[5:])
+    commits = [len(c) for c, _ in read_commits(records.path / "answers-00000.jsonl")]
+    assert commits == [1, 1, 1, 1, 1, 64, 6]
+
+
+def test_a_model_that_ranks_nothing_is_refused_at_once(records):
+    vlm = StubVlm()
+    vlm.capabilities = frozenset({"blind"})
+    images = Images()
+    with pytest.raises(NotSupported, match="no log-probabilities of whole options"):
+        rank(wanted_of(images, (0, "q", " no")), images, lambda: vlm, "model", records, lambda _: None)
 
 
 def test_two_runs_share_a_folder_each_with_a_file_of_its_own(records):
