@@ -28,7 +28,7 @@ from agevlm.errors import AgeVlmError, DataError
 from agevlm.terminal import stoppable, write_json
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
-from agevlm.vlm.peer.children import ended, lmms_eval_version, start, tail
+from agevlm.vlm.peer.children import ended, finish, lmms_eval_version, start, tail
 from benchmarks.progress import told_on_interrupt
 from benchmarks.run_folder import SCHEMA, RunFolder, default_folder, environment, now
 
@@ -206,11 +206,7 @@ def _recorded(folder: RunFolder) -> int:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    finish(process, GRACE)
 
 
 def metric_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,9 @@ lmms-eval is never imported into the caller's process: doing so takes the host's
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -42,7 +44,7 @@ def environment() -> dict[str, str]:
 def start(
     module: str, arguments: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Run a module of ours as a process whose output goes to a log; a terminal's Ctrl-C does not reach it."""
+    """Run a module of ours as a process group whose output goes to a log; a terminal's Ctrl-C does not reach it."""
     return subprocess.Popen(
         [sys.executable, "-m", module, str(os.getpid()), *arguments],
         stdin=subprocess.DEVNULL,
@@ -54,12 +56,23 @@ def start(
     )
 
 
+def finish(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Give a started child so many seconds to end, then end it and all that it has started (engines, say)."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def end_with(parent: int) -> None:
-    """In the child: end when the parent does, however it ends."""
+    """In the child: end when the parent does, however it ends, with all that this process has started."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -24,13 +24,15 @@ from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
 from agevlm.vlm.fingerprint import fingerprint_folder, fingerprint_parts
-from agevlm.vlm.peer.children import ended, environment, lmms_eval_version, start, tail
+from agevlm.vlm.peer.children import ended, environment, finish, lmms_eval_version, start, tail
 from agevlm.vlm.peer.wrapper import Asked, Said
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PREFIX = "lmms:"
+GRACE = 3.0
+"""Seconds that a wrapper's process has to end once nothing more is asked."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,7 @@ class PeerVlm(Vlm):
 
     def _end(self) -> None:
         self._pipe.close()
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        finish(self._process, GRACE)
 
 
 def _reply(said: Said) -> Reply:

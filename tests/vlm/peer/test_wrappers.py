@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -146,6 +151,32 @@ def test_the_process_ends_with_the_session(plugged):
     assert not log.exists()
 
 
+def test_what_a_child_has_started_ends_with_it(tmp_path):
+    code = (
+        "import subprocess,sys; p=subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)']); print(p.pid)"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=log, start_new_session=True)
+    process.wait()
+    grandchild = int((tmp_path / "log").read_text())
+    os.kill(grandchild, 0)
+    children.finish(process, 1.0)
+    assert_gone(grandchild)
+
+
+def assert_gone(number):
+    """The process ends within some seconds; as a zombie without a parent to reap it, it has."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {number} lives on")
+
+
 @needs_lmms_eval
 class TestFingerprint:
     def test_a_folder_counts_by_content_and_other_arguments_by_text(self, checkpoint, copy_of):
@@ -196,11 +227,6 @@ def test_without_lmms_eval_it_says_how_to_install_it(monkeypatch):
 
 
 def test_a_child_ends_when_its_parent_does(tmp_path):
-    import os
-    import signal
-    import subprocess
-    import sys
-
     child = (
         "import os,sys,time; from agevlm.vlm.peer.children import end_with; end_with(int(sys.argv[1])); time.sleep(60)"
     )
@@ -215,11 +241,4 @@ def test_a_child_ends_when_its_parent_does(tmp_path):
     os.kill(number, 0)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            os.kill(number, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("the child outlived its parent")
+    assert_gone(number)
