@@ -14,6 +14,8 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 
 from agevlm.vlm.choice import ModelChoice
+from benchmarks.lmms.child import known_tasks, output_types
+from benchmarks.lmms.command import TASK_FILES
 from benchmarks.lmms.model import AgeVlm
 from benchmarks.run_folder import RunFolder
 
@@ -59,6 +61,14 @@ def main() -> None:
     for simple in (False, True):
         kind = get_model("agevlm", force_simple=simple)
         seen["classes"].append(f"{kind.__module__}.{kind.__qualname__}")
+
+    everything = TaskManager("ERROR", include_path=[str(TASK_FILES), tasks], model_name="agevlm")
+    seen["names"] = known_tasks(["mmvp", "blink", "realworldqa", "hallusion_bench", "amber_g"], everything.all_tasks)
+    seen["outputs"] = {
+        name: sorted(set(output_types(everything, [name])))
+        for name in ("blink", "mmvp", "agevlm_pope", "local_cvbench", "local_planted", "seedbench_ppl", "mmmu_val")
+    }
+    seen["ours"] = [name for name in everything.all_tasks if name.startswith("agevlm_")]
 
     model = Watched(pretrained=name, device="cpu", records="by-hand")
     manager = TaskManager("ERROR", include_path=tasks, include_defaults=False, model_name="agevlm")

@@ -234,6 +234,14 @@ def test_the_plug_in_is_found_by_name_in_both_classes(by_hand):
     assert seen["classes"] == ["benchmarks.lmms.model.AgeVlmChat", "benchmarks.lmms.model.AgeVlm"]
 
 
+def test_the_tasks_that_the_documents_name_are_lmms_evals_and_ours_stand_beside_them(by_hand):
+    seen, _ = by_hand
+    assert seen["names"] == ["mmvp", "blink", "realworldqa", "hallusion_bench_image", "amber_g"]
+    assert len(seen["ours"]) == 7
+    by_likelihood = {name for name, kinds in seen["outputs"].items() if kinds != ["generate_until"]}
+    assert by_likelihood == {"local_planted", "seedbench_ppl"}
+
+
 def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours(by_hand):
     seen, _ = by_hand
     nameless, on_error, unknown = seen["refused_arguments"]
