@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) 
 )
 @DTYPE
 @DEVICE
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
+@click.option("--batch-size", type=click.IntRange(1), help="Most questions in one pass.")
 @CHAT_TEMPLATE
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/lmms-MODEL-TASKS]")
 @JSON
@@ -70,10 +71,13 @@ def lmms(**options: Any) -> None:
     if not tasks:
         raise DataError("--tasks names no task")
     template = options["chat_template"]
+    model = ModelChoice(
+        options["ckpt"], options["dtype"], options["device"], chat_template=chat_template_text(template)
+    )
+    if options["batch_size"] is not None:
+        model = replace(model, batch_size=options["batch_size"])
     settings = LmmsSettings(
-        model=ModelChoice(
-            options["ckpt"], options["dtype"], options["device"], options["batch_size"], chat_template_text(template)
-        ),
+        model=model,
         chat_template=template,
         tasks=tasks,
         include=options["include"],

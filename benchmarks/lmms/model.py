@@ -41,8 +41,8 @@ class Options:
     """scenes/NAME, a checkpoint folder, a hub id, or any other name that --ckpt of our own commands takes."""
     dtype: str = "float32"
     device: str = "auto"
-    batch_size: int = 32
-    """Most questions in one pass; halved by itself when memory runs out."""
+    batch_size: int | None = None
+    """Most questions in one pass; our own commands' default where none is given."""
     chat_template: str | None = None
     """A jinja file."""
     records: str | None = None
@@ -69,7 +69,8 @@ class Options:
     def choice(self) -> ModelChoice:
         """The model, not loaded."""
         template = chat_template_text(None if self.chat_template is None else Path(self.chat_template))
-        return ModelChoice(self.pretrained, self.dtype, self.device, self.batch_size, template)
+        choice = ModelChoice(self.pretrained, self.dtype, self.device, chat_template=template)
+        return choice if self.batch_size is None else dataclasses.replace(choice, batch_size=self.batch_size)
 
 
 class Likelihood(tuple, GenerationResult):
@@ -114,7 +115,7 @@ class AgeVlm(lmms):
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> AgeVlm:
         """What `--model_args` says outweighs `--batch_size` and `--device`.
 
-        lmms-eval hands out a batch size of 1 where none is asked for; that (and `auto`) is taken for our own default.
+        lmms-eval hands out a batch size of 1 where none is asked for; that (and `auto`) is taken for none.
         """
         from lmms_eval.utils import simple_parse_args_string
 
@@ -134,10 +135,6 @@ class AgeVlm(lmms):
         import torch
 
         return self.accelerator.device if hasattr(self, "accelerator") else torch.device("cpu")
-
-    @property
-    def batch_size(self) -> int:
-        return self.options.batch_size
 
     def vlm(self) -> Vlm:
         """The model, loaded when it is first asked something that no record answers."""

@@ -137,7 +137,8 @@ def main() -> None:
         made = AgeVlm.create_from_arg_string(
             f"pretrained={name}{arguments}", {"batch_size": given, "device": "cpu", "max_batch_size": None}
         )
-        seen["batch_sizes"].append(made.batch_size)
+        seen["batch_sizes"].append(made.options.batch_size)
+        assert made.choice.batch_size == made.options.batch_size or made.options.batch_size is None
     assert ModelChoice(name).fingerprint() == faulty.fingerprint
     Path(out).write_text(json.dumps(seen))
 

@@ -130,6 +130,8 @@ def test_what_the_child_gets_is_what_was_asked_for(monkeypatch):
         "--limit",
         "2",
         "--join-images",
+        "--batch-size",
+        "5",
     )
     assert done.returncode == 3
     assert done.stderr.endswith("error: enough (log: run/lmms-eval.log)")
@@ -137,7 +139,7 @@ def test_what_the_child_gets_is_what_was_asked_for(monkeypatch):
     assert said["include"] == [str(TASK_FILES), str(Path("mine").resolve())]
     assert (said["tasks"], said["limit"]) == (["one"], 2)
     assert said["model"] | {"records": ""} == {
-        "pretrained": "scenes/age-vlm", "dtype": "bfloat16", "device": "cpu", "batch_size": 32,
+        "pretrained": "scenes/age-vlm", "dtype": "bfloat16", "device": "cpu", "batch_size": 5,
         "chat_template": None, "records": "", "on_error": "empty", "several_images": "join",
     }  # fmt: skip
     assert said["model"]["records"] == str(Path("run").resolve())

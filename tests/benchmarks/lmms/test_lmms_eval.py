@@ -248,7 +248,7 @@ def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours
     assert nameless.startswith("DataError: agevlm: name a checkpoint with --model_args pretrained=")
     assert on_error == "DataError: agevlm: on_error=ignore: give raise or empty"
     assert unknown.startswith("DataError: agevlm: unknown model_args device_map; known: pretrained, dtype,")
-    assert seen["batch_sizes"] == [32, 32, 32, 8, 1, 32]
+    assert seen["batch_sizes"] == [None, None, None, 8, 1, None]
 
 
 def test_a_request_without_an_answer_stops_the_run_after_all_others(by_hand):
