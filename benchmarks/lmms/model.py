@@ -123,8 +123,11 @@ class AgeVlm(lmms):
         if not str(given.get("batch_size", "")).isdigit() or int(given["batch_size"]) == 1:
             given.pop("batch_size", None)
         arguments = {**given, **simple_parse_args_string(arg_string)}
-        if "batch_size" in arguments:
-            arguments["batch_size"] = int(arguments["batch_size"])
+        size = arguments.get("batch_size")
+        if size is not None:
+            if not str(size).isdigit() or int(size) < 1:
+                raise DataError(f"agevlm: batch_size={size}: give a number of at least 1")
+            arguments["batch_size"] = int(size)
         # A folder of digits would have become a number.
         arguments.update({k: str(v) for k, v in arguments.items() if k in ("pretrained", "records")})
         return cls(**arguments)

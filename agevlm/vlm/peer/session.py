@@ -181,9 +181,7 @@ class PeerVlm(Vlm):
         return [_reply(one) for one in said]
 
     def rank(self, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
-        raise NotSupported(
-            f"{PREFIX}{self._selector.name}: lmms-eval's wrappers offer no log-probabilities that sum up"
-        )
+        raise NotSupported(f"{PREFIX}{self._selector.name}: lmms-eval's wrappers rank no options by probability")
 
     def close(self) -> None:
         self._end()

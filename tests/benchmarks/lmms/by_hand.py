@@ -121,7 +121,12 @@ def main() -> None:
     lenient.task_dict, made = requests_of(documents(), greedy)
     seen["empty_when_asked_for"] = [a.text for a in lenient.generate_until(made)]
     seen["refused_arguments"], seen["batch_sizes"] = [], []
-    for arguments in ("dtype=float32", f"pretrained={name},on_error=ignore", f"pretrained={name},device_map=auto"):
+    for arguments in (
+        "dtype=float32",
+        f"pretrained={name},on_error=ignore",
+        f"pretrained={name},device_map=auto",
+        f"pretrained={name},batch_size=auto",
+    ):
         try:
             AgeVlm.create_from_arg_string(arguments)
         except Exception as error:
