@@ -31,6 +31,8 @@ class Family:
     """Image features replace `<image>` placeholder tokens one for one; positions are 0, 1, 2, ..."""
 
     adapter = "hf"
+    plain_positions = True
+    """Whether positions are 0, 1, 2, ... under a causal mask, so that suffixes may be packed into one row."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
