@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from agevlm.vlm import Ask
 from agevlm.vlm.batching import Batcher
-from agevlm.vlm.hf.session import HfVlm, is_out_of_memory
+from agevlm.vlm.hf.memory import is_out_of_memory
+from agevlm.vlm.hf.session import HfVlm
 from tests.vlm.conftest import IN_TEXT, KINDS, QUESTIONS, asks_about
 
 THINGS = ["dog", "cat", "bus", "car", "cup", "bowl", "book", "bottle", "chair"]

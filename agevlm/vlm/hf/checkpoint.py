@@ -12,7 +12,7 @@ from agevlm.data.checkpoint_files import check_weights, find_folder, read_config
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import HashCache, fingerprint_folder, shared_weights
-from agevlm.vlm.hf.families import family_class
+from agevlm.vlm.hf.table import family_class
 
 if TYPE_CHECKING:
     import torch
