@@ -22,7 +22,7 @@ from tests.vlm.test_equality import QUESTION_FIRST
 
 KINDS = sorted(STANDINS)
 MROPE = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
-PLACEHOLDER = {kind: "<|vision_start|><|image_pad|><|vision_end|>" for kind in MROPE} | {
+PLACEHOLDER = dict.fromkeys(MROPE, "<|vision_start|><|image_pad|><|vision_end|>") | {
     "gemma3": "<start_of_image>",
     "internvl": "<IMG_CONTEXT>",
     "mllama": "<|image|>",
@@ -209,7 +209,9 @@ def test_each_image_is_encoded_once_and_the_prefix_run_once_where_it_is_shared(f
     encoded.prefixes.clear()
     before = model.language_positions
     model.answer(encoded, asks)
-    assert model.language_positions - before == shared + 3 * max(len(row) - shared for row in rows)
+    suffixes = [len(row) - shared for row in rows]
+    # Within a sliding window only rows of one length may meet: less padding.
+    assert shared + sum(suffixes) <= model.language_positions - before <= shared + 3 * max(suffixes)
     assert (shared > rows[0].index(model.family.image_token_id)) == (kind != "paligemma")
 
 
