@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 
 from agevlm.errors import CheckpointError, DataError, NotSupported
-from agevlm.vlm.batching import Batcher, memory_message
+from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Probe, ProbeSpec, Reply, Vlm
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
@@ -62,7 +62,7 @@ class HfVlm(Vlm):
     Counters (`vision_calls`, `language_positions`) say how much work was done; tests and benchmarks read them.
     """
 
-    def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int = 32) -> None:
+    def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int | None = None) -> None:
         self.model, self.processor, self.fingerprint = model, processor, fingerprint
         self.tokenizer = processor.tokenizer
         prompts.check_template(processor)
@@ -71,7 +71,9 @@ class HfVlm(Vlm):
         always: frozenset[Capability] = frozenset({"logprobs", "rank"})
         self.capabilities = always | {name for name, has in able.items() if has}
         self.sharing = Sharing(self, proven)
-        self.batcher = Batcher(batch_size, is_out_of_memory, release_memory)
+        begin = AUTOMATIC.get(self.family.device.type, AUTOMATIC["cpu"]) if batch_size is None else batch_size
+        self.batcher = Batcher(begin, is_out_of_memory, release_memory)
+        self._batch_size = {"given": batch_size, "first": begin}
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
         self.language_positions = 0
@@ -89,8 +91,9 @@ class HfVlm(Vlm):
         *,
         dtype: str = "float32",
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         chat_template: str | None = None,
+        device_map: str | None = None,
     ) -> HfVlm:
         """Load a checkpoint folder or hub id.
 
@@ -98,29 +101,33 @@ class HfVlm(Vlm):
             checkpoint: a folder, a hub id, or an already checked checkpoint.
             dtype: float32, bfloat16 or float16.
             device: cpu, cuda, cuda:N, or auto (cuda where there is one).
-            batch_size: most question suffixes in one forward pass; halved by itself when memory runs out.
+            batch_size: most question suffixes in one forward pass, by default many; halved when memory runs out.
             chat_template: jinja text to use in place of the checkpoint's own.
+            device_map: how to spread the model over devices, as transformers takes it ("auto"); then `device` is auto.
 
         Raises:
             CheckpointError: see `find_checkpoint` and `load`.
         """
         found = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(str(checkpoint))
         fingerprint = found.fingerprint(dtype, chat_template)
-        model, processor = load(found, dtype=dtype, device=device, chat_template=chat_template)
+        model, processor = load(found, dtype=dtype, device=device, chat_template=chat_template, device_map=device_map)
         try:
             return cls(model, processor, fingerprint, batch_size=batch_size)
         except CheckpointError as error:
             raise CheckpointError(f"checkpoint {found.name}: {error}") from error
 
     def describe(self) -> Mapping[str, object]:
-        config = self.model.generation_config
+        config, device = self.model.generation_config, self.family.device
+        spread = getattr(self.model, "hf_device_map", None)
         ignored = {k: v for k, n in LOGIT_SETTINGS.items() if (v := getattr(config, k, None)) not in n}
         return {
             "adapter": self.family.adapter,
             "model_type": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
-            "device_name": torch.cuda.get_device_name(self.model.device) if self.model.device.type == "cuda" else "CPU",
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            **({"device_map": sorted(set(map(str, spread.values())))} if spread else {}),
+            "batch_size": {**self._batch_size, "fitted": self.batcher.size},
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
             "end_token_ids": sorted(self.end_ids),
@@ -138,11 +145,22 @@ class HfVlm(Vlm):
             return None
         self.vision_calls += 1
         try:
-            return self.family.features(self.family.preprocess(image))
+            return self._with_room(lambda: self.family.features(self.family.preprocess(image)))
         except Exception as error:
             if is_out_of_memory(error) or not self.sharing.refuse(error):
                 raise
         return None
+
+    @staticmethod
+    def _with_room(work: Callable[[], R]) -> R:
+        """What `work` returns; where memory runs out, once more with what was only kept for later given back."""
+        try:
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        release_memory()
+        return work()
 
     @falling_back(answer_plainly)
     @torch.inference_mode()
@@ -234,7 +252,7 @@ class HfVlm(Vlm):
             tokens = prompts.probed_tokens(
                 self.tokenizer, text, row.ids, ask.prompt, answer, self.family.image_token_id
             )
-            sequence = torch.tensor([ids], device=self.model.device)
+            sequence = torch.tensor([ids], device=self.family.device)
             grid, elsewhere = self.family.attention(sequence, images.features[ask.image], layers)
             self.language_positions += len(ids)
             probes.append(
