@@ -190,6 +190,8 @@ def _ask(
         if vlm.fingerprint.digest != fingerprint.digest:
             changed = ", ".join(vlm.fingerprint.changed(fingerprint.parts))
             raise RunFolderError(f"the model's {changed} changed while the run was planned; give the command again")
+        if "blind" not in vlm.capabilities and any(group.shown is None for group in mine):
+            raise DataError(f"--control blind: {settings.model.name} cannot be asked without an image; leave it out")
         writer = folder.writer(ranks.rank)
         stack.callback(writer.close)
         with progress(notes, len(mine), ranks.world, show=ranks.first) as advance:

@@ -90,7 +90,8 @@ def generate(
     length = inputs["input_ids"].shape[1]
     settings = greedy_arguments(vlm, min(limit, vlm.family.context - length))
     if dictated:
-        settings |= {"eos_token_id": -1, "logits_processor": LogitsProcessorList([Dictated(dictated, length)])}
+        never = next(token for token in range(len(dictated) + 1) if token not in dictated)
+        settings |= {"eos_token_id": never, "logits_processor": LogitsProcessorList([Dictated(dictated, length)])}
     output = vlm.model.generate(**inputs, **settings, output_logits=True, return_dict_in_generate=True)
     return output.sequences[0, length:].tolist(), output.logits
 

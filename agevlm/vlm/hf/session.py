@@ -162,8 +162,8 @@ class HfVlm(Vlm):
         release_memory()
         return work()
 
-    @falling_back(answer_plainly)
     @torch.inference_mode()
+    @falling_back(answer_plainly)
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
         images = self.own(encoded)
         rows = [self._row(images, ask)[1] for ask in asks]
@@ -178,8 +178,8 @@ class HfVlm(Vlm):
 
         return self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
 
-    @falling_back(rank_plainly)
     @torch.inference_mode()
+    @falling_back(rank_plainly)
     def rank(self, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
         images = self.own(encoded)
         rows: list[Row] = []
