@@ -31,6 +31,8 @@ class Family:
     """Image features replace `<image>` placeholder tokens one for one; positions are 0, 1, 2, ..."""
 
     adapter = "hf"
+    plain_positions = True
+    """Whether positions are 0, 1, 2, ... and each token sees exactly those before it."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
