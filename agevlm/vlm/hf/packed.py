@@ -16,8 +16,7 @@ from transformers import DynamicCache
 
 from agevlm.model.cache import VisionCacheLayer
 from agevlm.vlm.hf.families import Family
-from agevlm.vlm.hf.greedy import Greedy
-from agevlm.vlm.hf.prefix import Decoded, Prefilled, Prefix, decode_batch, decode_greedily
+from agevlm.vlm.hf.prefix import Prefilled, Prefix, decode_greedily
 
 SHARED = -1
 """Owner of the keys that every question sees."""
@@ -30,12 +29,16 @@ ATTENTIONS = ("sdpa", "eager")
 
 
 def can_pack(family: Family) -> bool:
-    """Whether a family's questions may share a row: positions are plain, and its attention takes a block mask."""
-    config = family.model.config.get_text_config()
-    return family.plain_positions and config._attn_implementation in ATTENTIONS
+    """Whether a family's questions may share a row.
+
+    Positions must be plain, attention take a block mask, and the model lie on one device.
+    """
+    attention = family.model.config.get_text_config()._attn_implementation
+    devices = set((getattr(family.model, "hf_device_map", None) or {}).values())
+    return family.plain_positions and attention in ATTENTIONS and len(devices) < 2
 
 
-def worth_packing(family: Family, past: int, suffixes: Sequence[Sequence[int]], steps: int) -> bool:
+def worth_packing(family: Family, past: int, suffixes: Sequence[Sequence[int]], steps: int = 0) -> bool:
     """Whether these suffixes are better off in one row than as a batch, as far as was measured (docs/speed.md).
 
     Args:
@@ -44,9 +47,8 @@ def worth_packing(family: Family, past: int, suffixes: Sequence[Sequence[int]], 
         suffixes: of the questions.
         steps: most tokens of an answer. A sliding window counts slots, not positions: all must fit into it.
     """
-    total = sum(map(len, suffixes))
-    room = family.window is None or past + max(map(len, suffixes)) + steps <= family.window
-    return len(suffixes) > 1 and total <= MOST_POSITIONS and room
+    fits = family.window is None or past + max(map(len, suffixes)) + steps <= family.window
+    return len(suffixes) > 1 and sum(map(len, suffixes)) <= MOST_POSITIONS and fits
 
 
 @dataclass
@@ -61,8 +63,6 @@ class Pack:
     """(keys,): the question that each key belongs to, or SHARED."""
     next_positions: list[int]
     """Position of each question's next token."""
-    positions: int
-    """Positions that the language model ran over."""
 
 
 def block_mask(owners: torch.Tensor, queries: int, dtype: torch.dtype) -> torch.Tensor:
@@ -111,19 +111,24 @@ def prefill_packed(
         logits_to_keep=torch.tensor(kept, device=device),
     )
     logits = list(output.logits[0].split([len(positions) for positions in wanted]))
-    return Pack(logits, cache, owners, [past + length for length in lengths], sum(lengths))
+    return Pack(logits, cache, owners, [past + length for length in lengths])
 
 
-def decode(
-    family: Family, state: Prefilled | Pack, limits: Sequence[int], end_ids: frozenset[int], pad: int
-) -> Decoded:
-    """Greedy continuation of what ran in one row or as a batch."""
-    if isinstance(state, Pack):
-        return decode_packed(family, state, limits, end_ids, pad)
-    return decode_greedily(family, state, limits, end_ids, pad)
+@dataclass(frozen=True)
+class Decoded:
+    """What greedy decoding made of a pack."""
+
+    first: torch.Tensor
+    """The first step's logits, (questions, vocabulary) in float32."""
+    answers: list[list[int]]
+    """Generated ids of each question, end token included."""
+    positions: int
+    """Positions that the language model ran over."""
 
 
-def decode_packed(family: Family, pack: Pack, limits: Sequence[int], end_ids: frozenset[int], pad: int) -> Decoded:
+def decode_packed(
+    family: Family, pack: Pack, limits: Sequence[int], end_ids: frozenset[int], pad: int
+) -> Decoded | None:
     """Greedy continuation of every question, one token of each open one per step; long answers go on as a batch.
 
     Args:
@@ -132,34 +137,55 @@ def decode_packed(family: Family, pack: Pack, limits: Sequence[int], end_ids: fr
         limits: most tokens of each answer.
         end_ids: tokens that end an answer.
         pad: any valid token id.
+
+    Returns:
+        None where some logits are no numbers (float16 overflows so). Masked keys weigh 0, but 0 x NaN is NaN: one
+        question's overflow spoils all of a pack, and only rows of their own tell whose it was.
     """
     first = torch.cat(pack.logits).float()
-    said, positions, owners = Greedy(limits, end_ids), 0, pack.owners
-    said.take(first, range(len(limits)))
-    step = 0
-    while questions := said.open:
-        if int((owners != SHARED).sum()) + len(questions) > MOST_KEYS:
-            batch = unpack(pack.cache, owners, questions)
-            return Decoded(first, said.answers, positions + decode_batch(family, batch, said, questions, pad))
-        owners = torch.cat([owners, owners.new_tensor(questions)])
+    answers: list[list[int]] = [[] for _ in limits]
+    open_ = [i for i, limit in enumerate(limits) if limit > 0]
+    logits, owners, positions, step = first[open_], pack.owners, 0, 0
+    own = int((owners != SHARED).sum())
+    while open_:
+        if logits.isnan().any():
+            return None
+        if own + positions + len(open_) > MOST_KEYS:
+            batch = unpack(pack.cache, owners, open_, logits)
+            _, rest = decode_greedily(family, batch, 0, [limits[i] - step for i in open_], end_ids, pad)
+            for i, ids in zip(open_, rest, strict=True):
+                if ids is None:
+                    return None
+                answers[i].extend(ids)
+            positions += len(open_) * (max(len(answers[i]) for i in open_) - step - 1)
+            break
+        for i, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
+            answers[i].append(token)
+        open_ = [i for i in open_ if answers[i][-1] not in end_ids and len(answers[i]) < limits[i]]
+        if not open_:
+            break
+        owners = torch.cat([owners, owners.new_tensor(open_)])
         output: Any = family.model(
-            input_ids=owners.new_tensor([[said.last(i) for i in questions]]),
-            attention_mask=block_mask(owners, len(questions), family.model.dtype),
-            position_ids=owners.new_tensor([[pack.next_positions[i] + step for i in questions]]),
+            input_ids=owners.new_tensor([[answers[i][-1] for i in open_]]),
+            attention_mask=block_mask(owners, len(open_), family.model.dtype),
+            position_ids=owners.new_tensor([[pack.next_positions[i] + step for i in open_]]),
             past_key_values=pack.cache,
             use_cache=True,
         )
-        positions += len(questions)
+        logits = output.logits[0].float()
+        positions += len(open_)
         step += 1
-        said.take(output.logits[0].float(), questions)
-    return Decoded(first, said.answers, positions)
+    return Decoded(first, answers, positions)
 
 
-def unpack(cache: DynamicCache, owners: torch.Tensor, questions: Sequence[int]) -> Prefilled:
-    """The packed questions as rows of a batch: each with the shared keys and its own, padded on the right.
+def unpack(cache: DynamicCache, owners: torch.Tensor, questions: Sequence[int], logits: torch.Tensor) -> Prefilled:
+    """Packed questions as rows of a batch: each with the shared keys and its own, padded on the right.
 
-    Returns:
-        A batch without logits; its cache is the one given, in new memory.
+    Args:
+        cache: of the pack; becomes the batch's.
+        owners: of its keys.
+        questions: those that go on.
+        logits: (questions, vocabulary) of each one's last token.
     """
     own = [((owners == SHARED) | (owners == i)).nonzero().squeeze(1) for i in questions]
     lengths = owners.new_tensor([len(places) for places in own])
@@ -170,4 +196,4 @@ def unpack(cache: DynamicCache, owners: torch.Tensor, questions: Sequence[int]) 
         elif layer.is_initialized:
             layer.keys, layer.values = (t[0][:, places].transpose(0, 1) for t in (layer.keys, layer.values))
     mask = (torch.arange(places.shape[1], device=owners.device) < lengths[:, None]).long()
-    return Prefilled([], cache, mask, 0)
+    return Prefilled(list(logits[:, None]), cache, mask, lengths)

@@ -12,7 +12,6 @@ from transformers import DynamicCache
 
 from agevlm.model.cache import VisionCacheLayer
 from agevlm.vlm.hf.families import Family
-from agevlm.vlm.hf.greedy import Greedy
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ class Prefilled:
     cache: DynamicCache
     mask: torch.Tensor
     """(rows, prefix + longest suffix): 1 for tokens, 0 for the right padding."""
-    positions: int
-    """Positions that the language model ran over, padding included."""
+    lengths: torch.Tensor
+    """(rows,): suffix length of each row."""
 
 
 def prefill(
@@ -122,38 +121,39 @@ def prefill(
         logits_to_keep=torch.tensor(kept, device=device),
     )
     logits = [output.logits[i, [column[p] for p in positions]] for i, positions in enumerate(wanted)]
-    return Prefilled(logits, cache, mask, rows * longest)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What greedy decoding made of a prefilled batch."""
-
-    first: torch.Tensor
-    """The first step's logits, (rows, vocabulary) in float32."""
-    answers: list[list[int] | None]
-    """Generated ids of each row, end token included; None for a row whose logits are not numbers."""
-    positions: int
-    """Positions that the language model ran over."""
+    lengths = torch.tensor([len(s) for s in suffixes], device=device)
+    return Prefilled(logits, cache, mask, lengths)
 
 
 def decode_greedily(
-    family: Family, state: Prefilled, limits: Sequence[int], end_ids: frozenset[int], pad: int
-) -> Decoded:
-    """Greedy continuation of every row; `state` holds the logits of each row's last token."""
-    first = torch.cat(state.logits).float()
-    said = Greedy(limits, end_ids)
-    said.take(first, range(len(limits)))
-    positions = decode_batch(family, state, said, range(len(limits)), pad)
-    return Decoded(first, said.answers, positions)
+    family: Family, state: Prefilled, past: int, limits: Sequence[int], end_ids: frozenset[int], pad: int
+) -> tuple[torch.Tensor, list[list[int] | None]]:
+    """Greedy continuation of every row; `state` holds the logits of each row's last token.
 
-
-def decode_batch(family: Family, state: Prefilled, said: Greedy, rows: Sequence[int], pad: int) -> int:
-    """Go on until no question is open; `rows` says whose each row is. Returns positions that the model ran over."""
-    positions, mask, ran = state.mask.sum(-1), state.mask, 0
-    while open_ := set(said.open):
-        step = torch.tensor([[said.last(i) if i in open_ else pad] for i in rows], device=mask.device)
-        mask = torch.cat([mask, mask.new_ones((len(rows), 1))], dim=1)
+    Returns:
+        The first step's logits, (rows, vocabulary) in float32, and the generated ids of each row, end token included;
+        None for a row whose logits are not numbers (float16 overflows so): its argmax would look like an answer.
+    """
+    logits = torch.cat(state.logits).float()
+    first = logits
+    generated: list[list[int]] = [[] for _ in limits]
+    broken = [False for _ in limits]
+    open_rows = [limit > 0 for limit in limits]
+    positions = past + state.lengths
+    mask = state.mask
+    while any(open_rows):
+        tokens = logits.argmax(-1).tolist()
+        undefined = logits.isnan().any(-1).tolist()
+        for i, token in enumerate(tokens):
+            if open_rows[i] and undefined[i]:
+                broken[i], open_rows[i] = True, False
+            elif open_rows[i]:
+                generated[i].append(token)
+                open_rows[i] = token not in end_ids and len(generated[i]) < limits[i]
+        if not any(open_rows):
+            break
+        step = torch.tensor([[t if o else pad] for t, o in zip(tokens, open_rows, strict=True)], device=mask.device)
+        mask = torch.cat([mask, mask.new_ones((len(limits), 1))], dim=1)
         output: Any = family.model(
             input_ids=step,
             attention_mask=mask,
@@ -161,7 +161,6 @@ def decode_batch(family: Family, state: Prefilled, said: Greedy, rows: Sequence[
             past_key_values=state.cache,
             use_cache=True,
         )
-        ran += len(rows)
+        logits = output.logits[:, -1].float()
         positions = positions + 1
-        said.take(output.logits[:, -1].float(), rows)
-    return ran
+    return first, [None if b else ids for b, ids in zip(broken, generated, strict=True)]

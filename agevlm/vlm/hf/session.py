@@ -19,8 +19,8 @@ from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.families import Family, family_class
-from agevlm.vlm.hf.packed import Pack, can_pack, decode, prefill_packed, worth_packing
-from agevlm.vlm.hf.prefix import Decoded, Prefilled, Prefix, build_prefix, prefill
+from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
+from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 
 R = TypeVar("R")
 
@@ -86,7 +86,7 @@ class HfVlm(Vlm):
         prompts.check_template(processor)
         self.batcher = Batcher(batch_size, is_out_of_memory, release_memory)
         self.packing = can_pack(self.family)
-        """Whether questions may share a row; off, they always run as a batch."""
+        """Whether questions may share a row (`packed`); off, they always run as a batch."""
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
         self.language_positions = 0
@@ -158,12 +158,15 @@ class HfVlm(Vlm):
         def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[Reply]:
             suffixes = [rows[i].ids[len(prefix.ids) :] for i in batch]
             limits = [rows[i].limit for i in batch]
-            decoded = self._decoded(images, image, prefix, suffixes, limits, self.packing)
-            if self.packing and None in decoded.answers:
-                # What is no number spoils all of a pack: only rows of their own tell whose it was.
-                decoded = self._decoded(images, image, prefix, suffixes, limits, packing=False)
-            said = zip(batch, decoded.first, decoded.answers, strict=True)
-            return [self._reply(first, ids, asks[i]) for i, first, ids in said]
+            if (packed := self._answer_packed(image, prefix, suffixes, limits)) is not None:
+                said = zip(batch, packed.first, packed.answers, strict=True)
+                return [self._reply(first, ids, asks[i]) for i, first, ids in said]
+            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
+            first, generated = decode_greedily(self.family, state, len(prefix.ids), limits, self.end_ids, self.pad_id)
+            self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
+            return [
+                self._reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))
+            ]
 
         return self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
 
@@ -201,10 +204,10 @@ class HfVlm(Vlm):
             inputs = [(rows[i].ids + rows[i].continuation)[past:] for i in batch]
             wanted = [range(len(s) - len(rows[i].continuation) - 1, len(s)) for s, i in zip(inputs, batch, strict=True)]
             scores = []
-            state = self._prefill(images, image, prefix, inputs, wanted, self.packing)
-            if isinstance(state, Pack) and any(logits.isnan().any() for logits in state.logits):
-                state = self._prefill(images, image, prefix, inputs, wanted, packing=False)
-            for i, logits in zip(batch, state.logits, strict=True):
+            found: Pack | Prefilled | None = self._packed(image, prefix, inputs, wanted)
+            if found is None or any(logits.isnan().any() for logits in found.logits):
+                found = self._prefill(images, image, prefix, inputs, wanted)
+            for i, logits in zip(batch, found.logits, strict=True):
                 logprobs = torch.log_softmax(logits.float(), dim=-1)
                 first = sum(float(logprobs[n, token]) for n, token in enumerate(rows[i].continuation))
                 scores.append([first + value for value in logprobs[-1, lasts[i]].tolist()])
@@ -329,31 +332,32 @@ class HfVlm(Vlm):
         prefix: Prefix,
         suffixes: list[list[int]],
         wanted: Sequence[Sequence[int]],
-        packing: bool,
-        steps: int = 0,
-    ) -> Prefilled | Pack:
+    ) -> Prefilled:
+        self.language_positions += len(suffixes) * max(map(len, suffixes))
         features = None if prefix.ids else self._features(images, image)
-        state: Prefilled | Pack
-        if packing and features is None and worth_packing(self.family, len(prefix.ids), suffixes, steps):
-            state = prefill_packed(self.family, prefix, suffixes, wanted)
-        else:
-            state = prefill(self.family, prefix, suffixes, wanted, features, self.pad_id)
-        self.language_positions += state.positions
-        return state
+        return prefill(self.family, prefix, suffixes, wanted, features, self.pad_id)
 
-    def _decoded(
+    def _packed(
         self,
-        images: HfImages,
         image: int | None,
         prefix: Prefix,
         suffixes: list[list[int]],
-        limits: list[int],
-        packing: bool,
-    ) -> Decoded:
-        last = [[len(s) - 1] for s in suffixes]
-        state = self._prefill(images, image, prefix, suffixes, last, packing, max(limits))
-        decoded = decode(self.family, state, limits, self.end_ids, self.pad_id)
-        self.language_positions += decoded.positions
+        wanted: Sequence[Sequence[int]],
+        steps: int = 0,
+    ) -> Pack | None:
+        """The suffixes in one row; None where they had better run as a batch, or hold the image themselves."""
+        whole = image is not None and not prefix.ids
+        if whole or not self.packing or not worth_packing(self.family, len(prefix.ids), suffixes, steps):
+            return None
+        self.language_positions += sum(map(len, suffixes))
+        return prefill_packed(self.family, prefix, suffixes, wanted)
+
+    def _answer_packed(
+        self, image: int | None, prefix: Prefix, suffixes: list[list[int]], limits: list[int]
+    ) -> Decoded | None:
+        pack = self._packed(image, prefix, suffixes, [[len(s) - 1] for s in suffixes], max(limits))
+        decoded = None if pack is None else decode_packed(self.family, pack, limits, self.end_ids, self.pad_id)
+        self.language_positions += 0 if decoded is None else decoded.positions
         return decoded
 
     def _row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
