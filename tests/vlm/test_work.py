@@ -228,6 +228,7 @@ def full_above(model, monkeypatch, rows):
 def test_a_model_with_room_for_two_rows_gives_the_same_replies(fresh, vlm, pictures, monkeypatch, kind):
     asks = [a for i in (0, 1, None) for a in asks_about(i, 4)]
     expected = vlm(kind, 0).answer(vlm(kind, 0).encode(pictures), asks)
+    fresh.packing = False
     tries = full_above(fresh, monkeypatch, 2)
     replies = fresh.answer(fresh.encode(pictures), asks)
     assert max(tries) == len(QUESTIONS)
@@ -319,6 +320,7 @@ def test_running_out_of_memory_while_encoding_is_raised_as_such(fresh, pictures,
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(fresh, pictures, monkeypatch, step):
+    fresh.packing = False
     encoded = fresh.encode(pictures[:1])
     plain = fresh.answer(encoded, asks_about(0, 4))
     calls = []
@@ -338,6 +340,7 @@ def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(fresh, pict
 
 
 def test_batches_begin_large_and_the_size_that_fitted_is_told(fresh, checkpoint, pictures, monkeypatch, kind):
+    fresh.packing = False
     assert fresh.describe()["batch_size"] == {"given": None, "first": AUTOMATIC["cpu"], "fitted": AUTOMATIC["cpu"]}
     asks = asks_about(0, 3, EIGHTEEN)
     expected = fresh.answer(fresh.encode(pictures[:1]), asks)

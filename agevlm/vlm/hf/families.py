@@ -32,7 +32,7 @@ class Family:
 
     adapter = "hf"
     plain_positions = True
-    """Whether positions are 0, 1, 2, ... under a causal mask, so that suffixes may be packed into one row."""
+    """Whether positions are 0, 1, 2, ... and each token sees exactly those before it."""
     shares_prefix = True
     """Whether tokens that follow leave the keys and values of the prompt's beginning alone."""
     why_not = ""

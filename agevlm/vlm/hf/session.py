@@ -18,6 +18,7 @@ from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.memory import is_out_of_memory, release_memory
+from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
 from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 from agevlm.vlm.hf.sharing import Sharing, falling_back
@@ -74,6 +75,8 @@ class HfVlm(Vlm):
         begin = AUTOMATIC.get(self.family.device.type, AUTOMATIC["cpu"]) if batch_size is None else batch_size
         self.batcher = Batcher(begin, is_out_of_memory, release_memory)
         self._batch_size = {"given": batch_size, "first": begin}
+        self.packing = proven and can_pack(self.family)
+        """Whether questions may share a row (`packed`); off, they always run as a batch."""
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
         self.language_positions = 0
@@ -170,8 +173,11 @@ class HfVlm(Vlm):
 
         def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[Reply]:
             suffixes = [rows[i].ids[len(prefix.ids) :] for i in batch]
-            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             limits = [rows[i].limit for i in batch]
+            if (packed := self._answer_packed(image, prefix, suffixes, limits)) is not None:
+                said = zip(batch, packed.first, packed.answers, strict=True)
+                return [self.reply(first, ids, asks[i]) for i, first, ids in said]
+            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             first, generated = decode_greedily(self.family, state, len(prefix.ids), limits, self.end_ids, self.pad_id)
             self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
             return [self.reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))]
@@ -213,7 +219,10 @@ class HfVlm(Vlm):
             inputs = [(rows[i].ids + rows[i].continuation)[past:] for i in batch]
             wanted = [range(len(s) - len(rows[i].continuation) - 1, len(s)) for s, i in zip(inputs, batch, strict=True)]
             scores = []
-            for i, logits in zip(batch, self._prefill(images, image, prefix, inputs, wanted).logits, strict=True):
+            found: Pack | Prefilled | None = self._packed(image, prefix, inputs, wanted)
+            if found is None or any(logits.isnan().any() for logits in found.logits):
+                found = self._prefill(images, image, prefix, inputs, wanted)
+            for i, logits in zip(batch, found.logits, strict=True):
                 logprobs = torch.log_softmax(logits.float(), dim=-1)
                 first = sum(float(logprobs[n, token]) for n, token in enumerate(rows[i].continuation))
                 scores.append([first + value for value in logprobs[-1, lasts[i]].tolist()])
@@ -347,6 +356,29 @@ class HfVlm(Vlm):
         self.language_positions += len(suffixes) * max(map(len, suffixes))
         features = None if prefix.ids else self._features(images, image)
         return prefill(self.family, prefix, suffixes, wanted, features, self.pad_id)
+
+    def _packed(
+        self,
+        image: int | None,
+        prefix: Prefix,
+        suffixes: list[list[int]],
+        wanted: Sequence[Sequence[int]],
+        steps: int = 0,
+    ) -> Pack | None:
+        """The suffixes in one row; None where they had better run as a batch, or hold the image themselves."""
+        whole = image is not None and not prefix.ids
+        if whole or not self.packing or not worth_packing(self.family, len(prefix.ids), suffixes, steps):
+            return None
+        self.language_positions += sum(map(len, suffixes))
+        return prefill_packed(self.family, prefix, suffixes, wanted)
+
+    def _answer_packed(
+        self, image: int | None, prefix: Prefix, suffixes: list[list[int]], limits: list[int]
+    ) -> Decoded | None:
+        pack = self._packed(image, prefix, suffixes, [[len(s) - 1] for s in suffixes], max(limits))
+        decoded = None if pack is None else decode_packed(self.family, pack, limits, self.end_ids, self.pad_id)
+        self.language_positions += 0 if decoded is None else decoded.positions
+        return decoded
 
     def _row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
         """An ask's rendered text (placeholders expanded) and its token ids."""
