@@ -5,17 +5,20 @@ processors are transformers' own. The first tests prove that image, question, po
 """
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
 
 from agevlm.checkpoints.standins import STANDINS, build_standin
-from agevlm.errors import NotSupported
+from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm import Ask, ProbeSpec
+from agevlm.vlm.batching import AUTOMATIC
 from agevlm.vlm.hf import plain
 from agevlm.vlm.hf.devices import TOWERS
 from agevlm.vlm.hf.reference import find_flips, plain_generate
 from agevlm.vlm.hf.session import HfVlm
+from agevlm.vlm.hf.sharing import CLOSE
 from agevlm.vlm.hf.table import FAMILIES
 from tests.vlm.conftest import QUESTIONS, asks_about
 from tests.vlm.test_equality import QUESTION_FIRST
@@ -87,6 +90,24 @@ def longhand(vlm, image, question, continuation=()):
 def test_every_family_of_the_table_is_shown():
     tiny = {"age_vlm", "llava", "llava_next"}  # in test_equality
     assert {name.split("/")[0] for name in FAMILIES} == {*KINDS, *tiny}
+
+
+def test_the_page_on_models_says_what_is_so(vlm):
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    for name, family in FAMILIES.items():
+        blind = "blind" in vlm(name).capabilities if name in KINDS else family.blind
+        cells = [
+            f"`{name}`",
+            "once",
+            "once" if family.shares_prefix else "with each question",
+            "one row" if family.plain_positions else "a batch",
+            "yes" if blind else "no",
+            "yes" if family.probes else "no",
+        ]
+        assert f"| {' | '.join(cells)} |" in page
+    assert f"{AUTOMATIC['cuda']} questions on a GPU and {AUTOMATIC['cpu']} on the CPU" in page
+    for dtype, close in CLOSE.items():
+        assert f"{close * 100:g}%" in page, dtype
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,3 +275,10 @@ def test_a_question_before_the_image_shares_nothing_and_still_equals_plain_gener
         asks = asks_about(image, 5)
         replies = model.answer(encoded, asks)
         assert find_flips(model, None if image is None else pictures[image], asks, replies) == []
+
+
+def test_a_processor_that_lacks_a_package_says_which(folder, monkeypatch):
+    path = folder("smolvlm")
+    monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
+    with pytest.raises(CheckpointError, match="cannot load its processor: Package `num2words` is required"):
+        HfVlm.load(path, device="cpu")

@@ -10,7 +10,7 @@ import transformers as t
 
 from agevlm.checkpoints.standins.common import build_tokenizer, stir, text_sizes
 from agevlm.checkpoints.tiny import CHAT_TEMPLATE, TinyLlava, build_model, build_processor
-from agevlm.errors import CheckpointError
+from agevlm.errors import CheckpointError, DataError
 from agevlm.vlm import Ask
 from agevlm.vlm.hf.checkpoint import find_checkpoint
 from agevlm.vlm.hf.general import General
@@ -199,3 +199,22 @@ def test_a_type_that_is_no_image_text_to_text_model_is_refused_by_name(folder, t
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
     with pytest.raises(CheckpointError, match=f"'{model_type}' is no image-text-to-text.*{t.__version__}.*newer"):
         find_checkpoint(str(tmp_path))
+
+
+def test_a_prompt_beyond_the_context_is_refused_and_settles_nothing(folder, pictures):
+    model = load(folder("vipllava"))
+    encoded = model.encode(pictures[:1])
+    for _ in range(2):
+        with pytest.raises(DataError, match="leaves no room for an answer"):
+            model.answer(encoded, [Ask("What? " * 5000, 0, 4)])
+    assert "not tried yet" in model.describe()["reuse"]["why"]
+    model.family.context = 40  # room for the question, not for more of it
+    assert model.answer(encoded, [Ask("?", 0, 4)])[0].text is not None
+    assert model.describe()["reuse"] == {"image": True, "prefix": True}
+
+
+def test_a_model_without_image_features_of_its_own_is_asked_plainly(folder, pictures, monkeypatch):
+    monkeypatch.delattr(t.VipLlavaForConditionalGeneration, "get_image_features")
+    model = load(folder("vipllava"))
+    assert_plain(model, pictures)
+    assert "has no attribute 'get_image_features'" in model.describe()["reuse"]["why"]

@@ -364,7 +364,7 @@ def test_an_image_that_does_not_fit_at_once_is_encoded_again_after_memory_is_giv
         return features(inputs)
 
     monkeypatch.setattr(fresh.family, "features", full_at_first)
-    monkeypatch.setattr("agevlm.vlm.hf.session.release_memory", lambda: order.append("release"))
+    monkeypatch.setattr("agevlm.vlm.hf.memory.release_memory", lambda: order.append("release"))
     replies = fresh.answer(fresh.encode(pictures[:1]), asks)
     assert order == ["try", "release", "try"]
     assert [r.token_ids for r in replies] == [r.token_ids for r in expected]

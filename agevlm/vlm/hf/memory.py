@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+
+R = TypeVar("R")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -21,3 +25,15 @@ def release_memory() -> None:
     if torch.cuda.is_available():
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
+
+
+def with_room(work: Callable[[], R]) -> R:
+    """What `work` returns; where memory runs out, once more with what was only kept for later given back."""
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block: the traceback would keep the first try's tensors alive.
+    release_memory()
+    return work()

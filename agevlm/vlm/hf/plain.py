@@ -9,13 +9,15 @@ import torch
 from PIL.Image import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from agevlm.errors import DataError
 from agevlm.vlm.batching import memory_message
 from agevlm.vlm.contract import Ask, Reply
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from agevlm.vlm.hf.session import HfImages, HfVlm
+    from agevlm.vlm.hf.images import HfImages
+    from agevlm.vlm.hf.session import HfVlm
 
 LOGIT_SETTINGS: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (None, 1.0),
@@ -85,10 +87,18 @@ def generate(
 
     Returns:
         Generated token ids, end token included, and the logits of each step: (1, vocabulary), as the model gave them.
+
+    Raises:
+        DataError: the prompt fills the model's context.
     """
     inputs = plain_inputs(vlm, image, prompt)
     length = inputs["input_ids"].shape[1]
-    settings = greedy_arguments(vlm, min(limit, vlm.family.context - length))
+    if (room := vlm.family.context - length) < 1:
+        raise DataError(
+            f"a prompt of {length} tokens leaves no room for an answer in the model's context of {vlm.family.context}; "
+            f"shorten it: {prompt[:60]!r}..."
+        )
+    settings = greedy_arguments(vlm, min(limit, room))
     if dictated:
         never = next(token for token in range(len(dictated) + 1) if token not in dictated)
         settings |= {"eos_token_id": never, "logits_processor": LogitsProcessorList([Dictated(dictated, length)])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,8 @@ from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Pro
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
-from agevlm.vlm.hf.memory import is_out_of_memory, release_memory
+from agevlm.vlm.hf.images import HfImages, Row
+from agevlm.vlm.hf.memory import is_out_of_memory, release_memory, with_room
 from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
 from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
@@ -26,35 +26,6 @@ from agevlm.vlm.hf.table import find_family
 from agevlm.vlm.reuse import Reuse
 
 R = TypeVar("R")
-
-
-@dataclass
-class HfImages(EncodedImages):
-    """Vision features per image and, once a question was asked, the keys and values of its prompt prefix."""
-
-    owner: HfVlm
-    """The model whose features these are."""
-    features: list[Any]
-    """Per image what the family keeps of it, on the model's device."""
-    sizes: list[tuple[int, int]]
-    """Width and height of each image as given, in pixels."""
-    pictures: list[Image] = field(default_factory=list)
-    """The images as given, for models that cannot be asked about encoded ones."""
-    prefixes: dict[int | None, Prefix] = field(default_factory=dict)
-    """The prefix last built for each image; None for asks without an image."""
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ask (or one option of an ask) as token ids."""
-
-    image: int | None
-    ids: list[int]
-    continuation: list[int] = field(default_factory=list)
-    limit: int = 0
 
 
 class HfVlm(Vlm):
@@ -148,22 +119,11 @@ class HfVlm(Vlm):
             return None
         self.vision_calls += 1
         try:
-            return self._with_room(lambda: self.family.features(self.family.preprocess(image)))
+            return with_room(lambda: self.family.features(self.family.preprocess(image)))
         except Exception as error:
             if is_out_of_memory(error) or not self.sharing.refuse(error):
                 raise
         return None
-
-    @staticmethod
-    def _with_room(work: Callable[[], R]) -> R:
-        """What `work` returns; where memory runs out, once more with what was only kept for later given back."""
-        try:
-            return work()
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        release_memory()
-        return work()
 
     @torch.inference_mode()
     @falling_back(answer_plainly)

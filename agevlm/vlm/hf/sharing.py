@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from agevlm.errors import CheckpointError
+from agevlm.errors import CheckpointError, DataError
 from agevlm.vlm.contract import Ask
+from agevlm.vlm.hf.general import QUESTION
 from agevlm.vlm.hf.memory import is_out_of_memory
 from agevlm.vlm.hf.plain import generate, plain_inputs
 from agevlm.vlm.hf.prefix import prefill, step
 from agevlm.vlm.reuse import Reuse
 
 if TYPE_CHECKING:
-    from agevlm.vlm.hf.session import HfImages, HfVlm
+    from agevlm.vlm.hf.images import HfImages
+    from agevlm.vlm.hf.session import HfVlm
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest distance of logits that are the same but for rounding, relative to their spread (Euclidean norms)."""
@@ -69,10 +71,14 @@ class Sharing:
         return (known or replace(self._most, why="not tried yet: settled by the first question")).facts()
 
     def _try(self, images: HfImages, ask: Ask) -> Reuse:
-        asks = [replace(ask, prompt=prompt) for prompt in (ask.prompt, f"{ask.prompt} {ask.prompt}")]
+        asks = [replace(ask, prompt=prompt) for prompt in (ask.prompt, f"{ask.prompt} {QUESTION}")]
         picture = None if ask.image is None else images.pictures[ask.image]
         # Not guarded: a model whose own generate fails cannot be asked at all.
-        expected = [_plain(self._vlm, picture, one) for one in asks]
+        expected = [_plain(self._vlm, picture, asks[0])]
+        try:
+            expected.append(_plain(self._vlm, picture, asks[1]))
+        except DataError:
+            asks.pop()  # too long for the model's context
         problems: list[str] = []
         for prefix in (True, False):
             try:
