@@ -25,8 +25,8 @@ class Reuse:
 def remark(description: Mapping[str, object]) -> str:
     """One line for whoever waits for a run in which a model shares less than it could; empty where it shares all."""
     reuse = description.get("reuse")
-    if not isinstance(reuse, Mapping) or not (why := reuse.get("why")):
+    if not isinstance(reuse, Mapping) or (reuse.get("image") and reuse.get("prefix")):
         return ""
     if reuse.get("image"):
-        return f"each image is encoded once, but every question runs its whole prompt: {why}"
-    return f"every question runs alone, as plain generate does, with the image encoded anew: {why}"
+        return f"each image is encoded once, but every question runs its whole prompt: {reuse.get('why')}"
+    return f"every question runs alone, as plain generate does, with the image encoded anew: {reuse.get('why')}"

@@ -192,6 +192,9 @@ def _ask(
             raise RunFolderError(f"the model's {changed} changed while the run was planned; give the command again")
         if "blind" not in vlm.capabilities and any(group.shown is None for group in mine):
             raise DataError(f"--control blind: {settings.model.name} cannot be asked without an image; leave it out")
+        # Known now for some models, for others with their first answer.
+        if ranks.first and (said := remark(vlm.describe())):
+            notes.print(said)
         writer = folder.writer(ranks.rank)
         stack.callback(writer.close)
         with progress(notes, len(mine), ranks.world, show=ranks.first) as advance:
@@ -211,8 +214,8 @@ def _ask(
                 # The answers are there; a check that fails must not keep them from being scored.
                 trouble = f"{type(error).__name__}: {error}"
         description = vlm.describe()
-        if ranks.first and (shared := remark(description)):
-            notes.print(shared)
+        if ranks.first and (found := remark(description)) != said:
+            notes.print(found)
         return tally, description, trouble
 
 
