@@ -22,6 +22,7 @@ from agevlm.vlm.hf.sharing import CLOSE
 from agevlm.vlm.hf.table import FAMILIES
 from tests.vlm.conftest import QUESTIONS, asks_about
 from tests.vlm.test_equality import QUESTION_FIRST
+from tests.vlm.test_work import full_above
 
 KINDS = sorted(STANDINS)
 MROPE = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
@@ -282,3 +283,19 @@ def test_a_processor_that_lacks_a_package_says_which(folder, monkeypatch):
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     with pytest.raises(CheckpointError, match="cannot load its processor: Package `num2words` is required"):
         HfVlm.load(path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["mllama", "paligemma", "qwen2_vl", "qwen3_vl"])
+def test_with_room_for_two_rows_answers_are_the_same_and_the_size_is_remembered(
+    folder, pictures, expected, monkeypatch, kind
+):
+    model = HfVlm.load(folder(kind), device="cpu")
+    asks = [Ask(q, i, 6) for q in QUESTIONS for i in (0, 3, 1)]
+    tries = full_above(model, monkeypatch, 2)
+    replies = model.answer(model.encode(pictures), asks)
+    assert max(tries) > 2
+    assert [r.token_ids for r in replies] == [expected(kind, a) for a in asks]
+    assert model.describe()["batch_size"]["fitted"] <= 2
+    tries.clear()
+    model.answer(model.encode(pictures), asks)
+    assert max(tries) <= 2
