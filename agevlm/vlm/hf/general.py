@@ -101,7 +101,9 @@ class General(Family):
         tokenizer = self.processor.tokenizer
         begin, end = self._probe.split(self.image_token)
         whole = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        read = whole[whole.find(begin) + len(begin) : len(whole) - len(end)]
+        added = tokenizer.bos_token or ""
+        skipped = len(added) if whole.startswith(added) and not begin.startswith(added) else 0
+        read = whole[whole.find(begin, skipped) + len(begin) : len(whole) - len(end)]
         for expansion in (self.image_token * ids.count(self.image_token_id), read):
             if prompts.token_ids(tokenizer, self.written(self._probe, expansion)) == ids:
                 return expansion

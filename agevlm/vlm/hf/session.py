@@ -42,7 +42,7 @@ class HfVlm(Vlm):
         able: dict[Capability, bool] = {"blind": self.family.blind, "probe": self.family.probes}
         always: frozenset[Capability] = frozenset({"logprobs", "rank"})
         self.capabilities = always | {name for name, has in able.items() if has}
-        self.sharing = Sharing(self, proven)
+        self.sharing = Sharing(self.family, proven)
         begin = AUTOMATIC.get(self.family.device.type, AUTOMATIC["cpu"]) if batch_size is None else batch_size
         self.batcher = Batcher(begin, is_out_of_memory, release_memory)
         self._batch_size = {"given": batch_size, "first": begin}

@@ -23,6 +23,7 @@ from agevlm.vlm.hf.prefix import prefill, step
 from agevlm.vlm.reuse import Reuse
 
 if TYPE_CHECKING:
+    from agevlm.vlm.hf.families import Family
     from agevlm.vlm.hf.images import HfImages
     from agevlm.vlm.hf.session import HfVlm
 
@@ -33,9 +34,7 @@ CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 class Sharing:
     """What asks with an image, and asks without one, share; settled once each."""
 
-    def __init__(self, vlm: HfVlm, proven: bool) -> None:
-        family = vlm.family
-        self._vlm = vlm
+    def __init__(self, family: Family, proven: bool) -> None:
         self._most = Reuse(prefix=family.shares_prefix, why=family.why_not)
         self._settled: dict[bool, Reuse] = {True: self._most, False: self._most} if proven else {}
 
@@ -58,40 +57,17 @@ class Sharing:
         """What asks with an image, or without one, share, once one of them was asked."""
         return self._settled.get(shown, self._most)
 
-    def of(self, images: HfImages, ask: Ask) -> Reuse:
+    def of(self, vlm: HfVlm, images: HfImages, ask: Ask) -> Reuse:
         """What an ask may share; the first one of its kind is asked in more than one way to find out."""
         shown = ask.image is not None
         if shown not in self._settled:
-            self._settled[shown] = self._try(images, ask)
+            self._settled[shown] = _try(vlm, images, ask)
         return self._settled[shown]
 
     def facts(self) -> dict[str, object]:
         """For `describe`; of asks without an image only where there were no others."""
         known = self._settled.get(True) or self._settled.get(False)
         return (known or replace(self._most, why="not tried yet: settled by the first question")).facts()
-
-    def _try(self, images: HfImages, ask: Ask) -> Reuse:
-        asks = [replace(ask, prompt=prompt) for prompt in (ask.prompt, f"{ask.prompt} {QUESTION}")]
-        picture = None if ask.image is None else images.pictures[ask.image]
-        # Not guarded: a model whose own generate fails cannot be asked at all.
-        expected = [_plain(self._vlm, picture, asks[0])]
-        try:
-            expected.append(_plain(self._vlm, picture, asks[1]))
-        except DataError:
-            asks.pop()  # too long for the model's context
-        problems: list[str] = []
-        for prefix in (True, False):
-            try:
-                found = _shared(self._vlm, images, asks, [tokens for _, tokens, _ in expected], Reuse(prefix=prefix))
-                problem = _difference(self._vlm, expected, found)
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                problem = _one_line(error)
-            if not problem:
-                return Reuse(prefix=prefix, why="".join(problems))
-            problems.append(problem)
-        return Reuse(False, False, problems[-1])
 
 
 def falling_back(plainly: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -103,7 +79,7 @@ def falling_back(plainly: Callable[..., Any]) -> Callable[[Callable[..., Any]], 
             images = self.own(encoded)
             for ask in asks:
                 self.check(images, ask)
-            alone = [i for i, ask in enumerate(asks) if not self.sharing.of(images, ask).image]
+            alone = [i for i, ask in enumerate(asks) if not self.sharing.of(self, images, ask).image]
             if not alone:
                 return list(together(self, encoded, asks, *more))
             results = {i: plainly(self, images, asks[i], *(m[i] for m in more)) for i in alone}
@@ -119,6 +95,31 @@ def falling_back(plainly: Callable[..., Any]) -> Callable[[Callable[..., Any]], 
 
 Step = tuple[list[int], list[int], list[torch.Tensor]]
 """Token ids of a prompt, the first generated one or two, and the logits that gave them."""
+
+
+def _try(vlm: HfVlm, images: HfImages, ask: Ask) -> Reuse:
+    """What leaves the answers to an ask, and to a longer one, alone: all shared, or the image, or nothing."""
+    asks = [replace(ask, prompt=prompt) for prompt in (ask.prompt, f"{ask.prompt} {QUESTION}")]
+    picture = None if ask.image is None else images.pictures[ask.image]
+    # Not guarded: a model whose own generate fails cannot be asked at all.
+    expected = [_plain(vlm, picture, asks[0])]
+    try:
+        expected.append(_plain(vlm, picture, asks[1]))
+    except DataError:
+        asks.pop()  # too long for the model's context
+    problems: list[str] = []
+    for prefix in (True, False):
+        try:
+            found = _shared(vlm, images, asks, [tokens for _, tokens, _ in expected], Reuse(prefix=prefix))
+            problem = _difference(vlm, expected, found)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            problem = _one_line(error)
+        if not problem:
+            return Reuse(prefix=prefix, why="".join(problems))
+        problems.append(problem)
+    return Reuse(False, False, problems[-1])
 
 
 def _plain(vlm: HfVlm, picture: Any, ask: Ask) -> Step:
