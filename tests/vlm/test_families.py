@@ -312,3 +312,14 @@ def test_a_family_that_the_table_forgot_is_asked_rightly_all_the_same(folder, pi
     alone = ("gemma3", "mllama", "paligemma")
     assert (facts["image"], facts["prefix"]) == (kind not in alone, kind not in alone)
     assert ("why" in facts) == (kind in alone)
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "idefics3", "mllama", "paligemma", "qwen3_vl"])
+def test_in_half_precision_flips_have_small_margins(folder, pictures, kind):
+    model = HfVlm.load(folder(kind), device="cpu", dtype="bfloat16")
+    for image in shown_in(model, 1):
+        asks = asks_about(image, 6)
+        replies = model.answer(model.encode(pictures[:2]), asks)
+        assert all(reply.error is None and reply.token_ids for reply in replies)
+        for flip in find_flips(model, None if image is None else pictures[image], asks, replies):
+            assert 0 <= flip.margin < 0.25
