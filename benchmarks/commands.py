@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles, write_json
+from agevlm.terminal import (
+    CHAT_TEMPLATE,
+    CKPT,
+    CONCURRENCY,
+    DEVICE,
+    DTYPE,
+    JSON,
+    TIMEOUT,
+    chat_template_text,
+    consoles,
+    write_json,
+)
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
@@ -74,6 +85,8 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @DEVICE
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
 @CHAT_TEMPLATE
+@CONCURRENCY
+@TIMEOUT
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
@@ -94,6 +107,7 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope
     agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
+    agevlm-eval pope --ckpt openai:http://localhost:8000/v1#NAME
     """
     from agevlm.vlm.choice import ModelChoice
     from benchmarks.pope.command import run_pope, show_plan
@@ -108,6 +122,8 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["device"],
             options["batch_size"],
             chat_template_text(options["chat_template"]),
+            concurrency=options["concurrency"],
+            timeout=options["timeout"],
         ),
         questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
         images=options["images"],

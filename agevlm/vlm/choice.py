@@ -28,6 +28,10 @@ class ModelChoice:
     device: str = "auto"
     batch_size: int = 32
     chat_template: str | None = None
+    concurrency: int = 32
+    """Most requests under way to a served model."""
+    timeout: float = 120.0
+    """Seconds that a served model may take for a request."""
 
     @property
     def adapter(self) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from agevlm.errors import AgeVlmError, RunFolderError
+from agevlm.errors import AgeVlmError, DataError, RunFolderError
 from agevlm.terminal import stoppable, write_json
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.estimate import estimate
@@ -92,6 +92,11 @@ def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
 
 
 def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console) -> int:
+    if settings.verify and settings.model.adapter is not None:
+        raise DataError(
+            f"--verify compares with transformers' generate, and does not see how {settings.model.adapter} models are "
+            "run; leave it out"
+        )
     loaded = load_data(settings)
     folder = run_folder(settings, loaded)
     # The first rank takes the folder and names the model all ranks must load; its errors reach every rank.
