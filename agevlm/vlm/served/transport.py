@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ SECRET = 8
 """A shorter key is a placeholder (EMPTY, none): its letters may stand in any answer."""
 QUOTED = 300
 """Most characters of a server's own words in a message."""
+LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 ADVICE = {
     401: f"set the right key in the environment ({' or '.join(KEYS)})",
     403: "the key may not use this model",
@@ -111,6 +113,8 @@ class Transport:
             timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(self._unlogged)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._random = random.Random()
@@ -143,7 +147,7 @@ class Transport:
                 return Exchange(body, tries, self._clock.monotonic() - sent)
             except _Passing as trouble:
                 if self._given_up:
-                    patience = AT_ONCE
+                    patience = replace(patience, tries=min(patience.tries, AT_ONCE.tries))
                 pause = patience.pause(tries, trouble.retry_after, self._random.random())
                 spent = self._clock.monotonic() - started
                 if tries >= patience.tries or spent + pause > patience.seconds:
@@ -156,12 +160,19 @@ class Transport:
         """Close all connections and end all pauses; what is under way raises `Closed`."""
         self._closed.set()
         self._http.close()
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(self._unlogged)
 
     def hide(self, text: str) -> str:
         """The text without the key."""
         for secret in self._hidden:
             text = text.replace(secret, "[key]")
         return text
+
+    def _unlogged(self, record: logging.LogRecord) -> bool:
+        """A server may send the key back in a header, which the libraries below log when told to debug."""
+        record.msg, record.args = self.hide(record.getMessage()), ()
+        return True
 
     def _once(self, method: str, path: str, content: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"} if content is not None else {}

@@ -14,6 +14,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,12 +65,10 @@ class Received:
     prompt: str
     image: bytes | None
     media_type: str | None
+    identity: tuple[str | None, str]
+    """SHA-256 of the image, and the prompt."""
     times: int
-    """How often the same image and prompt came before."""
-
-    @property
-    def identity(self) -> tuple[str | None, str]:
-        return (hashlib.sha256(self.image).hexdigest() if self.image else None, self.prompt)
+    """How often the same came before."""
 
 
 Trouble = Callable[[Received, "Handler"], bool | None]
@@ -87,7 +86,7 @@ class State:
         default_factory=lambda: [{"id": MODEL, "object": "model", "root": "/weights/tiny", "max_model_len": 4096}]
     )
     received: list[Received] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
+    times: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     in_flight: int = 0
     most_in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,7 +116,6 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
-        self.state.paths.append(self.path)
         if self.path != "/v1/models" or self.state.models is None:
             self.say(404, {"error": {"message": "Not Found"}})
             return
@@ -157,10 +155,11 @@ class Handler(BaseHTTPRequestHandler):
             assert head.startswith("data:")
             assert head.endswith(";base64")
             media, image = head[5:-7], base64.b64decode(encoded, validate=True)
-        number = len(self.state.received)
-        request = Received(number, body, dict(self.headers), prompt, image, media, 0)
-        times = sum(r.identity == request.identity for r in self.state.received)
-        return Received(number, body, dict(self.headers), prompt, image, media, times)
+        sha = hashlib.sha256(image).hexdigest() if image else None
+        identity = (sha, prompt)
+        self.state.times[identity] += 1
+        number, times = len(self.state.received), self.state.times[identity] - 1
+        return Received(number, body, dict(self.headers), prompt, image, media, identity, times)
 
 
 def completion(request: Received) -> dict[str, Any]:
