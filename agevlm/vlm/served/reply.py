@@ -14,8 +14,8 @@ ABOVE_ZERO = 1e-3
 """A log-probability may exceed 0 by so much, from rounding in narrow floats."""
 LEAST = -1e300
 """Below it, a log-probability is minus infinity (JSON knows integers that no float can hold)."""
-VERSION = r"-(\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})"
-"""What hosted endpoints add to the name of a model that they keep several dated versions of."""
+VERSION = r"-(\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})|@[\w./-]+"
+"""What endpoints add to the name of a model that has versions: a date or number, or a revision."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,6 @@ def _token(entry: Any) -> Token:
 
 def same_model(asked: str, answered: str) -> bool:
     """Whether an answered name can be the asked model's: the same, a dated version of it, or with its path or not."""
-    if re.fullmatch(re.escape(asked) + VERSION, answered):
+    if re.fullmatch(f"{re.escape(asked)}({VERSION})", answered):
         return True
     return answered == asked or answered.endswith(f"/{asked}") or asked.endswith(f"/{answered}")

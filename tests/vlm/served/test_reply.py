@@ -178,6 +178,7 @@ def test_the_first_token_must_be_the_answers():
 def test_dated_versions_and_paths_are_the_same_model_and_other_sizes_are_not():
     assert same_model("gpt-4o", "gpt-4o-2024-08-06")
     assert same_model("gpt-4", "gpt-4-0613")
+    assert same_model("org/model", "org/model@main")
     assert same_model("gemini-2.0-flash", "models/gemini-2.0-flash-001") is False
     assert same_model("gemini-2.0-flash", "models/gemini-2.0-flash")
     assert same_model("Qwen/Qwen2-VL-7B", "Qwen2-VL-7B")
