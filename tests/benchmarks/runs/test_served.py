@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.benchmarks.runs.stub import make_data
 from tests.vlm.served.server import MODEL, RuleVlm, serving
 
 KEY = "sk-test-4f1d2c9b7a6e5d3c"
-CONTROLS = ("--control", "all")
+CONTROLS = ("--control", "all", "--protocol", "default")
 
 
 @pytest.fixture(autouse=True)
@@ -87,11 +88,12 @@ def same(got, expected):
         assert len(got) == len(expected)
         for one, other in zip(got, expected, strict=True):
             same(one, other)
+    elif isinstance(expected, float):
+        assert math.isclose(got, expected, rel_tol=1e-9)
     else:
-        assert got == (pytest.approx(expected, rel=1e-9) if isinstance(expected, float) else expected)
+        assert got == expected
 
 
-@pytest.mark.slow
 def test_scores_are_those_of_the_same_rule_on_this_machine_however_many_are_asked_at_a_time(tmp_path, server):
     data = make_data(tmp_path / "data", 6)
     many, one = tmp_path / "many", tmp_path / "one"

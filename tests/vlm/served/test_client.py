@@ -1,5 +1,7 @@
 """The client against a server that misbehaves in every way we could think of."""
 
+import contextlib
+import json
 import pickle
 import threading
 import time as real_time
@@ -259,16 +261,15 @@ def test_waiting_requests_go_in_their_order_whenever_they_came(server, client):
 
 def test_a_slow_server_is_timed_out_even_if_it_sends_a_little_now_and_then(server):
     def dribble(request, handler):
+        body = b" " * 50 + json.dumps(completion(request)).encode()
         handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
+        handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        try:
-            for _ in range(200):
-                handler.wfile.write(b" ")
-                handler.wfile.flush()
+        with contextlib.suppress(ConnectionError):
+            for at in range(50):
+                handler.wfile.write(body[at : at + 1])
                 real_time.sleep(0.02)
-        except ConnectionError:
-            pass
+            handler.wfile.write(body[50:])
         return True
 
     def silent(request, handler):
