@@ -1,4 +1,7 @@
-"""The run loop: group by group through a model, every answer or error on disk before the next group begins."""
+"""The run loop: group by group through a model, every answer or error on disk before the next group begins.
+
+Models that bear it (`Vlm.parallel_groups`) have several groups under way; each is on disk as soon as it is done.
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,20 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a model failed on a group; not the exception, which would keep what the model held at that moment."""
+
+    line: str
+    kind: str
+    """The same for failures whose lines differ in a request's number alone."""
+
+    @staticmethod
+    def of(error: Exception) -> Failure:
+        line = _one_line(error)
+        return Failure(line, error.kind if isinstance(error, EndpointError) else line)
+
+
 def run_groups(
     vlm: Vlm,
     groups: Sequence[Group],
@@ -116,10 +133,10 @@ def run_groups(
             tally.seconds = time.perf_counter() - started
             advance(group, tally)
             if not group.failed_before:
-                kind = "" if failure is None else _kind(failure)
+                kind = "" if failure is None else failure.kind
                 failures = [f for f in [*failures, kind] if f == kind != ""]
             if failure is not None and len(failures) >= GIVE_UP and not stop:
-                stop = f"the model failed on {GIVE_UP} images in a row: {_one_line(failure)}"
+                stop = f"the model failed on {GIVE_UP} images in a row: {failure.line}"
     if stop:
         raise RunStopped(
             f"{stop}. Stopped; {tally.answers} new answers are kept, and the same command goes on from there"
@@ -129,7 +146,7 @@ def run_groups(
 
 def _answers(
     vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
-) -> Generator[tuple[Group, list[Reply], Exception | None]]:
+) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """Groups with the replies to their asks and, if the model itself failed, why; none is begun once `stopped`."""
     if vlm.parallel_groups > 1:
         yield from _side_by_side(vlm, stream, tokens, stopped)
@@ -142,9 +159,9 @@ def _answers(
 
 def _side_by_side(
     vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
-) -> Generator[tuple[Group, list[Reply], Exception | None]]:
+) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """The same with many groups under way, each as soon as it is done."""
-    flying: dict[Future[tuple[list[Reply], Exception | None]], Group] = {}
+    flying: dict[Future[tuple[list[Reply], Failure | None]], Group] = {}
     pool = ThreadPoolExecutor(vlm.parallel_groups, thread_name_prefix="group")
     more = True
     try:
@@ -164,9 +181,7 @@ def _side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _answer(
-    vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int
-) -> tuple[list[Reply], Exception | None]:
+def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int) -> tuple[list[Reply], Failure | None]:
     """Replies to a group's asks and, if the model itself failed, why."""
     if isinstance(image, Exception):
         return [Reply.failed(_one_line(image))] * len(group.asks), None
@@ -174,7 +189,8 @@ def _answer(
     try:
         encoded = vlm.encode([] if image is None else [image])
     except Exception as error:
-        return [Reply.failed(_one_line(error))] * len(asks), error
+        failed = Failure.of(error)
+        return [Reply.failed(failed.line)] * len(asks), failed
     replies, failure = _replies(vlm, encoded, asks)
     if failure is not None and group.failed_before and len(asks) > 1:
         # The second time: one prompt may be what the model cannot take, and must not cost the others their answers.
@@ -182,7 +198,7 @@ def _answer(
     return replies, failure
 
 
-def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], Exception | None]:
+def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], Failure | None]:
     """Replies to asks and, if the model failed, why.
 
     Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
@@ -190,12 +206,8 @@ def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[lis
     try:
         return vlm.answer(encoded, asks), None
     except Exception as error:
-        return [Reply.failed(_one_line(error))] * len(asks), error
-
-
-def _kind(error: Exception) -> str:
-    """What makes failures the same: the whole line, or what the error says it is where its line names a request."""
-    return error.kind if isinstance(error, EndpointError) else _one_line(error)
+        failed = Failure.of(error)
+        return [Reply.failed(failed.line)] * len(asks), failed
 
 
 def _one_line(error: Exception) -> str:

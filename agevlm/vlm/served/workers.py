@@ -11,6 +11,8 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Task = tuple[float, int, Future[Any] | None, Callable[[], Any]]
+"""Order, number, where the result goes (None: end the thread), what to do."""
 
 
 class Workers:
@@ -22,8 +24,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._queue: queue.PriorityQueue[tuple[float, int, Future[Any] | None, Callable[[], Any]]]
-        self._queue = queue.PriorityQueue()
+        self._queue: queue.PriorityQueue[Task] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []

@@ -18,6 +18,8 @@ from agevlm.vlm.served.retry import Patience
 from benchmarks.run_folder import RunFolder
 from tests.benchmarks.runs.launch import OPTIONS, ROOT, answers, command_here, environment, finish
 from tests.benchmarks.runs.stub import make_data
+from tests.benchmarks.runs.test_ranks import torchrun
+from tests.benchmarks.runs.test_real_model import EVAL
 from tests.vlm.served.server import MODEL, RuleVlm, serving
 
 KEY = "sk-test-4f1d2c9b7a6e5d3c"
@@ -314,11 +316,8 @@ def test_a_plan_asks_no_question(tmp_path, server):
 
 @pytest.mark.slow
 def test_several_processes_share_the_questions(tmp_path, server):
-    from tests.benchmarks.runs.test_ranks import torchrun
-
     data, out = make_data(tmp_path / "data", 8), tmp_path / "run"
-    main = "tests/benchmarks/runs/served_child.py"
-    process = torchrun(main, *arguments(server, data, out))
+    process = torchrun("--no-python", EVAL, *arguments(server, data, out))
     got = finish(process)
     assert got.returncode == 0, got.stderr
     assert len(server.received) == len({r.identity for r in server.received}) == len(answers(out))
