@@ -49,6 +49,8 @@ class Served:
     name: str
     facts: Mapping[str, Any]
     """Its entry in /models; empty where the endpoint does not list it."""
+    others: tuple[str, ...] = ()
+    """What the endpoint lists in its place."""
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -101,15 +103,21 @@ def _served(client: Client) -> Served:
     """The model that the client is to ask; its name where none was given."""
     listed = client.models()
     if client.model is not None:
-        return Served(client.model, next((m for m in listed or () if m["id"] == client.model), {}))
+        found = next((m for m in listed or () if m["id"] == client.model), None)
+        # Not refused here: hosted endpoints answer to names that they do not list.
+        return Served(client.model, found or {}, () if found else tuple(m["id"] for m in listed or ()))
     if listed is None:
         raise EndpointError(f"{client.url} does not say what it serves; name the model: openai:URL#NAME")
     if len(listed) != 1:
-        names = [m["id"] for m in listed[:LISTED]] + ["..."] * (len(listed) > LISTED)
-        which = f"serves {len(listed)} models, name one ({', '.join(names)})" if names else "lists no model, name one"
+        names = _some(tuple(m["id"] for m in listed))
+        which = f"serves {len(listed)} models, name one ({names})" if names else "lists no model, name one"
         raise EndpointError(f"{client.url} {which}: openai:URL#NAME")
     client.model = listed[0]["id"]
     return Served(listed[0]["id"], listed[0])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
 
 
 class ServedImages(EncodedImages):
@@ -174,6 +182,8 @@ class ServedVlm(Vlm):
             results |= self._together(encoded, asks, others, order)
         errors = [r for _, r in sorted(results.items()) if isinstance(r, EndpointError)]
         if errors and len(errors) == len(results):
+            if self.served.others and isinstance(errors[0], Rejected) and errors[0].status == 404:
+                raise Rejected(f"{errors[0]}. The endpoint lists: {_some(self.served.others)}", 404)
             raise errors[0]
         return [self._reply(results[i], ask) for i, ask in enumerate(asks)]
 

@@ -188,6 +188,15 @@ def test_an_endpoint_that_refuses_everything_is_asked_once_an_image(server, vlm)
     assert len(server.received) == 1
 
 
+def test_a_name_that_is_not_listed_may_do_and_if_it_does_not_the_listed_ones_are_said(server):
+    one = choice(server, "tiny/vml").load()
+    assert one.answer(one.encode([]), asks(None))[0].text == rule(None, PROMPTS[0])[0]
+    server.trouble = lambda _, handler: handler.say(404, {"error": "The model `tiny/vml` does not exist."})
+    with pytest.raises(Rejected, match=r"`tiny/vml` does not exist.*The endpoint lists: tiny/vlm$"):
+        one.answer(one.encode([]), asks(None))
+    one.close()
+
+
 def finished(reason, content="Yes"):
     def edit(_, body):
         choice = {**body["choices"][0], "finish_reason": reason, "message": {"content": content}, "logprobs": None}
