@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,9 +25,16 @@ def clustered_auroc(
     `auroc_draws` for the method. Raises ValueError where shapes differ, a score is NaN, an index is out of range or
     `level` is outside (0, 1).
     """
-    concordance, positives, negatives = concordant_pairs(scores, labels, clusters, weights.shape[1])
-    estimate = float(divide(concordance.sum(), positives.sum() * negatives.sum()))
-    draws = auroc_draws(concordance, positives, negatives, weights)
+    positives, negatives, blocks = _blocks(scores, labels, clusters, weights.shape[1])
+    # M has images x images entries: block by block, it is never whole. Entries and weights are multiples of 1/2, so
+    # that the order of additions changes nothing.
+    total, pairs = 0.0, np.zeros(len(weights))
+    for first, columns, block in blocks:
+        total += float(block.sum())
+        weighted = block @ (weights if len(columns) == weights.shape[1] else weights[:, columns]).T
+        pairs += np.einsum("gd,dg->d", weighted, weights[:, first : first + len(block)])
+    estimate = float(divide(np.asarray(total), positives.sum() * negatives.sum()))
+    draws = divide(pairs, (weights @ positives) * (weights @ negatives))
     n_clusters = int(min(np.count_nonzero(positives), np.count_nonzero(negatives)))
     return score_interval(estimate, draws, n_clusters, level)
 
@@ -49,6 +58,21 @@ def concordant_pairs(
     half the number that tie (the Mann-Whitney statistic by clusters). Exact: all entries are multiples of 1/2.
     Arguments and errors as in `clustered_auroc`.
     """
+    positives, negatives, blocks = _blocks(scores, labels, clusters, n_clusters)
+    concordance = np.zeros((n_clusters, n_clusters))
+    for first, columns, block in blocks:
+        concordance[first : first + len(block), columns] = block
+    return concordance, positives, negatives
+
+
+Block = tuple[int, NDArray[np.int64], Floats]
+"""First row of M, columns that are not all 0, and the rows' entries there."""
+
+
+def _blocks(
+    scores: ArrayLike, labels: ArrayLike, clusters: ArrayLike, n_clusters: int
+) -> tuple[Floats, Floats, Iterator[Block]]:
+    """Positives and negatives per cluster, and M in blocks of rows. Raises as `concordant_pairs`."""
     score, label = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     index = cluster_index(clusters, n_clusters)
     if not score.shape == label.shape == index.shape:
@@ -57,16 +81,17 @@ def concordant_pairs(
         raise ValueError("scores must not be NaN")
     order = np.argsort(index, kind="stable")
     score, label, index = score[order], label[order], index[order]
-    positives = sum_by_cluster(label, index, n_clusters)
-    negatives = sum_by_cluster(~label, index, n_clusters)
-    concordance = np.zeros((n_clusters, n_clusters))
-    size = max(1, _BLOCK_ENTRIES // max(1, score.size))
-    for first in range(0, n_clusters, size):
-        inside = label & (index >= first) & (index < first + size)
-        width = min(size, n_clusters - first)
-        block = _pairs_of_block(score[inside], index[inside] - first, width, score[~label], index[~label])
-        concordance[first : first + size, np.unique(index[~label])] = block
-    return concordance, positives, negatives
+
+    def blocks() -> Iterator[Block]:
+        columns = np.unique(index[~label])
+        size = max(1, _BLOCK_ENTRIES // max(1, score.size))
+        for first in range(0, n_clusters, size):
+            inside = label & (index >= first) & (index < first + size)
+            width = min(size, n_clusters - first)
+            block = _pairs_of_block(score[inside], index[inside] - first, width, score[~label], index[~label])
+            yield first, columns, block
+
+    return sum_by_cluster(label, index, n_clusters), sum_by_cluster(~label, index, n_clusters), blocks()
 
 
 def _pairs_of_block(
