@@ -1,7 +1,7 @@
 """Where question rows lie: JSON lines, JSON arrays, parquet files, the Hugging Face hub.
 
-A container knows nothing of POPE's fields beyond what tells rows from other JSON: it hands out rows with the place each
-one came from, and the encoded images where it holds any.
+A container knows nothing of a benchmark's fields beyond what tells rows from other JSON: it hands out rows with the
+place each one came from, and the encoded images where it holds any.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from agevlm.errors import DataError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_ROW_KEYS = {"question_id", "query", "question"}
+_ROW_KEYS = {"question_id", "query", "question", "prompt"}
 _MOVED = {"lmms-lab/POPE": "lmms-lab-encoder/POPE"}
 
 
@@ -210,8 +210,12 @@ def image_name(source: str) -> str:
     return source if re.search(r"\.[A-Za-z0-9]{1,5}$", source) else f"{source}.jpg"
 
 
-def parquet_rows(paths: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] | None]:
+def parquet_rows(
+    paths: Sequence[Path], image_key: str = "image_source"
+) -> tuple[list[Row], Mapping[str, bytes] | None]:
     """The rows of parquet files (shards of one table), and their images if there is an `image` column.
+
+    `image_key` is the column that names them.
 
     Raises:
         DataError: a file that is missing, no parquet, or lacks the column that names the images.
@@ -231,7 +235,7 @@ def parquet_rows(paths: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] 
                     for index, fields in enumerate(file.read_row_group(group, columns=light).to_pylist()):
                         rows.append(Row(fields, f"{path}: row {number}"))
                         number += 1
-                        source = fields.get("image_source")
+                        source = fields.get(image_key)
                         if "image" in names and isinstance(source, str):
                             places.setdefault(image_name(source), (path, group, index))
         except FileNotFoundError:
@@ -243,8 +247,8 @@ def parquet_rows(paths: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] 
     return rows, ParquetImages(places) if places else None
 
 
-def hub_rows(name: str) -> tuple[list[Row], Mapping[str, bytes] | None]:
-    """The rows of a hub data set's `test` split and its images, neither decoded nor held.
+def hub_rows(name: str, image_key: str = "image_source") -> tuple[list[Row], Mapping[str, bytes] | None]:
+    """The rows of a hub data set's `test` split and its images by the column `image_key`, neither decoded nor held.
 
     `lmms-lab/POPE` is looked for under its other home if the hub does not know it.
 
@@ -270,11 +274,11 @@ def hub_rows(name: str) -> tuple[list[Row], Mapping[str, bytes] | None]:
     except Exception as error:  # the hub client's failures are of many unrelated types
         raise DataError(
             f"{name}: cannot be loaded from the hub: {type(error).__name__}: {error}; without network give the local "
-            "parquet files of the data set (or the folder that holds them) or POPE's JSON files instead"
+            "parquet files of the data set (or the folder that holds them) or its JSON files instead"
         ) from error
     first: dict[str, int] = {}
     for number, row in enumerate(rows):
-        if isinstance(source := row.fields.get("image_source"), str):
+        if isinstance(source := row.fields.get(image_key), str):
             first.setdefault(image_name(source), number)
     if pictures is None or not first:
         return rows, None

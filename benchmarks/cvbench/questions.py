@@ -1,0 +1,196 @@
+"""CV-Bench questions from every form they are published in: hub data set, parquet files, JSON lines with images beside.
+
+Fields of a row are those of the hub's nyu-visionx/CV-Bench: idx, type (2D, 3D), task, source, prompt (the question with
+its lettered options, kept as it is), choices, answer ("(B)") and filename; source_dataset and source_filename if they
+are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agevlm.errors import DataError
+from benchmarks.cvbench.types import LETTERS
+from benchmarks.pope.containers import Row, hub_rows, json_rows, parquet_rows
+
+FULL = {"2D": 1438, "3D": 1200}
+"""Questions of the whole benchmark by type."""
+_TYPES = tuple(FULL)
+_ANSWER = re.compile(r"\(?([A-Z])\)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_IMAGE_KEY = "filename"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One multiple-choice question about one image."""
+
+    idx: str
+    """As the file gives it (integers as their decimal string); unique within its set."""
+    source: str
+    """ADE20K, COCO, Omni3D; or what another set of this form says."""
+    type: str
+    """2D or 3D."""
+    task: str
+    """Count, Relation, Depth, Distance; or what another set says."""
+    image: str
+    """The image's file name as the file gives it: a POSIX path relative to the image folder."""
+    cluster: str
+    """The sampling unit of the statistics: the image that it was made from, where the file says so, else `image`.
+
+    CV-Bench has a file for every question; several may show one photo, with other boxes drawn in.
+    """
+    prompt: str
+    """The question and its lettered options, as published."""
+    options: tuple[str, ...]
+    gold: int
+    """Place of the right option, from 0."""
+    where: str
+    """File and line or row, for error messages."""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions of one source."""
+
+    data_version: str
+    """`cv-bench` (all 1,438 + 1,200), `cv-bench 2D`, `cv-bench 3D` or `custom`, @ and 12 digits of the hash."""
+    content_sha256: str
+    """Hash of the sorted questions: blind to ids, order and container."""
+    questions: tuple[Question, ...]
+    image_bytes: Mapping[str, bytes] | None = None
+    """Encoded image files by name where the questions' own container holds them (parquet, hub); else None."""
+
+
+def load_questions(source: str | Path) -> QuestionSet:
+    """Load a JSON-lines or JSON file, a parquet file, a folder of them, or a hub data set.
+
+    In a folder, parquet files (which hold the images) are preferred to JSON files of the same questions. A hub data set
+    named CV-Bench must have all questions.
+
+    Raises:
+        DataError: with file and row: a source that is missing or broken, a row without its fields or without choices,
+            an answer that is none of its choices, an idx that appears twice, a hub CV-Bench of another size.
+    """
+    path = Path(source)
+    hub = False
+    images: Mapping[str, bytes] | None = None
+    if path.is_dir():
+        files = sorted(path.rglob("*.parquet")) or sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
+        if not files:
+            raise DataError(f"{path}: no parquet or JSON file here; give CV-Bench's question file or its folder")
+        rows, images = _rows(files)
+    elif path.exists():
+        rows, images = _rows([path])
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source):
+        rows, images = hub_rows(source, _IMAGE_KEY)
+        hub = source.endswith("/CV-Bench")
+    else:
+        raise DataError(f"{source}: no such file; give a question file, its folder, or a hub id (org/name)")
+    questions = tuple(_question(row) for row in rows)
+    _refuse_repeats(questions)
+    counts = Counter(question.type for question in questions)
+    if hub and counts != FULL:
+        raise DataError(
+            f"{source}: {counts['2D']:,} questions of type 2D and {counts['3D']:,} of type 3D, but CV-Bench has "
+            f"{FULL['2D']:,} and {FULL['3D']:,}; the download is not whole or the data set has changed"
+        )
+    digest = _digest(questions)
+    return QuestionSet(f"{_version(questions, counts)}@{digest[:12]}", digest, questions, images)
+
+
+def _rows(files: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] | None]:
+    if files[0].suffix == ".parquet":
+        return parquet_rows(files, _IMAGE_KEY)
+    return [row for file in files for row in json_rows(file)], None
+
+
+def _version(questions: Sequence[Question], counts: Counter[str]) -> str:
+    """The benchmark or one of its halves by source and size; anything else is custom."""
+    if all(q.source in ("ADE20K", "COCO", "Omni3D") for q in questions):
+        if counts == FULL:
+            return "cv-bench"
+        for kind in _TYPES:
+            if counts == {kind: FULL[kind]}:
+                return f"cv-bench {kind}"
+    return "custom"
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    lines = sorted(json.dumps([q.image, q.source, q.type, q.task, q.prompt, q.options, q.gold]) for q in questions)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _refuse_repeats(questions: Sequence[Question]) -> None:
+    first: dict[str, Question] = {}
+    for question in questions:
+        other = first.setdefault(question.idx, question)
+        if other is not question:
+            raise DataError(f"{question.where}: idx {question.idx} is also that of {other.where}; each needs its own")
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _question(row: Row) -> Question:
+    options = _options(row)
+    answer = _text(row, "answer")
+    match = _ANSWER.fullmatch(answer.strip())
+    gold = LETTERS.index(match[1]) if match else -1
+    if not 0 <= gold < len(options):
+        last = LETTERS[len(options) - 1]
+        raise DataError(f"{row.where}: answer {answer!r} is none of its {len(options)} choices; give (A) to ({last})")
+    kind = _text(row, "type")
+    if kind not in _TYPES:
+        raise DataError(f"{row.where}: type {kind!r}; CV-Bench has {' and '.join(_TYPES)}")
+    image = _text(row, _IMAGE_KEY)
+    parts = [row.fields.get(key) for key in ("source_dataset", "source_filename")]
+    return Question(
+        idx=_identity(row),
+        source=_text(row, "source"),
+        type=kind,
+        task=_text(row, "task"),
+        image=image,
+        cluster="/".join(str(part) for part in parts if part) if parts[1] else image,
+        prompt=_text(row, "prompt"),
+        options=options,
+        gold=gold,
+        where=row.where,
+    )
+
+
+def _options(row: Row) -> tuple[str, ...]:
+    choices = _field(row, "choices")
+    if not isinstance(choices, (list, tuple)) or not 2 <= len(choices) <= len(LETTERS):
+        raise DataError(f"{row.where}: choices {choices!r}; a question needs a list of 2 to {len(LETTERS)} texts")
+    for choice in choices:
+        if not isinstance(choice, str) or not choice.strip():
+            raise DataError(f"{row.where}: choice {choice!r} is no text")
+    return tuple(choices)
+
+
+def _identity(row: Row) -> str:
+    idx = _field(row, "idx")
+    if isinstance(idx, bool) or not isinstance(idx, (int, str)) or idx == "":
+        raise DataError(f"{row.where}: idx {idx!r} is neither a number nor a text")
+    return str(idx)
+
+
+def _text(row: Row, key: str) -> str:
+    value = _field(row, key)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{row.where}: {key} {value!r} is no text")
+    return value
+
+
+def _field(row: Row, key: str) -> Any:
+    if key not in row.fields:
+        raise DataError(f"{row.where}: no field {key!r} (the row has {', '.join(row.fields)}); is this CV-Bench?")
+    return row.fields[key]

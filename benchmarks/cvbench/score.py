@@ -1,0 +1,251 @@
+"""From read answers to CV-Bench's numbers. Pure: the same rows give the same numbers, to the last bit.
+
+Every number is a function of right answers and questions per source, type and task, so its interval comes from the
+same function of the same counts over resampled images (`benchmarks.statistics.clusters`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agevlm.errors import DataError
+from benchmarks.cvbench.types import NO_ANSWER, Reading
+from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
+from benchmarks.statistics.scores import Floats, divide
+
+SOURCES = ("ADE20K", "COCO", "Omni3D")
+"""CV-Bench's sources: the first two are its 2D questions, the last its 3D questions."""
+TYPES = ("2D", "3D")
+TASKS = ("Count", "Relation", "Depth", "Distance")
+OFFICIAL, ROW_MEAN = "official", "row mean"
+DRAWS = 2000
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with what was read in its answer."""
+
+    image: str
+    """The image that it is about: the sampling unit of the intervals."""
+    source: str
+    type: str
+    """2D or 3D."""
+    task: str
+    n_options: int
+    gold: int
+    """Place of the right option, from 0."""
+    reading: Reading
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer was read as the right option; an answer that names none is wrong."""
+        return self.reading.option == self.gold
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a table."""
+
+    name: str
+    """official, 2D, 3D (by source), row mean, or "source ADE20K", "task Count" and the like."""
+    accuracy: Interval
+    chance: float
+    """What guessing among each question's options gives by the same formula."""
+    n: int
+    """Questions with an answer."""
+    images: int
+    """Images with an answered question."""
+    unparsed: int
+    """Answers that name no option; they are wrong."""
+    if_unparsed_right: float
+    """The number if every answer that names no option had been right; `accuracy` takes them all as wrong."""
+    missing: int
+    """Questions without an answer, because the model failed; they enter no other number."""
+
+    @property
+    def below_chance(self) -> bool:
+        """Whether the whole interval lies below chance: the answers are worse than guesses, or were not understood."""
+        return self.accuracy.high < self.chance
+
+
+# --- the official number ----------------------------------------------------------------------------------------------
+
+
+def official_mean(rows: Iterable[tuple[str, bool]]) -> float | None:
+    """CV-Bench's official number, 1/2 ((ADE20K + COCO) / 2 + Omni3D), from rows of (source, whether it is right).
+
+    Each term is a source's share of right answers, in [0, 1]. None unless all three sources have rows: a part of the
+    benchmark has no official number. Raises DataError for a source that CV-Bench does not have.
+    """
+    right, total = dict.fromkeys(SOURCES, 0), dict.fromkeys(SOURCES, 0)
+    for number, (source, correct) in enumerate(rows):
+        if source not in total:
+            raise DataError(f"row {number}: source {source!r} is none of CV-Bench's ({', '.join(SOURCES)})")
+        total[source] += 1
+        right[source] += bool(correct)
+    if not all(total.values()):
+        return None
+    return float(_official({s: np.asarray(right[s] / total[s], dtype=np.float64) for s in SOURCES}))
+
+
+def _two_d(shares: Mapping[str, Floats]) -> Floats:
+    return (shares["ADE20K"] + shares["COCO"]) / 2
+
+
+def _official(shares: Mapping[str, Floats]) -> Floats:
+    return 1 / 2 * (_two_d(shares) + shares["Omni3D"])
+
+
+# --- a table ----------------------------------------------------------------------------------------------------------
+
+
+def score(rows: Sequence[Row], *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> list[Score]:
+    """CV-Bench's numbers of one set of answers, in [0, 1], each with its interval over images.
+
+    In this order: official (only where all three sources are there), 2D = (ADE20K + COCO) / 2 (where both are), 3D =
+    Omni3D, row mean, then every source, type and task. Where the rows are not CV-Bench's sources (CV-Scenes), 2D and
+    3D are the row means of their types. All numbers are resampled jointly: one draw takes an image with all its
+    questions. No rows, no scores. Raises ValueError where `level` is outside (0, 1), DataError where a row's right
+    option is none of its options.
+    """
+    if not rows:
+        return []
+    for number, row in enumerate(rows):
+        if not 0 <= row.gold < row.n_options:
+            raise DataError(f"row {number} (image {row.image}): right option {row.gold} of {row.n_options} options")
+    return _Table(rows, draws, seed, level).scores()
+
+
+class _Table:
+    """Sums of each group per image, and the same sums in every draw."""
+
+    def __init__(self, rows: Sequence[Row], draws: int, seed: int, level: float) -> None:
+        self.rows, self.level = rows, level
+        places = {image: i for i, image in enumerate(sorted({row.image for row in rows}))}
+        self.images = np.array([places[row.image] for row in rows], dtype=np.int64)
+        self.correct = np.array([row.correct for row in rows], dtype=np.float64)
+        self.guess = np.array([1 / row.n_options for row in rows], dtype=np.float64)
+        self.answered = np.array([row.reading != NO_ANSWER for row in rows])
+        self.unparsed = np.array([row.reading.option is None for row in rows]) & self.answered
+        self.weights = resampling_weights(len(places), draws, seed)
+
+    def scores(self) -> list[Score]:
+        sources, types = self._groups("source", SOURCES), self._groups("type", TYPES)
+        found = []
+        if set(sources) == set(SOURCES):
+            found.append(self._score(OFFICIAL, sources, _official))
+        if set(sources) <= set(SOURCES):
+            if {"ADE20K", "COCO"} <= set(sources):
+                found.append(self._score("2D", {s: sources[s] for s in SOURCES[:2]}, _two_d))
+            if "Omni3D" in sources:
+                found.append(self._one("3D", sources["Omni3D"]))
+        else:
+            found += [self._one(name, mask) for name, mask in types.items()]
+        found.append(self._one(ROW_MEAN, np.ones(len(self.rows), dtype=bool)))
+        found += [self._one(f"source {name}", mask) for name, mask in sources.items()]
+        return found + [self._one(f"task {name}", mask) for name, mask in self._groups("task", TASKS).items()]
+
+    def _groups(self, field: str, known: Sequence[str]) -> dict[str, Mask]:
+        """Masks of the rows by a field's value, the known values first."""
+        values = [getattr(row, field) for row in self.rows]
+        present = set(values)
+        names = [name for name in known if name in present] + sorted(present - set(known))
+        return {name: np.array([value == name for value in values]) for name in names}
+
+    def _one(self, name: str, mask: Mask) -> Score:
+        return self._score(name, {name: mask}, lambda shares: shares[name])
+
+    def _score(self, name: str, masks: Mapping[str, Mask], formula: Callable[[Mapping[str, Floats]], Floats]) -> Score:
+        """A formula of the shares of right answers in some groups, with its interval."""
+        asked = np.logical_or.reduce(list(masks.values()))
+        answered = {group: mask & self.answered for group, mask in masks.items()}
+        union = asked & self.answered
+        drawn = {
+            group: divide(
+                self.weights @ self._by_image(self.correct, mask), self.weights @ self._by_image(self.answered, mask)
+            )
+            for group, mask in answered.items()
+        }
+
+        def of(values: Floats) -> float:
+            # fsum: the order of the rows never matters, not even in the last bit
+            return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
+
+        fewest = min(len(np.unique(self.images[mask])) for mask in answered.values())
+        return Score(
+            name=name,
+            accuracy=score_interval(of(self.correct), formula(drawn), fewest, self.level),
+            chance=of(self.guess),
+            n=int(union.sum()),
+            images=len(np.unique(self.images[union])),
+            unparsed=int(self.unparsed[union].sum()),
+            if_unparsed_right=of(self.correct + self.unparsed),
+            missing=int(asked.sum() - union.sum()),
+        )
+
+    def _by_image(self, values: Any, mask: Mask) -> Floats:
+        return sum_by_cluster(values[mask], self.images[mask], self.weights.shape[1])
+
+
+# --- where readings differ --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An answer to a question with these options that not all protocols read alike."""
+
+    answer: str
+    options: tuple[str, ...]
+    count: int
+    readings: Mapping[str, Reading]
+    """Protocol -> reading."""
+
+
+def disagreements(
+    asked: Sequence[tuple[str | None, Sequence[str]]], readings: Mapping[str, Sequence[Reading]], most: int = 20
+) -> list[Disagreement]:
+    """The most frequent pairs of answer and options that protocols read as different options, or as one and none.
+
+    `asked` holds (answer, options) per question, `readings` each protocol's reading per question in the same order.
+    Raises ValueError where the lengths differ.
+    """
+    if any(len(one) != len(asked) for one in readings.values()):
+        raise ValueError(f"need one reading of each of the {len(asked)} answers under every protocol")
+    counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    found: dict[tuple[str, tuple[str, ...]], dict[str, Reading]] = {}
+    for number, (answer, options) in enumerate(asked):
+        read = {name: one[number] for name, one in readings.items()}
+        if answer is not None and len({reading.option for reading in read.values()}) > 1:
+            key = (answer, tuple(options))
+            counts[key] += 1
+            found[key] = read
+    ordered = sorted(found, key=lambda key: (-counts[key], key))
+    return [Disagreement(*key, counts[key], found[key]) for key in ordered[:most]]
+
+
+def agreement(readings: Mapping[str, Sequence[Reading]]) -> dict[tuple[str, str], int]:
+    """How many answers each pair of protocols reads as the same option (or both as none), over the same questions.
+
+    Raises ValueError where protocols have read different numbers of answers.
+    """
+    names = list(readings)
+    return {
+        (a, b): sum(x.option == y.option for x, y in zip(readings[a], readings[b], strict=True))
+        for i, a in enumerate(names)
+        for b in names[i:]
+    }
+
+
+def rule_counts(readings: Iterable[Reading]) -> dict[tuple[str, bool], int]:
+    """How often each rule fired, as (rule, whether it found an option), most frequent first."""
+    counts = Counter((reading.rule, reading.option is not None) for reading in readings)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
