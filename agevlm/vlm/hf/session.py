@@ -138,6 +138,7 @@ class HfVlm(Vlm):
             "device_name": torch.cuda.get_device_name(self.model.device) if self.model.device.type == "cuda" else "CPU",
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
+            "packing": self.packing,
             "end_token_ids": sorted(self.end_ids),
             "generation_settings_ignored": ignored,
         }
