@@ -8,7 +8,20 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles, write_json
+from agevlm.terminal import (
+    BATCH_SIZE,
+    CHAT_TEMPLATE,
+    CKPT,
+    CONCURRENCY,
+    DEVICE,
+    DEVICE_MAP,
+    DTYPE,
+    JSON,
+    TIMEOUT,
+    chat_template_text,
+    consoles,
+    write_json,
+)
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
@@ -72,8 +85,11 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
 @DTYPE
 @DEVICE
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
+@DEVICE_MAP
+@BATCH_SIZE
 @CHAT_TEMPLATE
+@CONCURRENCY
+@TIMEOUT
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
@@ -94,6 +110,7 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope
     agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
+    agevlm-eval pope --ckpt openai:http://localhost:8000/v1#NAME
     """
     from agevlm.vlm.choice import ModelChoice
     from benchmarks.pope.command import run_pope, show_plan
@@ -108,6 +125,9 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["device"],
             options["batch_size"],
             chat_template_text(options["chat_template"]),
+            options["device_map"],
+            concurrency=options["concurrency"],
+            timeout=options["timeout"],
         ),
         questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
         images=options["images"],
