@@ -129,6 +129,7 @@ def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console)
             return 0
         total = Tally.total(tallies)
         close_launch(folder, total, description)
+        del loaded, plan, left  # scoring reads the run folder, and needs the room
         code = _report(settings, folder, total, console, notes)
         if trouble is not None:
             raise AgeVlmError(f"--verify failed, the scores stand: {trouble}")

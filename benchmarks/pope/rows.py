@@ -20,7 +20,7 @@ QuestionKey = tuple[str, str]
 """(split, question id)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One model answer; `text` is None where the model failed (an error record)."""
 
