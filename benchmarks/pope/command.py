@@ -15,7 +15,7 @@ from benchmarks.estimate import estimate
 from benchmarks.plan import Group, remaining, share
 from benchmarks.pope.answers import load_run
 from benchmarks.pope.manifest import close_launch, write_manifest
-from benchmarks.pope.planning import PopePlan, load_pixels
+from benchmarks.pope.planning import PopePlan
 from benchmarks.pope.result import check_result, print_result
 from benchmarks.pope.score import score
 from benchmarks.pope.settings import Loaded, PopeSettings, load_data, make_plan, run_folder
@@ -24,6 +24,7 @@ from benchmarks.progress import duration, progress, told_on_interrupt
 from benchmarks.ranks import Ranks
 from benchmarks.run import Tally, run_groups
 from benchmarks.run_folder import RunFolder
+from benchmarks.showing import load_pixels
 
 
 def show_plan(settings: PopeSettings, console: Console) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from benchmarks.controls import IMAGE as IMAGE
 from benchmarks.pope.types import QuestionSet
 from benchmarks.statistics.clusters import Interval
 
-IMAGE = "image"
-"""The condition in which the model sees the question's own image; the others are controls."""
 FLOOR = "floor:"
 """What the condition of a floor begins with."""
 POOLED, MEAN = "pooled", "mean"

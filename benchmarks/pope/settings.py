@@ -10,11 +10,11 @@ from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
+from benchmarks.controls import IMAGE
 from benchmarks.pope.planning import PopePlan, limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.relabelled import with_repope_sets
-from benchmarks.pope.rows import IMAGE
 from benchmarks.pope.types import QuestionSet
 from benchmarks.prompts import Prompt
 from benchmarks.run_folder import RunFolder, default_folder

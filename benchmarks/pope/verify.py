@@ -8,9 +8,10 @@ from rich.console import Console
 
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Ask, Vlm
-from benchmarks.pope.planning import PopePlan, load_pixels
+from benchmarks.pope.planning import PopePlan
 from benchmarks.pope.settings import Loaded, PopeSettings
 from benchmarks.run_folder import RunFolder
+from benchmarks.showing import load_pixels
 
 
 def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: PopePlan, vlm: Vlm, notes: Console) -> None:
