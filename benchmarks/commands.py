@@ -168,11 +168,13 @@ def score_pope(**options: Any) -> None:
     agevlm-eval score pope --answers runs/pope-...
     """
     from agevlm.errors import DataError
-    from benchmarks.pope.answers import is_run_folder, load_answered, load_run, remarks, scoring_settings
+    from benchmarks.answer_files import is_run_folder
+    from benchmarks.pope.answers import load_answered, load_run, remarks
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
     from benchmarks.pope.result import check_result, print_result
     from benchmarks.pope.score import score as score_answers
+    from benchmarks.run_folder import RunFolder
 
     protocols = _protocols(options["protocols"])
     console, notes = consoles()
@@ -183,7 +185,7 @@ def score_pope(**options: Any) -> None:
         if len(paths) > 1 or options["questions"]:
             raise DataError("a run folder is scored by itself, and knows its questions: give it alone")
         answered = load_run(paths[0])
-        given = {**scoring_settings(paths[0]), **given}
+        given = {**RunFolder(paths[0]).scoring_settings(), **given}
     elif not options["questions"]:
         raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
     else:

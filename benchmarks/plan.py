@@ -53,6 +53,29 @@ class Group:
     """Whether an earlier launch asked some of it and got no answer."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run will ask, and which answer each question waits for."""
+
+    groups: list[Group]
+    rows: list[dict[str, Any]]
+    """The rows of questions.jsonl: each question with its answer key by condition."""
+
+    @property
+    def images(self) -> int:
+        """Distinct images as shown, controls included."""
+        return sum(g.shown is not None for g in self.groups)
+
+    @property
+    def pairs(self) -> int:
+        """Distinct (image as shown, prompt) pairs."""
+        return sum(len(g.asks) for g in self.groups)
+
+    @property
+    def questions(self) -> int:
+        return len(self.rows)
+
+
 def lot(seed: int, *content: str | None) -> str:
     """A seeded draw that depends on the content alone: things sorted by their lots are shuffled."""
     return hashlib.sha256(json.dumps([seed, *content]).encode()).hexdigest()

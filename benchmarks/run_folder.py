@@ -120,6 +120,11 @@ class RunFolder:
             raise RunFolderError(f"{path}: not a manifest; remove it to go on, or start over with --fresh")
         return loaded
 
+    def scoring_settings(self) -> dict[str, int]:
+        """Seed and draws that the run was scored with; empty if its manifest does not say."""
+        found = self.manifest().get("scoring", {})
+        return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
+
     def questions(self) -> list[dict[str, Any]]:
         """The rows of questions.jsonl. Raises RunFolderError if this is no run folder."""
         path = self.path / "questions.jsonl"

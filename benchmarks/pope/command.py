@@ -12,10 +12,9 @@ from agevlm.errors import AgeVlmError, RunFolderError
 from agevlm.terminal import stoppable, write_json
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.estimate import estimate
-from benchmarks.plan import Group, remaining, share
+from benchmarks.plan import Group, Plan, remaining, share
 from benchmarks.pope.answers import load_run
 from benchmarks.pope.manifest import close_launch, write_manifest
-from benchmarks.pope.planning import PopePlan
 from benchmarks.pope.result import check_result, print_result
 from benchmarks.pope.score import score
 from benchmarks.pope.settings import Loaded, PopeSettings, load_data, make_plan, run_folder
@@ -159,7 +158,7 @@ def _ask(
     settings: PopeSettings,
     loaded: Loaded,
     folder: RunFolder,
-    plan: PopePlan,
+    plan: Plan,
     left: list[Group],
     fingerprint: Fingerprint,
     ranks: Ranks,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agevlm.vlm.contract import Fingerprint
-from benchmarks.pope.planning import PopePlan
+from benchmarks.plan import Plan
 from benchmarks.pope.settings import Loaded, PopeSettings
 from benchmarks.run import Tally
 from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
@@ -16,7 +16,7 @@ def write_manifest(
     settings: PopeSettings,
     folder: RunFolder,
     loaded: Loaded,
-    plan: PopePlan,
+    plan: Plan,
     fingerprint: Fingerprint,
     *,
     processes: int,

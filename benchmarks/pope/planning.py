@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from agevlm.data.sources import ImageSource, require_images
-from benchmarks.plan import Group, Planner, drawn
+from benchmarks.plan import Plan, Planner, drawn
 from benchmarks.pope.types import LIMIT, QuestionSet
 from benchmarks.prompts import Prompt
 from benchmarks.showing import Shower
-
-
-@dataclass(frozen=True)
-class PopePlan:
-    """What a POPE run will ask, and which answer each question waits for."""
-
-    groups: list[Group]
-    rows: list[dict[str, Any]]
-    """The rows of questions.jsonl: the set's number in the manifest, the question, its answer key by condition."""
-
-    @property
-    def images(self) -> int:
-        """Distinct images as shown, controls included."""
-        return sum(g.shown is not None for g in self.groups)
-
-    @property
-    def pairs(self) -> int:
-        """Distinct (image as shown, prompt) pairs."""
-        return sum(len(g.asks) for g in self.groups)
-
-    @property
-    def questions(self) -> int:
-        return len(self.rows)
 
 
 def limit_images(sets: Sequence[QuestionSet], limit: int | None, seed: int) -> tuple[QuestionSet, ...]:
@@ -64,8 +41,10 @@ def plan_pope(
     decoding: Mapping[str, Any],
     fingerprint: str,
     seed: int,
-) -> PopePlan:
+) -> Plan:
     """Plan every question under every condition; identical (image, prompt) pairs are planned once.
+
+    A row of the plan also has the number of its set in the manifest.
 
     Args:
         sets: the questions.
@@ -92,4 +71,4 @@ def plan_pope(
             keys = {c: planner.add(shower.of(question.image, c), text) for c in conditions}
             plain = {k: v for k, v in asdict(question).items() if k != "where"}
             rows.append({"set": number, "question": plain, "keys": keys})
-    return PopePlan(planner.groups(seed), rows)
+    return Plan(planner.groups(seed), rows)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.controls import IMAGE as IMAGE
 from benchmarks.pope.types import QuestionSet
+from benchmarks.records import Answer as Answer
 from benchmarks.statistics.clusters import Interval
 
 FLOOR = "floor:"
@@ -17,14 +18,6 @@ POOLED, MEAN = "pooled", "mean"
 
 QuestionKey = tuple[str, str]
 """(split, question id)."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One model answer; `text` is None where the model failed (an error record)."""
-
-    text: str | None
-    logprobs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

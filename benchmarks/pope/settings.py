@@ -11,7 +11,8 @@ from agevlm.errors import DataError
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.controls import IMAGE
-from benchmarks.pope.planning import PopePlan, limit_images, plan_pope
+from benchmarks.plan import Plan
+from benchmarks.pope.planning import limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.relabelled import with_repope_sets
@@ -79,7 +80,7 @@ def load_data(settings: PopeSettings) -> Loaded:
     return Loaded(sets, tuple(sources))
 
 
-def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> PopePlan:
+def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> Plan:
     """Plan the run. Raises DataError."""
     return plan_pope(
         loaded.sets,

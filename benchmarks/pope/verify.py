@@ -8,13 +8,13 @@ from rich.console import Console
 
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Ask, Vlm
-from benchmarks.pope.planning import PopePlan
+from benchmarks.plan import Plan
 from benchmarks.pope.settings import Loaded, PopeSettings
 from benchmarks.run_folder import RunFolder
 from benchmarks.showing import load_pixels
 
 
-def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: PopePlan, vlm: Vlm, notes: Console) -> None:
+def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: Plan, vlm: Vlm, notes: Console) -> None:
     """`--verify N`: ask N seeded images' questions again one by one through plain `generate`, and list differences."""
     from agevlm.vlm.hf.reference import find_flips
     from agevlm.vlm.hf.session import HfVlm
