@@ -37,6 +37,16 @@ DTYPE = click.option(
     "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N or auto.")
+DEVICE_MAP = click.option(
+    "--device-map",
+    metavar="auto",
+    help="Spread one model over all devices, then host memory: auto, balanced, ... as transformers takes it.",
+)
+BATCH_SIZE = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Most questions in one pass.  [many; halved when memory runs out, and remembered]",
+)
 CHAT_TEMPLATE = click.option(
     "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles
+from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DEVICE_MAP, DTYPE, JSON, chat_template_text, consoles
 
 
 @click.command()
@@ -26,6 +26,7 @@ from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_templ
 @click.option("--max-new-tokens", default=32, show_default=True, type=click.IntRange(1), help="Of the answer.")
 @DTYPE
 @DEVICE
+@DEVICE_MAP
 @CHAT_TEMPLATE
 @click.option("--out", type=click.Path(path_type=Path), help="PNG, PDF or SVG file.  [runs/look-MODEL-IMAGE.png]")
 @JSON
@@ -48,6 +49,7 @@ def look(**options: Any) -> None:
         options["dtype"],
         options["device"],
         chat_template=chat_template_text(options["chat_template"]),
+        device_map=options["device_map"],
     )
     console, notes = consoles()
     look_at(

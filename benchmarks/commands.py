@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles, write_json
+from agevlm.terminal import (
+    BATCH_SIZE,
+    CHAT_TEMPLATE,
+    CKPT,
+    DEVICE,
+    DEVICE_MAP,
+    DTYPE,
+    JSON,
+    chat_template_text,
+    consoles,
+    write_json,
+)
 from benchmarks.controls import CONTROLS
 
 HUB_POPE = "lmms-lab/POPE"
@@ -72,7 +83,8 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
 @DTYPE
 @DEVICE
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Most questions in one pass.")
+@DEVICE_MAP
+@BATCH_SIZE
 @CHAT_TEMPLATE
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
@@ -108,6 +120,7 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["device"],
             options["batch_size"],
             chat_template_text(options["chat_template"]),
+            options["device_map"],
         ),
         questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
         images=options["images"],

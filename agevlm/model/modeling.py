@@ -338,12 +338,12 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
         if image_features is None:
             if pixel_values is None:
                 raise ValueError("give pixel_values or image_features")
-            image_features = self.get_image_features(pixel_values.to(self.device)).pooler_output
+            image_features = self.get_image_features(_beside(pixel_values, self.device)).pooler_output
         cache = DynamicCache(config=self.config)
         for index in self.config.text_config.cross_attention_layers:
             attention = self.model.language_model.layers[index].cross_attn
             # Layers may lie on different devices, and this call goes past what moves their inputs.
-            states = image_features.to(attention.k_proj.weight.device)
+            states = _beside(image_features, attention.k_proj.weight.device)
             cache.update(*attention.project_image(states), index)
             cache.layers[index].visible = self.model.token_mask(vision_token_mask, image_features)
         return cache
@@ -389,3 +389,8 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):
                 f"{generation_config.max_length}, more than the model's context of {context}; shorten the prompt or "
                 f"ask for at most {max(0, context - input_ids_length)} new tokens (max_new_tokens)"
             )
+
+
+def _beside(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device of weights; where those are on disk, accelerate's hooks bring them to the tensor."""
+    return tensor if device.type == "meta" else tensor.to(device)

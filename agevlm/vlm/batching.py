@@ -14,6 +14,11 @@ def memory_message(error: BaseException) -> str:
     return f"out of memory: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
+AUTOMATIC = {"cuda": 128, "cpu": 32}
+"""Where batches begin by themselves, by device. A GPU says when its memory is full; a host may end the process instead,
+and larger batches bring nothing there."""
+
+
 class Batcher:
     """Runs items in batches; on out-of-memory halves the batch and remembers the size that fitted.
 

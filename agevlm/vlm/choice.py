@@ -26,8 +26,11 @@ class ModelChoice:
     name: str
     dtype: str = "float32"
     device: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Most question suffixes in one pass; None begins large and finds out."""
     chat_template: str | None = None
+    device_map: str | None = None
+    """"auto" (or another of transformers' ways) spreads one model over all devices, then host memory, then disk."""
 
     @property
     def adapter(self) -> str | None:
@@ -76,6 +79,7 @@ class ModelChoice:
             device=self.device,
             batch_size=self.batch_size,
             chat_template=self.chat_template,
+            device_map=self.device_map,
         )
         _suit_threads(vlm.model)
         return vlm

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from agevlm.errors import AgeVlmError, RunFolderError
+from agevlm.errors import AgeVlmError, DataError, RunFolderError
 from agevlm.terminal import stoppable, write_json
 from agevlm.vlm.contract import Fingerprint
+from agevlm.vlm.reuse import remark
 from benchmarks.estimate import estimate
 from benchmarks.plan import Group, Plan, remaining, share
 from benchmarks.pope.answers import load_run
@@ -92,6 +93,11 @@ def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
 
 
 def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console) -> int:
+    if settings.model.device_map is not None and ranks.world > 1:
+        raise DataError(
+            f"--device-map {settings.model.device_map} spreads one model over all devices; start one process, not "
+            f"{ranks.world}"
+        )
     loaded = load_data(settings)
     folder = run_folder(settings, loaded)
     # The first rank takes the folder and names the model all ranks must load; its errors reach every rank.
@@ -184,6 +190,11 @@ def _ask(
         if vlm.fingerprint.digest != fingerprint.digest:
             changed = ", ".join(vlm.fingerprint.changed(fingerprint.parts))
             raise RunFolderError(f"the model's {changed} changed while the run was planned; give the command again")
+        if "blind" not in vlm.capabilities and any(group.shown is None for group in mine):
+            raise DataError(f"--control blind: {settings.model.name} cannot be asked without an image; leave it out")
+        # Known now for some models, for others with their first answer.
+        if ranks.first and (said := remark(vlm.describe())):
+            notes.print(said)
         writer = folder.writer(ranks.rank)
         stack.callback(writer.close)
         with progress(notes, len(mine), ranks.world, show=ranks.first) as advance:
@@ -202,7 +213,10 @@ def _ask(
             except Exception as error:
                 # The answers are there; a check that fails must not keep them from being scored.
                 trouble = f"{type(error).__name__}: {error}"
-        return tally, vlm.describe(), trouble
+        description = vlm.describe()
+        if ranks.first and (found := remark(description)) != said:
+            notes.print(found)
+        return tally, description, trouble
 
 
 def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Console, notes: Console) -> int:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from agevlm.terminal import JSON
 from benchmarks.speed.equality import compare
 from benchmarks.speed.machine import describe_machine
 from benchmarks.speed.measuring import measure
-from benchmarks.speed.models import KINDS, SIZES, Random, load_model
-from benchmarks.speed.output import print_report
+from benchmarks.speed.models import KINDS, SIZES, Random, load_model, opened
+from benchmarks.speed.output import print_beside, print_report
+from benchmarks.speed.peer import LEAST_IMAGES, PEERS, PeerFailed, prepare_environment
 from benchmarks.speed.scoring import measure_scoring
 from benchmarks.speed.sides import PLAIN
+
+if TYPE_CHECKING:
+    from agevlm.vlm.hf.session import HfVlm
+
+Report = dict[str, Any]
 
 
 @click.command()
@@ -33,49 +41,86 @@ from benchmarks.speed.sides import PLAIN
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads of every part.")
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
 @click.option("--scoring-repeats", default=3, show_default=True, type=click.IntRange(0), help="0: do not time scoring.")
-@click.option("--json", "json_out", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures there.")
+@click.option("--peer", type=click.Choice(PEERS), help="Measure beside another harness, on one model object.")
+@JSON
 def main(**options: Any) -> None:
     """Measure questions per second with and without reuse, check that answers are equal, and time scoring.
 
-    Exits 1 where an answer is empty or, in float32, where any side's tokens differ from those of plain generate.
+    With --peer, measure the suite beside another harness instead.
+
+    Exits 1 where an answer is empty or, in float32, where any side's tokens differ from those of plain generate (or of
+    the peer), and where the peer fails or its model is given other token ids.
     """
+    if options["peer"]:
+        prepare_environment()
+        if options["images"] < LEAST_IMAGES:
+            raise click.BadParameter(f"a comparison takes at least {LEAST_IMAGES}", param_hint="--images")
     import torch
-    from rich.console import Console
 
     from agevlm.errors import AgeVlmError
 
     torch.set_num_threads(options["threads"])
-    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    notes = Console(stderr=True, highlight=False)
-    limit = options["max_new_tokens"]
+    notes = _console(stderr=True)
     wanted = options["ckpt"] or Random(*(options[name] for name in ("kind", "size", "layers", "hidden")))
-    with notes.status("loading the model") as status:
-        try:
-            vlm = load_model(wanted, options["dtype"], options["device"])
-        except AgeVlmError as error:
-            raise click.ClickException(str(error)) from error
-        with torch.inference_mode():
-            results = measure(vlm, options["images"], limit, status.update)
-        comparison = compare(vlm, results, limit)
-        repeats = options["scoring_repeats"]
-        scoring = measure_scoring(repeats, options["threads"], status.update) if repeats else {}
-    report = {
-        "machine": describe_machine(vlm, options["threads"]),
-        "model": str(wanted),
-        "shape": asdict(wanted.shape()) if isinstance(wanted, Random) else None,
-        "images": options["images"],
-        "sides": {name: measured.summary(results[PLAIN]) for name, measured in results.items()},
-        "answers": asdict(comparison),
-        "scoring": scoring,
-    }
-    print_report(out, report)
-    if options["json_out"] is not None:
-        options["json_out"].write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    problems = comparison.problems(exact=options["dtype"] == "float32")
+    try:
+        with notes.status("loading the model") as status:
+            report, problems = (_beside if options["peer"] else _sides)(wanted, options, status.update)
+    except (AgeVlmError, PeerFailed) as error:
+        raise click.ClickException(str(error)) from error
+    alone = options["json_out"] == "-"
+    (print_beside if options["peer"] else print_report)(notes if alone else _console(), report)
+    if alone:
+        click.echo(json.dumps(report, indent=2))
+    elif options["json_out"] is not None:
+        Path(options["json_out"]).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for problem in problems:
         notes.print(f"FAILED: {problem}", markup=False)
     if problems:
         sys.exit(1)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _sides(
+    wanted: str | Random, options: Mapping[str, Any], advance: Callable[[str], None]
+) -> tuple[Report, list[str]]:
+    import torch
+
+    vlm = load_model(wanted, options["dtype"], options["device"])
+    limit, repeats = options["max_new_tokens"], options["scoring_repeats"]
+    with torch.inference_mode():
+        results = measure(vlm, options["images"], limit, advance)
+    comparison = compare(vlm, results, limit)
+    report = {
+        **_subject(vlm, wanted, options),
+        "sides": {name: measured.summary(results[PLAIN]) for name, measured in results.items()},
+        "answers": asdict(comparison),
+        "scoring": measure_scoring(repeats, options["threads"], advance) if repeats else {},
+    }
+    return report, comparison.problems(exact=options["dtype"] == "float32")
+
+
+def _beside(
+    wanted: str | Random, options: Mapping[str, Any], advance: Callable[[str], None]
+) -> tuple[Report, list[str]]:
+    from benchmarks.speed.beside import measure_beside
+
+    with opened(wanted, options["dtype"], options["device"]) as (vlm, folder):
+        found = measure_beside(vlm, folder, options["images"], options["max_new_tokens"], advance)
+    return {**_subject(vlm, wanted, options), **found.to_json()}, found.problems(options["dtype"] == "float32")
+
+
+def _subject(vlm: HfVlm, wanted: str | Random, options: Mapping[str, Any]) -> Report:
+    return {
+        "machine": describe_machine(vlm, options["threads"]),
+        "model": str(wanted),
+        "shape": asdict(wanted.shape()) if isinstance(wanted, Random) else None,
+        "images": options["images"],
+    }
 
 
 if __name__ == "__main__":

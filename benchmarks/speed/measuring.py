@@ -63,8 +63,8 @@ class Measured:
         questions = sum(map(len, self.answers))
         return {
             "questions_per_second": statistics.median(len(a) / s for a, s in zip(self.answers, self.wall, strict=True)),
-            "ratio": _spread(reference.wall, self.wall),
-            "cpu_ratio": _spread(reference.cpu, self.cpu),
+            "ratio": spread(reference.wall, self.wall),
+            "cpu_ratio": spread(reference.cpu, self.cpu),
             "vision_calls_per_question": self.vision_calls / questions,
             "language_positions_per_question": self.language_positions / questions,
             "wall_seconds": self.wall,
@@ -72,9 +72,32 @@ class Measured:
         }
 
 
-def _spread(reference: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+def spread(reference: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """Ratios of the reference's seconds to ours, image by image."""
     ratios = [r / o for r, o in zip(reference, ours, strict=True)]
     return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+@dataclass
+class Clocks:
+    """Seconds of one stretch of work."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+
+@contextmanager
+def clocked(vlm: HfVlm) -> Iterator[Clocks]:
+    """Time what runs in this context, to the end of what it left on a GPU."""
+    import torch
+
+    wait = torch.cuda.synchronize if vlm.model.device.type == "cuda" else lambda: None
+    clocks = Clocks()
+    wait()
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield clocks
+    wait()
+    clocks.wall, clocks.cpu = time.perf_counter() - wall, time.process_time() - cpu
 
 
 def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None]) -> dict[str, Measured]:
@@ -83,8 +106,6 @@ def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None])
     Before that, pictures that are not measured warm every side up, since kernels are chosen and buffers allocated on
     first use; sides that batch meet every number of distinct questions.
     """
-    import torch
-
     from benchmarks.prompts import load_prompt
 
     prompt = load_prompt("default")
@@ -95,21 +116,15 @@ def measure(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None])
         for place, row in enumerate(batches.values()):
             side(vlm, picture(images + place), row[:2] if name in ONE_BY_ONE else row, limit)
     results = {name: Measured() for name in SIDES}
-    on_gpu = vlm.model.device.type == "cuda"
     for index in range(images):
         jpeg = picture(index)
         for name in list(SIDES)[:: 1 if index % 2 == 0 else -1]:
             advance(f"image {index + 1} of {images}: {name}")
             into = results[name]
-            with counted(vlm) as work:
-                if on_gpu:
-                    torch.cuda.synchronize()
-                wall, cpu = time.perf_counter(), time.process_time()
+            with counted(vlm) as work, clocked(vlm) as clocks:
                 answers = SIDES[name](vlm, jpeg, rows[index], limit)
-                if on_gpu:
-                    torch.cuda.synchronize()
-                into.wall.append(time.perf_counter() - wall)
-                into.cpu.append(time.process_time() - cpu)
+            into.wall.append(clocks.wall)
+            into.cpu.append(clocks.cpu)
             into.vision_calls += work.vision_calls
             into.language_positions += work.language_positions
             into.answers.append(answers)

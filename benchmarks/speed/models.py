@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,12 +123,22 @@ class Random:
 
 def load_model(wanted: str | Random, dtype: str, device: str) -> HfVlm:
     """The checkpoint of that name, or a random one; its folder is gone when this returns, however it returns."""
+    with opened(wanted, dtype, device) as (vlm, _):
+        return vlm
+
+
+@contextmanager
+def opened(wanted: str | Random, dtype: str, device: str) -> Iterator[tuple[HfVlm, Path]]:
+    """The model and its folder; a random one's is there in this context alone."""
     from transformers.utils import logging
 
+    from agevlm.vlm.hf.checkpoint import find_checkpoint
     from agevlm.vlm.hf.session import HfVlm
 
     logging.disable_progress_bar()
     if isinstance(wanted, str):
-        return HfVlm.load(wanted, dtype=dtype, device=device)
+        found = find_checkpoint(wanted)
+        yield HfVlm.load(found, dtype=dtype, device=device), found.folder
+        return
     with tempfile.TemporaryDirectory() as folder:
-        return HfVlm.load(wanted.build(folder), dtype=dtype, device=device)
+        yield HfVlm.load(wanted.build(folder), dtype=dtype, device=device), Path(folder)

@@ -16,13 +16,8 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     """Print what the JSON file holds: the machine, the sides, the answers that differ and scoring."""
     from rich.table import Table
 
-    machine, equal = report["machine"], report["answers"]
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); {report['model']}, on "
-        f"{machine['device']}, {machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
-        + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items()),
-        markup=False,
-    )
+    equal = report["answers"]
+    _print_subject(console, report)
     table = Table(
         title=f"{report['images']} images x {PER_IMAGE} questions; ratios: median (lowest - highest) by image"
     )
@@ -61,3 +56,47 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         met = "yes" if row["wall"] < SCORING_AIM_SECONDS else "no"
         table.add_row(SCORING_KINDS[kind], str(row["distinct_texts"]), f"{row['wall']:.2f}", f"{row['cpu']:.2f}", met)
     console.print(table)
+
+
+def print_beside(console: Console, report: dict[str, Any]) -> None:
+    """Print the figures of both harnesses."""
+    from rich.table import Table
+
+    peer, equal = report["peer"], report["equality"]
+    _print_subject(console, report)
+    table = Table(
+        title=f"beside {peer['name']} {peer['version']} ({peer['wrapper']}): {report['images']} images x {PER_IMAGE} "
+        "questions; its time over ours, median (lowest - highest) by image"
+    )
+    for column in ("", "questions/s", "wall ratio", "CPU ratio", "vision calls/q", "language positions/q", "differ"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in report["sides"].items():
+        table.add_row(
+            name,
+            f"{row['questions_per_second']:.2f}",
+            *(f"{r['median']:.1f} ({r['min']:.1f} - {r['max']:.1f})" for r in (row["wall_ratio"], row["cpu_ratio"])),
+            f"{row['vision_calls_per_question']:.3f}",
+            f"{row['language_positions_per_question']:.1f}",
+            f"{equal['differing'][name]} of {report['questions']}" if name in equal["differing"] else "-",
+        )
+    console.print(table)
+    console.print(
+        f"{report['questions']} questions, {report['distinct_questions']} distinct (image, question) pairs, token ids "
+        f"of all prompts equal; its answers: {equal['yes']} yes, {equal['no']} no"
+    )
+    for flip in equal["flips"]:
+        console.print(
+            f"flip: {flip['side']}, {flip['task']}, {flip['question']!r}: {flip['ours']!r} for {flip['plain']!r}, "
+            f"margin {flip['margin']:.3g}",
+            markup=False,
+        )
+
+
+def _print_subject(console: Console, report: dict[str, Any]) -> None:
+    machine = report["machine"]
+    console.print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); {report['model']}, on "
+        f"{machine['device']}, {machine['dtype']}, {machine['parameters'] / 1e6:.1f} M parameters; "
+        + ", ".join(f"{k} {v}" for k, v in {"Python": machine["python"], **machine["packages"]}.items()),
+        markup=False,
+    )

@@ -86,8 +86,17 @@ def _encoded_image(vlm: HfVlm, row: torch.Tensor, features: Any) -> dict[str, An
     return {"inputs_embeds": vlm.family.embed(row, features)}
 
 
+def batched(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
+    """The session with the questions' suffixes as rows of a batch, each with its own copy of the prefix."""
+    packing, vlm.packing = vlm.packing, False
+    try:
+        return session(vlm, jpeg, prompts, limit)
+    finally:
+        vlm.packing = packing
+
+
 def session(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> list[Said]:
-    """The suite's session: the image and the shared prompt prefix once, the questions' suffixes as a batch."""
+    """The suite's session: the image and the shared prompt prefix once, the questions' suffixes in one row."""
     from agevlm.vlm.contract import Ask
 
     replies = vlm.answer(vlm.encode([decode_jpeg(jpeg)]), [Ask(p, 0, limit) for p in prompts])
@@ -104,7 +113,8 @@ def distinct(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> lis
 SIDES: dict[str, Side] = {
     "plain generate": plain,
     "image reuse": image_reuse,
-    "image and prefix reuse": session,
+    "image and prefix reuse": batched,
+    "suffixes in one row": session,
     "the same, distinct questions": distinct,
 }
 PLAIN = "plain generate"

@@ -9,9 +9,10 @@ from tokenizers import processors
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
 from agevlm.errors import DataError
 from agevlm.vlm import Ask
-from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross, family_class
+from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross
 from agevlm.vlm.hf.reference import find_flips, plain_generate
 from agevlm.vlm.hf.session import HfVlm
+from agevlm.vlm.hf.table import family_class
 from tests.vlm.conftest import AGE_VLM, CROSS, QUESTIONS, asks_about
 from tests.vlm.test_equality import QUESTION_FIRST, assert_equal_to_plain, first_logits
 from tests.vlm.test_work import EIGHTEEN, full_above, seen_by_language_model

@@ -84,13 +84,15 @@ def plain(vlm, pictures):
     return ids
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize(("batch_size", "packing"), [(1, True), (3, True), (32, True), (3, False), (32, False)])
 @pytest.mark.parametrize(("kind", "seed"), MODELS)
 def test_answers_equal_plain_generation_for_ragged_questions_of_several_images(
-    vlm, pictures, plain, monkeypatch, kind, seed, batch_size
+    vlm, pictures, plain, monkeypatch, kind, seed, batch_size, packing
 ):
     model = vlm(kind, seed)
     monkeypatch.setattr(model.batcher, "size", batch_size)
+    assert model.packing
+    monkeypatch.setattr(model, "packing", packing)
     # Interleaved over the images, with blind asks between.
     asks = [Ask(q, i, 6) for q in QUESTIONS for i in (0, 3, None, 1, 2)]
     replies = model.answer(model.encode(pictures), asks)

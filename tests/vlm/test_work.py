@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agevlm.vlm import Ask
-from agevlm.vlm.batching import Batcher
-from agevlm.vlm.hf.session import HfVlm, is_out_of_memory
+from agevlm.vlm.batching import AUTOMATIC, Batcher
+from agevlm.vlm.hf.memory import is_out_of_memory
+from agevlm.vlm.hf.session import HfVlm
 from tests.vlm.conftest import IN_TEXT, KINDS, QUESTIONS, asks_about
 
 THINGS = ["dog", "cat", "bus", "car", "cup", "bowl", "book", "bottle", "chair"]
@@ -227,6 +228,7 @@ def full_above(model, monkeypatch, rows):
 def test_a_model_with_room_for_two_rows_gives_the_same_replies(fresh, vlm, pictures, monkeypatch, kind):
     asks = [a for i in (0, 1, None) for a in asks_about(i, 4)]
     expected = vlm(kind, 0).answer(vlm(kind, 0).encode(pictures), asks)
+    fresh.packing = False
     tries = full_above(fresh, monkeypatch, 2)
     replies = fresh.answer(fresh.encode(pictures), asks)
     assert max(tries) == len(QUESTIONS)
@@ -318,6 +320,7 @@ def test_running_out_of_memory_while_encoding_is_raised_as_such(fresh, pictures,
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(fresh, pictures, monkeypatch, step):
+    fresh.packing = False
     encoded = fresh.encode(pictures[:1])
     plain = fresh.answer(encoded, asks_about(0, 4))
     calls = []
@@ -334,3 +337,34 @@ def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(fresh, pict
     assert replies[0].text is None
     assert "not numbers" in replies[0].error
     assert [r.token_ids for r in replies[1:]] == [r.token_ids for r in plain[1:]]
+
+
+def test_batches_begin_large_and_the_size_that_fitted_is_told(fresh, checkpoint, pictures, monkeypatch, kind):
+    fresh.packing = False
+    assert fresh.describe()["batch_size"] == {"given": None, "first": AUTOMATIC["cpu"], "fitted": AUTOMATIC["cpu"]}
+    asks = asks_about(0, 3, EIGHTEEN)
+    expected = fresh.answer(fresh.encode(pictures[:1]), asks)
+    full_above(fresh, monkeypatch, 5)
+    replies = fresh.answer(fresh.encode(pictures[:1]), asks)
+    assert [r.token_ids for r in replies] == [r.token_ids for r in expected]
+    assert fresh.describe()["batch_size"] == {"given": None, "first": 32, "fitted": 4}
+    given = HfVlm.load(checkpoint(kind, 0), device="cpu", batch_size=3)
+    assert given.describe()["batch_size"] == {"given": 3, "first": 3, "fitted": 3}
+
+
+def test_an_image_that_does_not_fit_at_once_is_encoded_again_after_memory_is_given_back(fresh, pictures, monkeypatch):
+    asks = asks_about(0, 3)
+    expected = fresh.answer(fresh.encode(pictures[:1]), asks)
+    order, features = [], fresh.family.features
+
+    def full_at_first(inputs):
+        order.append("try")
+        if len(order) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return features(inputs)
+
+    monkeypatch.setattr(fresh.family, "features", full_at_first)
+    monkeypatch.setattr("agevlm.vlm.hf.memory.release_memory", lambda: order.append("release"))
+    replies = fresh.answer(fresh.encode(pictures[:1]), asks)
+    assert order == ["try", "release", "try"]
+    assert [r.token_ids for r in replies] == [r.token_ids for r in expected]

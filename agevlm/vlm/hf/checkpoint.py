@@ -12,7 +12,7 @@ from agevlm.data.checkpoint_files import check_weights, find_folder, read_config
 from agevlm.errors import CheckpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import HashCache, fingerprint_folder, shared_weights
-from agevlm.vlm.hf.families import family_class
+from agevlm.vlm.hf.table import family_class
 
 if TYPE_CHECKING:
     import torch
@@ -66,11 +66,13 @@ def find_checkpoint(name: str) -> Checkpoint:
     return Checkpoint(name, folder, config)
 
 
-def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str | None) -> tuple[Any, Any]:
+def load(
+    checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str | None, device_map: str | None = None
+) -> tuple[Any, Any]:
     """Load model and processor.
 
     Returns:
-        The model in eval mode on `device` and its processor.
+        The model in eval mode on `device`, or spread as `device_map` says, and its processor.
 
     Raises:
         CheckpointError: damaged, missing or unexpected weights, no processor, no chat template, no such device, or
@@ -80,16 +82,22 @@ def load(checkpoint: Checkpoint, *, dtype: str, device: str, chat_template: str 
 
     target = find_device(device)
     name = checkpoint.name
+    if device_map is not None and device != "auto":
+        raise CheckpointError(f"device {device}: --device-map {device_map} chooses the devices; leave --device out")
     where, parts = f"checkpoint {name}", ("image_processor", "tokenizer", "image_token")
-    model, processor = load_pretrained(AutoModelForImageTextToText, checkpoint.folder, where, dtype=dtype, parts=parts)
+    model, processor = load_pretrained(
+        AutoModelForImageTextToText, checkpoint.folder, where, dtype=dtype, parts=parts, device_map=device_map
+    )
     if chat_template is not None:
         processor.chat_template = chat_template
     if not getattr(processor, "chat_template", None):
         raise CheckpointError(f"{where}: has no chat template; give one with --chat-template FILE")
-    return to_device(model, where, target), processor
+    return to_device(model, where, target) if device_map is None else model.eval(), processor
 
 
-def load_pretrained(auto_class: Any, folder: Path, where: str, *, dtype: str, parts: Sequence[str]) -> tuple[Any, Any]:
+def load_pretrained(
+    auto_class: Any, folder: Path, where: str, *, dtype: str, parts: Sequence[str], device_map: str | None = None
+) -> tuple[Any, Any]:
     """A folder's model and processor as transformers loads them, from safetensors and with every weight in its place.
 
     Args:
@@ -98,6 +106,7 @@ def load_pretrained(auto_class: Any, folder: Path, where: str, *, dtype: str, pa
         where: begins every message.
         dtype: of the weights.
         parts: attributes that the processor must have.
+        device_map: how to spread the model over devices, as transformers takes it.
 
     Raises:
         CheckpointError: damaged, missing or unexpected weights, or a processor that lacks a part.
@@ -111,7 +120,11 @@ def load_pretrained(auto_class: Any, folder: Path, where: str, *, dtype: str, pa
     logging.disable_progress_bar()
     try:
         model, info = auto_class.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **({} if device_map is None else {"device_map": device_map}),
         )
     except CheckpointError:
         raise

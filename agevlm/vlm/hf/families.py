@@ -1,19 +1,19 @@
-"""What differs between model families, in one place.
+"""What differs between model families: what becomes of an image, and how rows of text run on top of it.
 
-A family says what becomes of an image: features that replace placeholder tokens in the prompt, or keys and values that
-stand in the cache before any text does. The default below holds wherever (1) `get_image_features` returns the features
-that replace the placeholder tokens one for one, in order, and (2) positions are plain. Exceptions are subclasses; a
-type that is not listed in `FAMILIES` is refused rather than guessed. torch is imported only when an image comes, so
-that refusing is quick.
+An image becomes features that replace placeholder tokens in the prompt, or keys and values that stand in the cache. The
+default below holds wherever (1) `get_image_features` returns the features that replace the placeholder tokens one for
+one, in order, and (2) positions are plain. Here are LLaVA and AGE-VLM; others are in `general`, `mrope`, `gemma` and
+`mllama`, and `table` says which type is whose. torch is imported only when an image comes, so that refusing is quick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agevlm.errors import CheckpointError, NotSupported
+from agevlm.errors import NotSupported
+from agevlm.vlm.hf.devices import input_device, vision_device
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +31,22 @@ class Family:
     """Image features replace `<image>` placeholder tokens one for one; positions are 0, 1, 2, ..."""
 
     adapter = "hf"
+    plain_positions = True
+    """Whether positions are 0, 1, 2, ... and each token sees exactly those before it."""
+    shares_prefix = True
+    """Whether tokens that follow leave the keys and values of the prompt's beginning alone."""
+    why_not = ""
+    """What keeps rows from sharing their prefix, where something does."""
+    blind = True
+    """Whether it can be asked without an image."""
+    probes = False
+    """Whether it is known where the visual tokens lie in the image."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
         self.processor = processor
         self.image_token: str = processor.image_token
-        token: int | None = model.config.image_token_id
+        token: int | None = getattr(model.config, "image_token_id", None)
         self.image_token_id: int = -1 if token is None else token
         """The placeholder in token ids; -1, which no text holds, where there is none."""
         text_config = model.config.get_text_config()
@@ -45,13 +55,18 @@ class Family:
         windows = (getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         self.window: int | None = min((w for w in windows if w), default=None)
         """Tokens that some layer can look back, if limited."""
+        self.device = input_device(model)
+        """Where token ids, positions and masks go."""
 
     def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
-        """One image as the model's vision inputs, on the model's device and in its dtype."""
+        """One image as the model's vision inputs, on the vision tower's device and in the model's dtype."""
+        return self.moved(self.processor.image_processor(images=[image], return_tensors="pt"))
+
+    def moved(self, inputs: Any) -> dict[str, torch.Tensor]:
+        """The tensors among a processor's outputs, on the vision tower's device, floats in the model's dtype."""
         import torch
 
-        inputs = self.processor.image_processor(images=[image], return_tensors="pt")
-        device, dtype = self.model.device, self.model.dtype
+        device, dtype = vision_device(self.model), self.model.dtype
         return {
             name: value.to(device, dtype) if torch.is_floating_point(value) else value.to(device)
             for name, value in inputs.items()
@@ -72,6 +87,10 @@ class Family:
         """How many placeholder tokens stand for the image in the text."""
         return len(features)
 
+    def prompt(self, text: str, features: Any) -> str:
+        """A rendered prompt with its one placeholder written out as the processor would."""
+        return self.expand(text, self.placeholders(features))
+
     def start(self, features: Any | None) -> DynamicCache:
         """A cache of one row with what an image (or none) brings before any text: here nothing."""
         from transformers import DynamicCache
@@ -81,6 +100,42 @@ class Family:
     def expand(self, text: str, placeholders: int) -> str:
         """The prompt with its one placeholder repeated as often as the processor would."""
         return text.replace(self.image_token, self.image_token * placeholders, 1)
+
+    def positions(self, ids: torch.Tensor, features: Any | None) -> torch.Tensor:
+        """Positions of rows that run from their start: (rows, length), or with axes of their own in front."""
+        import torch
+
+        return torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+
+    def shift(self, features: Any | None) -> int:
+        """What is added to the index of a token after the image (or after the first row of all) for its position."""
+        return 0
+
+    def beginning(self, ids: torch.Tensor, features: Any | None, prompts: Sequence[int]) -> dict[str, Any]:
+        """Further arguments of the model for rows that run from their start.
+
+        Args:
+            ids: (rows, length) right-padded token ids.
+            features: of the image they hold, if any.
+            prompts: how many tokens of each row are prompt; the rest continues it.
+        """
+        return {}
+
+    def further(self, features: Any | None, rows: int, length: int) -> dict[str, Any]:
+        """Further arguments of the model for so many more tokens of rows that have begun."""
+        return {}
+
+    def forward(self, ids: torch.Tensor, features: Any | None, **arguments: Any) -> Any:
+        """The model's output for (rows, length) token ids, each row with its own copy of the features."""
+        return self.model(inputs_embeds=self.embed_rows(ids, features), **arguments)
+
+    def embed_rows(self, ids: torch.Tensor, features: Any | None) -> torch.Tensor:
+        """`embed` for several rows: (rows, length, hidden)."""
+        import torch
+
+        if features is None or len(ids) == 1:
+            return self.embed(ids, features)
+        return torch.cat([self.embed(row[None], features) for row in ids])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -141,12 +196,13 @@ class Family:
         mask = ids == self.image_token_id
         if features is None or not bool(mask.any()):
             return embeddings
-        return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.dtype))
+        return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.device, embeddings.dtype))
 
 
 class Llava(Family):
     """LLaVA 1.5 and its kin (BakLLaVA, LLaVA-Interleave, TinyLLaVA-hf, ...)."""
 
+    probes = True
     squash = False
     """Whether the view that the grid stands for is the image stretched to a square."""
 
@@ -186,6 +242,7 @@ class LlavaNext(Llava):
 
 class _AgeVlm(Family):
     adapter = "native"
+    probes = True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -243,35 +300,3 @@ class AgeVlmConcat(_AgeVlm):
 
     def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.model.get_image_features(inputs["pixel_values"]).pooler_output[0]
-
-
-FAMILIES: dict[str, type[Family]] = {
-    "age_vlm": AgeVlmCross,
-    "age_vlm/concat": AgeVlmConcat,
-    "llava": Llava,
-    "llava_next": LlavaNext,
-}
-"""By model type, with the fusion after a slash where there are several."""
-
-
-ROW_MARKS = ("pixtral",)
-"""Vision towers whose prompts hold a mark after each row of patches: not one placeholder per feature."""
-
-
-def family_class(config: Mapping[str, Any]) -> type[Family]:
-    """The family of a checkpoint by its config.json.
-
-    Raises:
-        CheckpointError: a model type or vision tower that no family handles; names the known types.
-    """
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
-        known = ", ".join(sorted(name for name in FAMILIES if "/" not in name))
-        raise CheckpointError(f"model type {model_type!r} is not supported yet; supported: {known}")
-    tower = (config.get("vision_config") or {}).get("model_type")
-    if tower in ROW_MARKS:
-        raise CheckpointError(
-            f"model type {model_type!r} with a {tower!r} vision tower is not supported yet: its prompts mark the end "
-            "of each row of patches"
-        )
-    return FAMILIES.get(f"{model_type}/{config.get('fusion')}", FAMILIES[model_type])

@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache
 
 from agevlm.model.cache import VisionCacheLayer
+from agevlm.vlm.hf.devices import is_spread
 from agevlm.vlm.hf.families import Family
 
 
@@ -22,6 +23,8 @@ class Prefix:
     """The prompt prefix; empty where rows share no text."""
     held: DynamicCache
     """One row: keys and values of the prefix, and the image's own where the family has such. Never written to."""
+    features: Any | None = None
+    """Of the image, as the family keeps them."""
 
     def cache(self, rows: int) -> DynamicCache:
         """A cache that holds all this for so many rows; writing to it leaves the prefix untouched."""
@@ -29,7 +32,7 @@ class Prefix:
 
     def first(self, length: int) -> Prefix:
         """The first so many tokens of it: later tokens never change earlier keys and values."""
-        return Prefix(self.ids[:length], _view(self.held, 1, length))
+        return Prefix(self.ids[:length], _view(self.held, 1, length), self.features)
 
 
 def _view(cache: DynamicCache, rows: int, length: int) -> DynamicCache:
@@ -46,20 +49,22 @@ def _view(cache: DynamicCache, rows: int, length: int) -> DynamicCache:
 
 def build_prefix(family: Family, ids: Sequence[int], features: Any | None) -> Prefix:
     """Run the shared prefix once and keep its keys and values; without ids, only what the image brings by itself."""
-    start = Prefix((), family.start(features))
+    start = Prefix((), family.start(features), features)
     if not ids:
         return start
-    row = torch.tensor([list(ids)], device=family.model.device)
+    row = torch.tensor([list(ids)], device=family.device)
     cache = start.cache(1)
-    family.model(
-        inputs_embeds=family.embed(row, features),
+    family.forward(
+        row,
+        features,
         attention_mask=torch.ones_like(row),
-        position_ids=torch.arange(row.shape[1], device=row.device)[None],
+        position_ids=family.positions(row, features),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **family.beginning(row, features, [len(ids)]),
     )
-    return Prefix(tuple(ids), cache)
+    return Prefix(tuple(ids), cache, features)
 
 
 @dataclass
@@ -73,6 +78,8 @@ class Prefilled:
     """(rows, prefix + longest suffix): 1 for tokens, 0 for the right padding."""
     lengths: torch.Tensor
     """(rows,): suffix length of each row."""
+    features: Any | None = None
+    """Of the image, as the family keeps them."""
 
 
 def prefill(
@@ -95,7 +102,7 @@ def prefill(
         features: the image's features if the suffixes hold its placeholders (an empty prefix), else None.
         pad: any valid token id but the image placeholder's.
     """
-    device = family.model.device
+    device = family.device
     rows, longest, past = len(suffixes), max(map(len, suffixes)), len(prefix.ids)
     ids = torch.full((rows, longest), pad, device=device)
     mask = torch.zeros((rows, past + longest), dtype=torch.long, device=device)
@@ -103,26 +110,34 @@ def prefill(
     for i, suffix in enumerate(suffixes):
         ids[i, : len(suffix)] = torch.tensor(list(suffix), device=device)
         mask[i, past : past + len(suffix)] = 1
-    embeddings = (
-        torch.cat([family.embed(row[None], features) for row in ids])
-        if features is not None
-        else family.embed(ids, None)
-    )
+    if past:
+        shift = past + family.shift(prefix.features)
+        positions = torch.arange(shift, shift + longest, device=device).expand(rows, -1)
+        more = family.further(prefix.features, rows, longest)
+    else:
+        positions = family.positions(ids, features)
+        # A row is prompt up to the first position whose logits are wanted; what follows continues it.
+        more = family.beginning(ids, features, [min(places) + 1 for places in wanted])
     cache = prefix.cache(rows)
     # The vocabulary projection is a large share of a short suffix: only where some row needs it.
     kept = sorted(set().union(*wanted))
+    if is_spread(family.model):
+        # Hidden states end up on another device than an index would: all from the first one on.
+        kept = list(range(kept[0], longest))
     column = {position: n for n, position in enumerate(kept)}
-    output: Any = family.model(
-        inputs_embeds=embeddings,
+    output: Any = family.forward(
+        ids,
+        features,
         attention_mask=mask,
-        position_ids=torch.arange(past, past + longest, device=device).expand(rows, -1),
+        position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=torch.tensor(kept, device=device),
+        logits_to_keep=len(kept) if is_spread(family.model) else torch.tensor(kept, device=device),
+        **more,
     )
-    logits = [output.logits[i, [column[p] for p in positions]] for i, positions in enumerate(wanted)]
+    logits = [output.logits[i, [column[p] for p in places]] for i, places in enumerate(wanted)]
     lengths = torch.tensor([len(s) for s in suffixes], device=device)
-    return Prefilled(logits, cache, mask, lengths)
+    return Prefilled(logits, cache, mask, lengths, prefix.features)
 
 
 def decode_greedily(
@@ -139,7 +154,7 @@ def decode_greedily(
     generated: list[list[int]] = [[] for _ in limits]
     broken = [False for _ in limits]
     open_rows = [limit > 0 for limit in limits]
-    positions = past + state.lengths
+    positions = past + state.lengths + family.shift(state.features)
     mask = state.mask
     while any(open_rows):
         tokens = logits.argmax(-1).tolist()
@@ -152,15 +167,23 @@ def decode_greedily(
                 open_rows[i] = token not in end_ids and len(generated[i]) < limits[i]
         if not any(open_rows):
             break
-        step = torch.tensor([[t if o else pad] for t, o in zip(tokens, open_rows, strict=True)], device=mask.device)
         mask = torch.cat([mask, mask.new_ones((len(limits), 1))], dim=1)
-        output: Any = family.model(
-            input_ids=step,
-            attention_mask=mask,
-            position_ids=positions[:, None],
-            past_key_values=state.cache,
-            use_cache=True,
-        )
-        logits = output.logits[:, -1].float()
+        logits = step(family, state, [t if o else pad for t, o in zip(tokens, open_rows, strict=True)], mask, positions)
         positions = positions + 1
     return first, [None if b else ids for b, ids in zip(broken, generated, strict=True)]
+
+
+def step(
+    family: Family, state: Prefilled, tokens: Sequence[int], mask: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """One more token for every row, written to the cache: next-token logits (rows, vocabulary) in float32."""
+    output: Any = family.model(
+        input_ids=torch.tensor([[token] for token in tokens], device=mask.device),
+        attention_mask=mask,
+        position_ids=positions[:, None],
+        past_key_values=state.cache,
+        use_cache=True,
+        **family.further(state.features, len(tokens), 1),
+    )
+    logits: torch.Tensor = output.logits[:, -1].float()
+    return logits

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,62 +10,22 @@ from typing import Any, TypeVar
 import torch
 from PIL.Image import Image
 
-from agevlm.errors import CheckpointError, DataError
-from agevlm.vlm.batching import Batcher, memory_message
+from agevlm.errors import CheckpointError, DataError, NotSupported
+from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Probe, ProbeSpec, Reply, Vlm
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
-from agevlm.vlm.hf.families import Family, family_class
+from agevlm.vlm.hf.images import HfImages, Row
+from agevlm.vlm.hf.memory import is_out_of_memory, release_memory, with_room
+from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
+from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
+from agevlm.vlm.hf.sharing import Sharing, falling_back
+from agevlm.vlm.hf.table import find_family
+from agevlm.vlm.reuse import Reuse
 
 R = TypeVar("R")
-
-LOGIT_SETTINGS: dict[str, tuple[object, ...]] = {
-    "repetition_penalty": (None, 1.0),
-    "no_repeat_ngram_size": (None, 0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "bad_words_ids": (None,),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "sequence_bias": (None,),
-    "guidance_scale": (None, 1.0),
-    "exponential_decay_length_penalty": (None,),
-    "watermarking_config": (None,),
-}
-"""generation_config entries that change greedy logits, with their neutral values. Greedy here is the plain argmax; a
-checkpoint that sets one of them is told so in `describe` (and its plain `generate` would differ)."""
-
-
-@dataclass
-class HfImages(EncodedImages):
-    """Vision features per image and, once a question was asked, the keys and values of its prompt prefix."""
-
-    owner: HfVlm
-    """The model whose features these are."""
-    features: list[Any]
-    """Per image what the family keeps of it, on the model's device."""
-    sizes: list[tuple[int, int]]
-    """Width and height of each image as given, in pixels."""
-    prefixes: dict[int | None, Prefix] = field(default_factory=dict)
-    """The prefix last built for each image; None for asks without an image."""
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ask (or one option of an ask) as token ids."""
-
-    image: int | None
-    ids: list[int]
-    continuation: list[int] = field(default_factory=list)
-    limit: int = 0
 
 
 class HfVlm(Vlm):
@@ -76,14 +34,20 @@ class HfVlm(Vlm):
     Counters (`vision_calls`, `language_positions`) say how much work was done; tests and benchmarks read them.
     """
 
-    capabilities: frozenset[Capability] = frozenset({"logprobs", "rank", "blind", "probe"})
-
-    def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int = 32) -> None:
+    def __init__(self, model: Any, processor: Any, fingerprint: Fingerprint, *, batch_size: int | None = None) -> None:
         self.model, self.processor, self.fingerprint = model, processor, fingerprint
         self.tokenizer = processor.tokenizer
-        self.family: Family = family_class(model.config.to_dict())(model, processor)
         prompts.check_template(processor)
-        self.batcher = Batcher(batch_size, is_out_of_memory, release_memory)
+        self.family, proven = find_family(model, processor)
+        able: dict[Capability, bool] = {"blind": self.family.blind, "probe": self.family.probes}
+        always: frozenset[Capability] = frozenset({"logprobs", "rank"})
+        self.capabilities = always | {name for name, has in able.items() if has}
+        self.sharing = Sharing(self.family, proven)
+        begin = AUTOMATIC.get(self.family.device.type, AUTOMATIC["cpu"]) if batch_size is None else batch_size
+        self.batcher = Batcher(begin, is_out_of_memory, release_memory)
+        self._batch_size = {"given": batch_size, "first": begin}
+        self.packing = proven and can_pack(self.family)
+        """Whether questions may share a row (`packed`); off, they always run as a batch."""
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
         self.language_positions = 0
@@ -101,8 +65,9 @@ class HfVlm(Vlm):
         *,
         dtype: str = "float32",
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int | None = None,
         chat_template: str | None = None,
+        device_map: str | None = None,
     ) -> HfVlm:
         """Load a checkpoint folder or hub id.
 
@@ -110,63 +75,79 @@ class HfVlm(Vlm):
             checkpoint: a folder, a hub id, or an already checked checkpoint.
             dtype: float32, bfloat16 or float16.
             device: cpu, cuda, cuda:N, or auto (cuda where there is one).
-            batch_size: most question suffixes in one forward pass; halved by itself when memory runs out.
+            batch_size: most question suffixes in one forward pass, by default many; halved when memory runs out.
             chat_template: jinja text to use in place of the checkpoint's own.
+            device_map: how to spread the model over devices, as transformers takes it ("auto"); then `device` is auto.
 
         Raises:
             CheckpointError: see `find_checkpoint` and `load`.
         """
         found = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(str(checkpoint))
         fingerprint = found.fingerprint(dtype, chat_template)
-        model, processor = load(found, dtype=dtype, device=device, chat_template=chat_template)
+        model, processor = load(found, dtype=dtype, device=device, chat_template=chat_template, device_map=device_map)
         try:
             return cls(model, processor, fingerprint, batch_size=batch_size)
         except CheckpointError as error:
             raise CheckpointError(f"checkpoint {found.name}: {error}") from error
 
     def describe(self) -> Mapping[str, object]:
-        config = self.model.generation_config
+        config, device = self.model.generation_config, self.family.device
+        spread = getattr(self.model, "hf_device_map", None)
         ignored = {k: v for k, n in LOGIT_SETTINGS.items() if (v := getattr(config, k, None)) not in n}
         return {
             "adapter": self.family.adapter,
             "model_type": self.model.config.model_type,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
-            "device_name": torch.cuda.get_device_name(self.model.device) if self.model.device.type == "cuda" else "CPU",
+            "device": str(device),
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            **({"device_map": sorted(set(map(str, spread.values())))} if spread else {}),
+            "batch_size": {**self._batch_size, "fitted": self.batcher.size},
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
             "end_token_ids": sorted(self.end_ids),
             "generation_settings_ignored": ignored,
+            "reuse": self.sharing.facts(),
         }
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image]) -> HfImages:
-        features = []
-        for image in images:
-            self.vision_calls += 1
-            features.append(self.family.features(self.family.preprocess(image)))
-        return HfImages(self, features, [image.size for image in images])
+        return HfImages(self, [self._seen(i) for i in images], [i.size for i in images], pictures=list(images))
+
+    def _seen(self, image: Image) -> Any | None:
+        """An image's features; None where the model is to be asked about the image itself."""
+        if not self.sharing.encodes:
+            return None
+        self.vision_calls += 1
+        try:
+            return with_room(lambda: self.family.features(self.family.preprocess(image)))
+        except Exception as error:
+            if is_out_of_memory(error) or not self.sharing.refuse(error):
+                raise
+        return None
 
     @torch.inference_mode()
+    @falling_back(answer_plainly)
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
-        images = self._own(encoded)
+        images = self.own(encoded)
         rows = [self._row(images, ask)[1] for ask in asks]
 
         def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[Reply]:
             suffixes = [rows[i].ids[len(prefix.ids) :] for i in batch]
-            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             limits = [rows[i].limit for i in batch]
+            if (packed := self._answer_packed(image, prefix, suffixes, limits)) is not None:
+                said = zip(batch, packed.first, packed.answers, strict=True)
+                return [self.reply(first, ids, asks[i]) for i, first, ids in said]
+            state = self._prefill(images, image, prefix, suffixes, [[len(s) - 1] for s in suffixes])
             first, generated = decode_greedily(self.family, state, len(prefix.ids), limits, self.end_ids, self.pad_id)
             self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
-            return [
-                self._reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))
-            ]
+            return [self.reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))]
 
         return self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
 
     @torch.inference_mode()
+    @falling_back(rank_plainly)
     def rank(self, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]) -> list[list[float]]:
-        images = self._own(encoded)
+        images = self.own(encoded)
         rows: list[Row] = []
         # Options that differ in their last token alone, as one-word answers do, are one row.
         at: dict[tuple[int, ...], int] = {}
@@ -198,7 +179,10 @@ class HfVlm(Vlm):
             inputs = [(rows[i].ids + rows[i].continuation)[past:] for i in batch]
             wanted = [range(len(s) - len(rows[i].continuation) - 1, len(s)) for s, i in zip(inputs, batch, strict=True)]
             scores = []
-            for i, logits in zip(batch, self._prefill(images, image, prefix, inputs, wanted).logits, strict=True):
+            found: Pack | Prefilled | None = self._packed(image, prefix, inputs, wanted)
+            if found is None or any(logits.isnan().any() for logits in found.logits):
+                found = self._prefill(images, image, prefix, inputs, wanted)
+            for i, logits in zip(batch, found.logits, strict=True):
                 logprobs = torch.log_softmax(logits.float(), dim=-1)
                 first = sum(float(logprobs[n, token]) for n, token in enumerate(rows[i].continuation))
                 scores.append([first + value for value in logprobs[-1, lasts[i]].tolist()])
@@ -214,7 +198,12 @@ class HfVlm(Vlm):
     def probe(
         self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]], spec: ProbeSpec
     ) -> list[Probe]:
-        images = self._own(encoded)
+        images = self.own(encoded)
+        if not self.family.probes:
+            raise NotSupported(
+                f"where the visual tokens of a model of type {self.model.config.model_type!r} lie in the image is not "
+                "known, so that its attention cannot be shown"
+            )
         known = self.family.attending_layers()
         layers = known if spec.layers is None else list(spec.layers)
         if unknown := sorted(set(layers) - set(known)):
@@ -232,7 +221,7 @@ class HfVlm(Vlm):
             tokens = prompts.probed_tokens(
                 self.tokenizer, text, row.ids, ask.prompt, answer, self.family.image_token_id
             )
-            sequence = torch.tensor([ids], device=self.model.device)
+            sequence = torch.tensor([ids], device=self.family.device)
             grid, elsewhere = self.family.attention(sequence, images.features[ask.image], layers)
             self.language_positions += len(ids)
             probes.append(
@@ -290,7 +279,7 @@ class HfVlm(Vlm):
         problem = ""
         for _ in range(2):
             try:
-                return self._prefix(images, image, rows), ""
+                return self._prefix(images, image, rows, self.sharing.settled(image is not None)), ""
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -300,9 +289,9 @@ class HfVlm(Vlm):
             release_memory()
         return None, problem
 
-    def _prefix(self, images: HfImages, image: int | None, rows: list[list[int]]) -> Prefix:
+    def _prefix(self, images: HfImages, image: int | None, rows: list[list[int]], reuse: Reuse) -> Prefix:
         """The shared prefix of an image's rows: what they share with the one at hand if that is most of it."""
-        length = prompts.common_prefix(rows)
+        length = prompts.common_prefix(rows) if reuse.prefix else 0
         if not length or self.family.image_token_id in rows[0][length:]:
             # Where the template puts text that differs before the image nothing can be shared: rows run whole.
             return build_prefix(self.family, (), self._features(images, image))
@@ -328,10 +317,32 @@ class HfVlm(Vlm):
         features = None if prefix.ids else self._features(images, image)
         return prefill(self.family, prefix, suffixes, wanted, features, self.pad_id)
 
+    def _packed(
+        self,
+        image: int | None,
+        prefix: Prefix,
+        suffixes: list[list[int]],
+        wanted: Sequence[Sequence[int]],
+        steps: int = 0,
+    ) -> Pack | None:
+        """The suffixes in one row; None where they had better run as a batch, or hold the image themselves."""
+        whole = image is not None and not prefix.ids
+        if whole or not self.packing or not worth_packing(self.family, len(prefix.ids), suffixes, steps):
+            return None
+        self.language_positions += sum(map(len, suffixes))
+        return prefill_packed(self.family, prefix, suffixes, wanted)
+
+    def _answer_packed(
+        self, image: int | None, prefix: Prefix, suffixes: list[list[int]], limits: list[int]
+    ) -> Decoded | None:
+        pack = self._packed(image, prefix, suffixes, [[len(s) - 1] for s in suffixes], max(limits))
+        decoded = None if pack is None else decode_packed(self.family, pack, limits, self.end_ids, self.pad_id)
+        self.language_positions += 0 if decoded is None else decoded.positions
+        return decoded
+
     def _row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
         """An ask's rendered text (placeholders expanded) and its token ids."""
-        if ask.image is not None and not 0 <= ask.image < len(images):
-            raise IndexError(f"the ask names image {ask.image} of {len(images)}")
+        self.check(images, ask)
         text = prompts.render(self.processor, ask.prompt, with_image=ask.image is not None)
         found = text.count(self.family.image_token)
         if found != (ask.image is not None):
@@ -342,7 +353,7 @@ class HfVlm(Vlm):
         visual = 0
         if ask.image is not None:
             visual = self.family.placeholders(images.features[ask.image])
-            text = self.family.expand(text, visual)
+            text = self.family.prompt(text, images.features[ask.image])
         ids = prompts.token_ids(self.tokenizer, text)
         placeholders = ids.count(self.family.image_token_id)
         if placeholders != visual:
@@ -358,7 +369,15 @@ class HfVlm(Vlm):
             )
         return text, Row(ask.image, ids, limit=min(ask.max_new_tokens, room))
 
-    def _reply(self, first: torch.Tensor, ids: list[int] | None, ask: Ask) -> Reply:
+    def check(self, images: HfImages, ask: Ask) -> None:
+        """Refuse an ask about an image that is not there, or about none where the model needs one."""
+        if ask.image is not None and not 0 <= ask.image < len(images):
+            raise IndexError(f"the ask names image {ask.image} of {len(images)}")
+        if ask.image is None and not self.family.blind:
+            raise NotSupported(f"a model of type {self.model.config.model_type!r} cannot be asked without an image")
+
+    def reply(self, first: torch.Tensor, ids: list[int] | None, ask: Ask) -> Reply:
+        """A reply from the first step's logits and the generated ids (None if the logits were no numbers)."""
         if ids is None:
             return Reply.failed(f"the model's logits are not numbers; {self.model.dtype} may be too narrow for it")
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -375,25 +394,9 @@ class HfVlm(Vlm):
     def _features(images: HfImages, image: int | None) -> Any | None:
         return None if image is None else images.features[image]
 
-    def _own(self, encoded: EncodedImages) -> HfImages:
+    def own(self, encoded: EncodedImages) -> HfImages:
         if not isinstance(encoded, HfImages):
             raise TypeError(f"these images were encoded by another adapter: {type(encoded).__name__}")
         if encoded.owner is not self:
             raise ValueError("these images were encoded by another model")
         return encoded
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that device or host memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # CPU allocator, the CUDA driver, cuBLAS: plain RuntimeErrors all.
-    signs = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-
-
-def release_memory() -> None:
-    """Give cached device memory back, as far as the device still answers."""
-    if torch.cuda.is_available():
-        with contextlib.suppress(RuntimeError):
-            torch.cuda.empty_cache()

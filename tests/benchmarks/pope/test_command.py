@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agevlm.checkpoints.standins import build_standin
 from agevlm.checkpoints.tiny import build_tiny_llava
 
 
@@ -655,3 +656,62 @@ def test_floors_stand_beside_every_result_whichever_protocol_leads(here):
         assert f"prompt default · protocol {protocol}" in result.out
         for floor in ("always-yes", "always-no", "object-prior"):
             assert result.out.count(f"floor:{floor}") == 1
+
+
+def test_a_model_that_shares_less_says_so_once_and_in_the_manifest(data, here, tmp_path):
+    checkpoint = build_standin("paligemma", tmp_path / "paligemma")
+    common = ["pope", "--ckpt", checkpoint, "--questions", data / "questions", "--images", data / "images"]
+    result = here(*common, "--out", tmp_path / "run", "--max-new-tokens", 4, "--verify", 2, "--json", "-")
+    assert result.code == 0, result.err
+    assert (
+        " ".join(result.err.split()).count("each image is encoded once, but every question runs its whole prompt") == 1
+    )
+    session = json.loads((tmp_path / "run" / "run.json").read_text())["model"]["session"]
+    assert session["reuse"]["image"] is True
+    assert session["reuse"]["prefix"] is False
+    assert "bidirectional" in session["reuse"]["why"]
+    assert session["batch_size"] == {"given": None, "first": 32, "fitted": 32}
+    assert json.loads((tmp_path / "run" / "verify.json").read_text())["flips"] == []
+    blind = here(*common, "--out", tmp_path / "blind", "--control", "blind", "--max-new-tokens", 4)
+    assert blind.code == 2
+    assert "cannot be asked without an image; leave it out" in " ".join(blind.err.split())
+
+
+def test_a_checkpoint_without_a_chat_template_runs_with_one_given(data, here, tmp_path):
+    checkpoint = build_standin("qwen2_vl", tmp_path / "qwen")
+    template = checkpoint / "chat_template.jinja"
+    common = [
+        "pope",
+        "--ckpt",
+        checkpoint,
+        "--questions",
+        data / "questions",
+        "--images",
+        data / "images",
+        "--limit",
+        1,
+    ]
+    text = template.read_text()
+    template.unlink()
+    refused = here(*common, "--out", tmp_path / "refused")
+    assert refused.code == 2
+    assert "has no chat template; give one with --chat-template FILE" in " ".join(refused.err.split())
+    (tmp_path / "template.jinja").write_text(text)
+    given = ["--chat-template", tmp_path / "template.jinja", "--batch-size", 2, "--device-map", "auto"]
+    result = here(*common, "--out", tmp_path / "run", "--max-new-tokens", 4, "--verify", 1, *given)
+    assert result.code == 0, result.err
+    assert "every question" not in result.err
+    manifest = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert manifest["model"]["session"]["batch_size"] == {"given": 2, "first": 2, "fitted": 2}
+    assert json.loads((tmp_path / "run" / "verify.json").read_text())["flips"] == []
+
+
+def test_one_model_over_all_devices_is_one_process(data, here, checkpoint, monkeypatch):
+    monkeypatch.setattr("benchmarks.ranks.Ranks.start", lambda self: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = here(
+        "pope", "--ckpt", checkpoint, "--questions", data / "questions", "--images", data / "images",
+        "--device-map", "auto", "--out", data / "run",
+    )  # fmt: skip
+    assert result.code == 2
+    assert "start one process, not 2" in " ".join(result.err.split())

@@ -1,0 +1,62 @@
+"""Mllama (Llama 3.2 Vision): text reads the image through cross-attention layers and holds one mark of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agevlm.vlm.hf.general import General, Seen
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import DynamicCache
+
+
+class Mllama(General):
+    """Keys and values of the image are made once, with the prefix; from the mark on, text looks at its tiles."""
+
+    plain_positions = False
+
+    def features(self, inputs: dict[str, torch.Tensor]) -> Seen:
+        inner = self.model.model
+        names = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
+        states = inner.vision_model(**{name: inputs[name] for name in names}).last_hidden_state
+        states = inner.multi_modal_projector(states)
+        ids = inputs["input_ids"][0].tolist()
+        return Seen(
+            states.reshape(1, -1, states.shape[-1]),
+            self.expansion(ids),
+            ids.count(self.image_token_id),
+            tiles=inputs["cross_attention_mask"][0, -1].to(self.device),
+        )
+
+    def start(self, features: Seen | None) -> DynamicCache:
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        from agevlm.model.cache import VisionCacheLayer
+
+        cache = DynamicCache()
+        text = self.model.config.get_text_config()
+        crossing = set(text.cross_attention_layers)
+        cache.layers = [VisionCacheLayer() if n in crossing else DynamicLayer() for n in range(text.num_hidden_layers)]
+        return cache
+
+    def embed(self, ids: torch.Tensor, features: Seen | None) -> torch.Tensor:
+        embeddings: torch.Tensor = self.model.get_input_embeddings()(ids)
+        return embeddings
+
+    def beginning(self, ids: torch.Tensor, features: Seen | None, prompts: Sequence[int]) -> dict[str, Any]:
+        if features is None or features.tiles is None:
+            return {}
+        after = (ids == self.image_token_id).cumsum(-1)
+        return {
+            # One vision pass per row would be (rows, tiles * patches, hidden): rows share the memory.
+            "cross_attention_states": features.visual.to(self.device).expand(len(ids), -1, -1),
+            "cross_attention_mask": after[..., None, None] * features.tiles,
+        }
+
+    def further(self, features: Seen | None, rows: int, length: int) -> dict[str, Any]:
+        if features is None or features.tiles is None:
+            return {}
+        return {"cross_attention_mask": features.tiles.expand(rows, length, -1, -1)}

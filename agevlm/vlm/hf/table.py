@@ -1,0 +1,65 @@
+"""Which family handles which checkpoint: known types in one table, all others by what model and processor have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agevlm.errors import CheckpointError
+from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross, Family, Llava, LlavaNext
+from agevlm.vlm.hf.gemma import Gemma3, PaliGemma
+from agevlm.vlm.hf.general import General
+from agevlm.vlm.hf.mllama import Mllama
+from agevlm.vlm.hf.mrope import MRope
+
+FAMILIES: dict[str, type[Family]] = {
+    "age_vlm": AgeVlmCross,
+    "age_vlm/concat": AgeVlmConcat,
+    "gemma3": Gemma3,
+    "idefics3": General,
+    "internvl": General,
+    "llava": Llava,
+    "llava_next": LlavaNext,
+    "llava_onevision": General,
+    "mllama": Mllama,
+    "paligemma": PaliGemma,
+    "qwen2_5_vl": MRope,
+    "qwen2_vl": MRope,
+    "qwen3_vl": MRope,
+    "smolvlm": General,
+}
+"""By model type, with the fusion after a slash where there are several: families whose answers are shown to equal plain
+generation by the tests. Any other type is checked on the first image of a run."""
+
+ROW_MARKS = ("pixtral",)
+"""Vision towers of LLaVA whose prompts hold a mark after each row of patches: not what `Llava` expects."""
+
+
+def family_class(config: Mapping[str, Any]) -> type[Family] | None:
+    """The family of a checkpoint by its config.json; None for a type that transformers knows and the table does not.
+
+    Raises:
+        CheckpointError: a model type that this version of transformers does not know as an image-text-to-text model.
+    """
+    model_type = str(config.get("model_type"))
+    tower = (config.get("vision_config") or {}).get("model_type")
+    if model_type in FAMILIES and tower not in ROW_MARKS:
+        return FAMILIES.get(f"{model_type}/{config.get('fusion')}", FAMILIES[model_type])
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise CheckpointError(
+            f"model type {model_type!r} is no image-text-to-text model that transformers {transformers.__version__} "
+            "knows; a newer version may (pip install -U transformers)"
+        )
+    return None
+
+
+def find_family(model: Any, processor: Any) -> tuple[Family, bool]:
+    """The family of a loaded model, and whether the table vouches for it."""
+    found = family_class(model.config.to_dict())
+    if found is not None:
+        return found(model, processor), True
+    mrope = hasattr(getattr(model, "model", None), "get_rope_index")
+    return (MRope if mrope else General)(model, processor), False
