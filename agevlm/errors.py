@@ -27,5 +27,17 @@ class NotSupported(AgeVlmError):
     """The model lacks a capability that was asked for (a served model has no probe)."""
 
 
+class EndpointError(AgeVlmError):
+    """A served model that cannot be reached, refuses a request, or sends what is no answer.
+
+    Attributes:
+        kind: what sort of trouble it is; the same for errors whose messages differ in a request's number alone.
+    """
+
+    def __init__(self, message: str, kind: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind or message
+
+
 class TrainError(AgeVlmError):
     """A training stage that cannot start, go on, or be resumed as asked."""

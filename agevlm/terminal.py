@@ -30,8 +30,8 @@ CKPT = click.option(
     "--ckpt",
     default="scenes/age-vlm",
     show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="The model: one that comes with the package, a checkpoint folder, or a hub id.",
+    metavar="scenes/NAME|FOLDER|ORG/NAME|openai:URL#NAME",
+    help="The model: one that comes with the package, a checkpoint folder, a hub id, or a served model.",
 )
 DTYPE = click.option(
     "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])
@@ -49,6 +49,17 @@ BATCH_SIZE = click.option(
 )
 CHAT_TEMPLATE = click.option(
     "--chat-template", type=click.Path(path_type=Path), help="Jinja file to use instead of the checkpoint's own."
+)
+CONCURRENCY = click.option(
+    "--concurrency", default=32, show_default=True, type=click.IntRange(1, 1024), help="Served models: most requests."
+)
+TIMEOUT = click.option(
+    "--timeout",
+    default=120.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Served models: for each request.",
 )
 JSON = click.option(
     "--json",

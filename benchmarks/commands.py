@@ -12,10 +12,12 @@ from agevlm.terminal import (
     BATCH_SIZE,
     CHAT_TEMPLATE,
     CKPT,
+    CONCURRENCY,
     DEVICE,
     DEVICE_MAP,
     DTYPE,
     JSON,
+    TIMEOUT,
     chat_template_text,
     consoles,
     write_json,
@@ -86,6 +88,8 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
 @DEVICE_MAP
 @BATCH_SIZE
 @CHAT_TEMPLATE
+@CONCURRENCY
+@TIMEOUT
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
 @click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
@@ -106,6 +110,7 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope
     agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
+    agevlm-eval pope --ckpt openai:http://localhost:8000/v1#NAME
     """
     from agevlm.vlm.choice import ModelChoice
     from benchmarks.pope.command import run_pope, show_plan
@@ -121,6 +126,8 @@ def pope(plan_only: bool, **options: Any) -> None:
             options["batch_size"],
             chat_template_text(options["chat_template"]),
             options["device_map"],
+            concurrency=options["concurrency"],
+            timeout=options["timeout"],
         ),
         questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
         images=options["images"],

@@ -1,15 +1,18 @@
-"""The run loop: group by group through a model, every answer or error on disk before the next group begins."""
+"""The run loop: group by group through a model, every answer or error on disk before the next group begins.
+
+Models that bear it (`Vlm.parallel_groups`) have several groups under way; each is on disk as soon as it is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agevlm.errors import AgeVlmError
+from agevlm.errors import AgeVlmError, EndpointError
 from agevlm.vlm.contract import Ask, EncodedImages, Reply, Vlm
 from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.records import AnswerRecord, AnswerWriter
@@ -66,6 +69,20 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a model failed on a group; not the exception, which would keep what the model held at that moment."""
+
+    line: str
+    kind: str
+    """The same for failures whose lines differ in a request's number alone."""
+
+    @staticmethod
+    def of(error: Exception) -> Failure:
+        line = _one_line(error)
+        return Failure(line, error.kind if isinstance(error, EndpointError) else line)
+
+
 def run_groups(
     vlm: Vlm,
     groups: Sequence[Group],
@@ -79,6 +96,9 @@ def run_groups(
 
     An image that cannot be opened, and a model that fails on a group, become error records of that group's asks,
     which a later run asks again (each ask by itself if they fail together once more); the rest goes on.
+
+    A model that says so (`parallel_groups`) has several groups under way at a time, each in a thread of its own. They
+    are committed as they come, always by the calling thread; a run that stops still waits for those under way.
 
     Args:
         vlm: the model.
@@ -99,9 +119,12 @@ def run_groups(
     def pixels(group: Group) -> Image | None:
         return None if group.shown is None else load(group.shown)
 
-    with contextlib.closing(prefetch(groups, pixels, PREFETCH)) as stream:
-        for group, image in stream:
-            replies, failure = _answer(vlm, group, image, max_new_tokens)
+    stop = ""
+    with (
+        contextlib.closing(prefetch(groups, pixels, PREFETCH)) as stream,
+        contextlib.closing(_answers(vlm, stream, max_new_tokens, lambda: bool(stop))) as answers,
+    ):
+        for group, replies, failure in answers:
             records = [_record(group, ask, reply) for ask, reply in zip(group.asks, replies, strict=True)]
             writer.commit(records)
             for record in records:
@@ -110,42 +133,81 @@ def run_groups(
             tally.seconds = time.perf_counter() - started
             advance(group, tally)
             if not group.failed_before:
-                failures = [f for f in [*failures, failure] if f == failure != ""]
-            if len(failures) >= GIVE_UP:
-                raise RunStopped(
-                    f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; {tally.answers} new answers "
-                    "are kept, and the same command goes on from there"
-                )
+                kind = "" if failure is None else failure.kind
+                failures = [f for f in [*failures, kind] if f == kind != ""]
+            if failure is not None and len(failures) >= GIVE_UP and not stop:
+                stop = f"the model failed on {GIVE_UP} images in a row: {failure.line}"
+    if stop:
+        raise RunStopped(
+            f"{stop}. Stopped; {tally.answers} new answers are kept, and the same command goes on from there"
+        )
     return tally
 
 
-def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int) -> tuple[list[Reply], str]:
+def _answers(
+    vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
+) -> Generator[tuple[Group, list[Reply], Failure | None]]:
+    """Groups with the replies to their asks and, if the model itself failed, why; none is begun once `stopped`."""
+    if vlm.parallel_groups > 1:
+        yield from _side_by_side(vlm, stream, tokens, stopped)
+        return
+    for group, image in stream:
+        yield group, *_answer(vlm, group, image, tokens)
+        if stopped():
+            return
+
+
+def _side_by_side(
+    vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
+) -> Generator[tuple[Group, list[Reply], Failure | None]]:
+    """The same with many groups under way, each as soon as it is done."""
+    flying: dict[Future[tuple[list[Reply], Failure | None]], Group] = {}
+    pool = ThreadPoolExecutor(vlm.parallel_groups, thread_name_prefix="group")
+    more = True
+    try:
+        while more or flying:
+            more = more and not stopped()
+            room = more and len(flying) < vlm.parallel_groups
+            if room and (following := next(stream, None)) is not None:
+                group, image = following
+                flying[pool.submit(_answer, vlm, group, image, tokens)] = group
+            else:
+                more = more and not room
+            # While there is room for more groups, those that are done are taken without waiting.
+            done, _ = wait(flying, timeout=0 if room and more else None, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield flying.pop(future), *future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int) -> tuple[list[Reply], Failure | None]:
     """Replies to a group's asks and, if the model itself failed, why."""
     if isinstance(image, Exception):
-        return [Reply.failed(_one_line(image))] * len(group.asks), ""
+        return [Reply.failed(_one_line(image))] * len(group.asks), None
     asks = [Ask(a.prompt, None if image is None else 0, tokens) for a in group.asks]
     try:
         encoded = vlm.encode([] if image is None else [image])
     except Exception as error:
-        failure = _one_line(error)
-        return [Reply.failed(failure)] * len(asks), failure
+        failed = Failure.of(error)
+        return [Reply.failed(failed.line)] * len(asks), failed
     replies, failure = _replies(vlm, encoded, asks)
-    if failure and group.failed_before and len(asks) > 1:
+    if failure is not None and group.failed_before and len(asks) > 1:
         # The second time: one prompt may be what the model cannot take, and must not cost the others their answers.
         replies = [_replies(vlm, encoded, [ask])[0][0] for ask in asks]
     return replies, failure
 
 
-def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], str]:
+def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], Failure | None]:
     """Replies to asks and, if the model failed, why.
 
     Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
     """
     try:
-        return vlm.answer(encoded, asks), ""
+        return vlm.answer(encoded, asks), None
     except Exception as error:
-        failure = _one_line(error)
-        return [Reply.failed(failure)] * len(asks), failure
+        failed = Failure.of(error)
+        return [Reply.failed(failed.line)] * len(asks), failed
 
 
 def _one_line(error: Exception) -> str:

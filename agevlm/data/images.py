@@ -19,6 +19,19 @@ from agevlm.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+"""Formats that every server of models reads, and their media types."""
+_ORIGINAL = "_agevlm_original"
+
+
+@dataclass(frozen=True)
+class OriginalBytes:
+    """The file that an image was decoded from, where any reader gets the same pixels from it."""
+
+    data: bytes
+    media_type: str
+    """image/jpeg, image/png or image/webp."""
+
 
 @dataclass(frozen=True)
 class EncodedFile:
@@ -51,6 +64,8 @@ def read_file(path: Path, name: str | None = None) -> EncodedFile:
 def decode(file: EncodedFile) -> Image:
     """Decode to an RGB PIL image with the EXIF orientation applied.
 
+    The file's bytes stay with this very image (`original_bytes`), not with what is made from it.
+
     Raises:
         DataError: no known image format, truncated data, 32-bit pixels, or a decompression bomb.
     """
@@ -62,6 +77,7 @@ def decode(file: EncodedFile) -> Image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             image.load()
+            original = _original(image, file.data)
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         head = file.data[:12]
@@ -76,4 +92,31 @@ def decode(file: EncodedFile) -> Image:
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if upright.mode in ("I", "F"):
         raise DataError(f"image {file.name}: 32-bit pixels (mode {upright.mode}) have no defined range; store 8 bits")
-    return upright.convert("RGB")
+    decoded = upright.convert("RGB")
+    if original is not None:
+        setattr(decoded, _ORIGINAL, original)
+    return decoded
+
+
+def original_bytes(image: Image) -> OriginalBytes | None:
+    """The file that `decode` made this image from, if its pixels are what any reader sees in it.
+
+    None for copies and anything else derived from a decoded image: Pillow does not hand such attributes on. (Pixels
+    changed in place are not noticed; change a copy.) None too where our policy does something of its own: EXIF
+    orientation, transparency, several frames, 16 bits, unusual formats and colours.
+    """
+    found = getattr(image, _ORIGINAL, None)
+    return found if isinstance(found, OriginalBytes) else None
+
+
+def _original(image: Image, data: bytes) -> OriginalBytes | None:
+    from PIL import ExifTags
+
+    plain = (
+        image.format in SENT_AS_THEY_ARE
+        and image.mode in ("RGB", "L")
+        and "transparency" not in image.info
+        and getattr(image, "n_frames", 1) == 1
+        and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    )
+    return OriginalBytes(data, SENT_AS_THEY_ARE[str(image.format)]) if plain else None

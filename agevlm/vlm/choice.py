@@ -31,6 +31,10 @@ class ModelChoice:
     chat_template: str | None = None
     device_map: str | None = None
     """"auto" (or another of transformers' ways) spreads one model over all devices, then host memory, then disk."""
+    concurrency: int = 32
+    """Most requests under way to a served model."""
+    timeout: float = 120.0
+    """Seconds that a served model may take for a request."""
 
     @property
     def adapter(self) -> str | None:

@@ -126,6 +126,9 @@ class Vlm(ABC):
 
     fingerprint: Fingerprint
     capabilities: frozenset[Capability]
+    parallel_groups: int = 1
+    """Image groups that a run may have under way at a time, each encoded and answered in a thread of its own. More
+    than 1 for adapters whose methods may be called from many threads."""
 
     @abstractmethod
     def encode(self, images: Sequence[Image]) -> EncodedImages:

@@ -98,6 +98,11 @@ def _run(settings: PopeSettings, ranks: Ranks, console: Console, notes: Console)
             f"--device-map {settings.model.device_map} spreads one model over all devices; start one process, not "
             f"{ranks.world}"
         )
+    if settings.verify and settings.model.adapter is not None:
+        raise DataError(
+            f"--verify compares with transformers' generate, and does not see how {settings.model.adapter} models are "
+            "run; leave it out"
+        )
     loaded = load_data(settings)
     folder = run_folder(settings, loaded)
     # The first rank takes the folder and names the model all ranks must load; its errors reach every rank.

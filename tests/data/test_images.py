@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from agevlm.data.images import EncodedFile, decode, read_file
+from agevlm.data.images import EncodedFile, decode, original_bytes, read_file
 from agevlm.data.sources import ContainerImages, FolderImages, require_images
 from agevlm.errors import DataError
 
@@ -193,3 +193,43 @@ def test_missing_images_are_counted_once_each_and_shown_in_order(tmp_path):
         require_images(ContainerImages({"a": b"1"}), ["e", "d", "c", "b", "b", "a"])
     with pytest.raises(DataError, match=f"1 of 1 images are missing from {tmp_path}: x\\. "):
         require_images(FolderImages(tmp_path), ["x"])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_files_bytes_stay_with_the_decoded_image_and_with_nothing_made_from_it(kind):
+    file = encoded(Image.fromarray(COLOURS), kind)
+    image = decode(file)
+    found = original_bytes(image)
+    assert (found.data, found.media_type) == (file.data, f"image/{kind.lower()}")
+    assert (np.asarray(Image.open(io.BytesIO(found.data))) == np.asarray(image)).all()
+    made = [
+        image.copy(),
+        image.convert("RGB"),
+        image.resize((4, 4)),
+        image.crop((0, 0, 9, 6)),
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        Image.fromarray(np.asarray(image)),
+        Image.merge("RGB", image.split()),
+    ]
+    assert [original_bytes(one) for one in made] == [None] * len(made)
+
+
+def test_bytes_in_which_a_reader_could_see_other_pixels_are_not_kept():
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    image = Image.fromarray(COLOURS)
+    more = Image.fromarray(255 - COLOURS)
+    files = [
+        encoded(image, "JPEG", exif=turned),
+        encoded(image, "PNG", exif=turned),
+        encoded(image, "PNG", save_all=True, append_images=[more]),
+        encoded(image, "WEBP", save_all=True, append_images=[more]),
+        encoded(image, "PNG", transparency=tuple(map(int, COLOURS[0, 0]))),
+        encoded(image.convert("RGBA")),
+        encoded(image.quantize(8)),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(image, "GIF"),
+        encoded(image, "BMP"),
+    ]
+    assert [original_bytes(decode(file)) for file in files] == [None] * len(files)
+    assert original_bytes(decode(encoded(image.convert("L")))) is not None

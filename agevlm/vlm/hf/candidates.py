@@ -7,13 +7,7 @@ from typing import Any
 
 import torch
 
-SPACES = ("", " ", "▁", "Ġ")
-"""Nothing, and how tokenizers write a leading space: as itself, SentencePiece, byte-level BPE."""
-
-
-def forms(candidate: str) -> list[str]:
-    """Case variants of a candidate: "yes" -> yes, Yes, YES."""
-    return list(dict.fromkeys([candidate, candidate.lower(), candidate.capitalize(), candidate.upper()]))
+from agevlm.vlm.forms import SPACES, forms
 
 
 def candidate_token_ids(tokenizer: Any, candidates: Sequence[str]) -> dict[str, list[int]]:
