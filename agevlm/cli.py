@@ -21,6 +21,7 @@ from agevlm.errors import AgeVlmError
 EVAL_COMMANDS = {
     "pope": ("benchmarks.commands:pope", "Ask a model POPE's yes/no questions and score its answers."),
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
+    "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),

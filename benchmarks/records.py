@@ -115,6 +115,10 @@ def _damaged(path: Path, damage: tuple[int, str], first: int, last: int) -> RunF
     )
 
 
+class AnswersInUse(RunFolderError):
+    """Another process is writing the answers file."""
+
+
 class AnswerWriter:
     """The one writer of an answers file.
 
@@ -129,7 +133,7 @@ class AnswerWriter:
             raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --out") from None
         try:
             if not lock(self._fd):
-                raise RunFolderError(f"{path}: another process is writing it; wait for it or give another --out")
+                raise AnswersInUse(f"{path}: another process is writing it; wait for it or give another --out")
             self._size = sum(size for _, size in read_commits(path))
             os.ftruncate(self._fd, self._size)
         except BaseException:

@@ -1,0 +1,244 @@
+"""Wrappers of lmms-eval in their own processes: what they say, and what becomes of what they swallow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from PIL import Image
+
+from agevlm.errors import CheckpointError, NotSupported
+from agevlm.vlm import Ask
+from agevlm.vlm.choice import ModelChoice
+from agevlm.vlm.hf.session import HfVlm
+from agevlm.vlm.peer import children
+from agevlm.vlm.peer.session import Selector
+from benchmarks.plan import Group, PlannedAsk, Shown
+from benchmarks.records import AnswerWriter, load_answers
+from benchmarks.run import RunStopped, run_groups
+from tests.benchmarks.lmms.harness import needs_lmms_eval, write_distribution
+from tests.vlm.conftest import asks_about
+
+
+@pytest.fixture(scope="module")
+def plugged(tmp_path_factory):
+    """The faulty wrappers installed for child processes."""
+    folder = write_distribution(
+        tmp_path_factory.mktemp("plug-in"), "faulty", {"faulty": "tests.vlm.peer.plug_in:manifests"}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def faulty(plugged):
+    vlm = ModelChoice("lmms:faulty?word=a b,force_simple=True", dtype="bfloat16", device="cpu").load()
+    yield vlm
+    vlm.close()
+
+
+@pytest.fixture
+def square():
+    return Image.new("RGB", (6, 6))
+
+
+def said(vlm, image, *prompts, tokens=8):
+    replies = vlm.answer(vlm.encode([image]), [Ask(p, 0, tokens) for p in prompts])
+    assert all((r.text is None) == (r.error is not None) for r in replies)
+    return [r.error if r.text is None else r.text for r in replies]
+
+
+@pytest.mark.slow
+@needs_lmms_eval
+class TestFaults:
+    def test_settings_reach_a_wrapper_that_has_a_name_for_them(self, faulty, square):
+        assert said(faulty, square, "settings") == ["bfloat16 cpu 1 a b"]
+        assert said(faulty, square, "tokens", tokens=5) == ["5"]
+        assert faulty.describe()["interface"] == "simple"
+
+    def test_answers_come_in_order_about_the_image_that_was_asked_about(self, faulty):
+        images = faulty.encode([Image.new("RGB", (4, 5)), Image.new("RGB", (7, 8))])
+        asks = [Ask("a", 1), Ask("b", None), Ask("c", 0), Ask("a", 0)]
+        assert [r.text for r in faulty.answer(images, asks)] == ["a (7, 8)", "b blind", "c (4, 5)", "a (4, 5)"]
+
+    def test_what_generate_raised_is_an_error_though_the_wrapper_says_nothing(self, faulty, square):
+        good, bad, also = said(faulty, square, "one", "raise two", "raise with text")
+        assert good == "one (6, 6)"
+        assert bad == "the wrapper's model failed: ValueError: planted fault on 'raise two'"
+        assert also.startswith("the wrapper's model failed: ValueError")
+
+    def test_an_empty_answer_is_an_error_where_the_wrapper_logs_or_prints_one(self, faulty, square):
+        logged, printed, one = said(faulty, square, "log", "print", "one")
+        assert logged == 'the wrapper returned "" and said: Error planted in the log in generating'
+        assert printed == 'the wrapper returned "" and said: Exception: planted on stdout'
+        assert one == "one (6, 6)"
+
+    def test_an_empty_answer_without_any_sign_is_an_empty_answer(self, faulty, square):
+        assert said(faulty, square, "silent", "one") == ["", "one (6, 6)"]
+
+    def test_fewer_answers_than_questions_cost_only_those_that_have_none(self, faulty, square):
+        first, dropped, last = said(faulty, square, "first", "drop", "last")
+        assert (first, last) == ("first (6, 6)", "last (6, 6)")
+        assert dropped == "the wrapper returned 0 answers to one question: []"
+        assert "1 answers" in said(faulty, square, "nothing")[0]
+
+    def test_what_a_wrapper_raises_costs_that_question_alone(self, faulty, square):
+        assert said(faulty, square, "escape", "one") == ["RuntimeError: planted outside of generate", "one (6, 6)"]
+
+    def test_no_options_can_be_ranked(self, faulty, square):
+        with pytest.raises(NotSupported, match="lmms:faulty"):
+            faulty.rank(faulty.encode([square]), [Ask("a", 0)], [["b"]])
+
+    def test_a_chat_wrapper_gets_messages_and_a_dead_one_is_said_to_be(self, plugged, square, tmp_path):
+        vlm = ModelChoice("lmms:faulty", device="cpu").load()
+        assert said(vlm, square, "one") == ["one (chat) (6, 6)"]
+        assert vlm.answer(vlm.encode([]), [Ask("b", None)])[0].text == "b (chat) blind"
+        writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
+        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "die"),)) for n in range(5)]
+        with pytest.raises(RunStopped, match="killed by signal 9"):
+            run_groups(vlm, groups, lambda _: square, writer, max_new_tokens=4)
+        writer.close()
+        kept = load_answers([tmp_path / "answers-00000.jsonl"])
+        assert {r.error.split(";")[0] for r in kept.values()} == {
+            "RuntimeError: the wrapper's process was killed by signal 9"
+        }
+        vlm.close()
+
+    def test_a_wrapper_that_cannot_be_loaded_says_why(self, plugged):
+        with pytest.raises(CheckpointError, match="cannot be loaded by lmms-eval: OSError: no weights to be found"):
+            ModelChoice("lmms:unloadable", device="cpu").load()
+
+
+@pytest.mark.slow
+@needs_lmms_eval
+def test_llava_hf_answers_as_we_do_and_its_swallowed_error_is_a_record(checkpoint, pictures, tmp_path):
+    folder = checkpoint("llava", seed=3)
+    ours = HfVlm.load(folder, device="cpu")
+    vlm = ModelChoice(f"lmms:llava_hf?pretrained={folder},device_map=cpu", device="cpu").load()
+    try:
+        for picture in pictures[:2]:
+            expected = [r.text for r in ours.answer(ours.encode([picture]), asks_about(0))]
+            replies = vlm.answer(vlm.encode([picture]), asks_about(0))
+            assert [r.text for r in replies] == expected
+            assert len(set(expected)) > 1
+        # No new token: its generate raises, and the wrapper returns "".
+        writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
+        group = Group(Shown("one", "one.png"), (PlannedAsk("key", "Is there a dog?"),))
+        tally = run_groups(vlm, [group], lambda _: pictures[0], writer, max_new_tokens=0)
+        writer.close()
+        record = load_answers([tmp_path / "answers-00000.jsonl"])["key"]
+        assert tally.errors == 1
+        assert record.text is None
+        assert "max_new_tokens" in record.error
+    finally:
+        vlm.close()
+        ours.close()
+
+
+@pytest.mark.slow
+@needs_lmms_eval
+def test_the_process_ends_with_the_session(plugged):
+    vlm = ModelChoice("lmms:faulty", device="cpu").load()
+    process, log = vlm._process, vlm._log
+    vlm.close()
+    assert process.poll() is not None
+    assert not log.exists()
+
+
+def test_what_a_child_has_started_ends_with_it(tmp_path):
+    code = (
+        "import subprocess,sys; p=subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)']); print(p.pid)"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=log, start_new_session=True)
+    process.wait()
+    grandchild = int((tmp_path / "log").read_text())
+    os.kill(grandchild, 0)
+    children.finish(process, 1.0)
+    assert_gone(grandchild)
+
+
+def assert_gone(number):
+    """The process ends within some seconds; as a zombie without a parent to reap it, it has."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(number).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {number} lives on")
+
+
+@needs_lmms_eval
+class TestFingerprint:
+    def test_a_folder_counts_by_content_and_other_arguments_by_text(self, checkpoint, copy_of):
+        def parts(arguments, **choice):
+            return ModelChoice(f"lmms:llava_hf?{arguments}", **choice).fingerprint()
+
+        folder, same = checkpoint("llava"), copy_of()
+        first = parts(f"pretrained={folder},device_map=cpu")
+        assert parts(f"device_map=cpu,pretrained={same}") == first
+        changed = copy_of(generation_config={"top_k": 7})
+        assert parts(f"pretrained={changed},device_map=cpu").changed(first.parts) == ["pretrained generation_config"]
+        assert parts(f"pretrained={folder},device_map=auto").changed(first.parts) == ["arguments"]
+        assert parts(f"pretrained={folder},device_map=cpu", dtype="bfloat16").changed(first.parts) == ["dtype"]
+        assert first.parts["lmms_eval"] == children.lmms_eval_version()
+        assert first.parts["wrapper"] == "llava_hf"
+
+    def test_an_unknown_wrapper_is_refused_with_near_names(self):
+        with pytest.raises(CheckpointError, match="no wrapper 'lava_hf'; near: llava_hf"):
+            ModelChoice("lmms:lava_hf?pretrained=x").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "problem"),
+    [
+        ("lmms:", None, "name a wrapper"),
+        ("lmms:?pretrained=x", None, "name a wrapper"),
+        ("lmms:llava_hf?pretrained", None, "no KEY=VALUE"),
+        ("lmms:llava_hf", "{{ x }}", "takes no --chat-template"),
+    ],
+)
+def test_a_name_that_cannot_be_read_says_so(name, template, problem):
+    with pytest.raises(CheckpointError, match=problem):
+        Selector.of(ModelChoice(name, chat_template=template)).items()
+
+
+def test_commas_belong_to_the_value_unless_a_key_follows():
+    selector = Selector.of(ModelChoice("lmms:x?pretrained=/a,b/c,max=3,words=yes,no, last = 1"))
+    assert selector.items() == {"pretrained": "/a,b/c", "max": "3", "words": "yes,no", "last": "1"}
+
+
+def test_without_lmms_eval_it_says_how_to_install_it(monkeypatch):
+    def missing(_):
+        raise children.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(children.metadata, "version", missing)
+    with pytest.raises(CheckpointError, match=r'pip install "agevlm\[lmms\]"'):
+        ModelChoice("lmms:llava_hf?pretrained=x").fingerprint()
+
+
+def test_a_child_ends_when_its_parent_does(tmp_path):
+    child = (
+        "import os,sys,time; from agevlm.vlm.peer.children import end_with; end_with(int(sys.argv[1])); time.sleep(60)"
+    )
+    parent = (
+        "import os,subprocess,sys,time;"
+        f"p=subprocess.Popen([sys.executable,'-c',{child!r},str(os.getpid())]); print(p.pid,flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=children.environment()
+    )
+    number = int(process.stdout.readline())
+    os.kill(number, 0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert_gone(number)
