@@ -1,4 +1,4 @@
-"""Files of answers that somebody else's program wrote: JSON lines, one object each."""
+"""Where answers to be scored lie: a run folder, or JSON lines that somebody else's program wrote."""
 
 from __future__ import annotations
 
@@ -8,9 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import DataError
+from benchmarks.run_folder import RunFolder
 
 
-def is_run_folder(path: Path) -> bool:
+def given_answers(paths: Sequence[Path], questions: Sequence[str]) -> RunFolder | None:
+    """The run folder that is to be scored again, or None where the answers are files that need their questions.
+
+    Raises:
+        DataError: no such file or folder; a run folder beside others or with questions; files without questions.
+    """
+    if missing := [str(p) for p in paths if not p.exists()]:
+        raise DataError(f"answers {', '.join(missing)}: no such file or folder")
+    if any(_is_run_folder(p) for p in paths):
+        if len(paths) > 1 or questions:
+            raise DataError("a run folder is scored by itself, and knows its questions: give it alone")
+        return RunFolder(paths[0])
+    if not questions:
+        raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
+    return None
+
+
+def _is_run_folder(path: Path) -> bool:
     """Whether a path is one of our run folders, damaged ones included."""
     return path.is_dir() and any((path / name).exists() for name in ("run.json", "answers-00000.jsonl"))
 

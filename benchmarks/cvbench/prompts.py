@@ -9,16 +9,14 @@ from pathlib import Path
 from agevlm.errors import DataError
 from benchmarks.cvbench.readings import OFFICIAL_PROMPT, PROTOCOLS
 from benchmarks.cvbench.types import LETTERS
+from benchmarks.prompts import Template
 
 PLACE, LETTERS_PLACE = "{prompt}", "{letters}"
 
 
 @dataclass(frozen=True)
-class CvPrompt:
-    """A named template with one `{prompt}` and perhaps `{letters}`."""
-
-    name: str
-    template: str
+class CvPrompt(Template):
+    """A template with one `{prompt}` and perhaps `{letters}`."""
 
     def of(self, prompt: str, n_options: int) -> str:
         """The text for one question; `{letters}` becomes "A, B, C"."""

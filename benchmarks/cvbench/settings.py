@@ -4,52 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
 from agevlm.scenes.selection import is_selector
-from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
-from benchmarks.controls import IMAGE
 from benchmarks.cvbench.planning import plan_cvbench
 from benchmarks.cvbench.prompts import CvPrompt
 from benchmarks.cvbench.questions import QuestionSet, load_all
 from benchmarks.cvbench.readers import Reader
 from benchmarks.plan import Plan
-from benchmarks.run_folder import RunFolder, default_folder
+from benchmarks.run_folder import RunFolder
+from benchmarks.settings import RunSettings
 
 
 @dataclass(frozen=True)
-class CvBenchSettings:
+class CvBenchSettings(RunSettings):
     """The options of `agevlm-eval cvbench`."""
 
-    model: ModelChoice
-    questions: tuple[str, ...]
-    images: Path | None
-    tasks: tuple[str, ...]
     prompt: CvPrompt
+    tasks: tuple[str, ...]
     readers: tuple[Reader, ...]
     ranked: bool
     """Whether to rank the options, of models that can."""
-    controls: tuple[str, ...]
-    max_new_tokens: int
-    limit: int | None
-    seed: int
-    draws: int
-    out: Path | None
-    fresh: bool
-    verify: int
-    json_out: str | None
-    allow_partial: bool
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        return {"greedy": True, "max_new_tokens": self.max_new_tokens}
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return (IMAGE, *dict.fromkeys(self.controls))
 
 
 @dataclass(frozen=True)
@@ -97,11 +74,6 @@ def make_plan(settings: CvBenchSettings, loaded: Loaded, fingerprint: Fingerprin
 
 
 def run_folder(settings: CvBenchSettings) -> RunFolder:
-    """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's."""
-    if settings.out is not None:
-        return RunFolder(settings.out)
+    """The run folder the user named, or the default one."""
     names = [source if is_selector(source) else Path(source).name for source in settings.questions]
-    parts = ["cvbench", settings.model.slug, "_".join(names), settings.prompt.name, *settings.tasks]
-    parts += [settings.model.dtype] * (settings.model.dtype != "float32")
-    parts += [f"limit{settings.limit}"] * (settings.limit is not None)
-    return RunFolder(default_folder(parts))
+    return settings.folder("cvbench", "_".join(names), settings.tasks)
