@@ -36,6 +36,13 @@ def print_results(console: Console, results: Results, main: str) -> None:
         console.print(_disagreement_table(results.disagreements[:10]))
 
 
+def _table(title: str, *columns: str) -> Table:
+    """An empty table of numbers by name, never narrower than its title."""
+    table = empty_table(title, "number", *columns)
+    table.min_width = len(title)
+    return table
+
+
 def _numbers(rows: Sequence[ResultRow]) -> Iterator[tuple[str, dict[str, ResultRow]]]:
     """Each number's name with its rows by condition and reading; a number that repeats the row mean is left out."""
     names = list(dict.fromkeys(row.score.name for row in rows))
@@ -62,7 +69,7 @@ def _main_table(rows: Sequence[ResultRow], note: str) -> Table:
     columns = list(dict.fromkeys(row.condition for row in rows))
     # A floor's name is two lines, so that the table stays narrow.
     heads = [c.replace(FLOOR, "floor:\n") for c in columns]
-    table = empty_table(note, "number", "n\nimages", *heads, "chance")
+    table = _table(note, "n\nimages", *heads, "chance")
     for name, cells in _numbers(rows):
         by_condition = {row.condition: row for row in cells.values()}
         first = next(iter(by_condition.values())).score
@@ -75,7 +82,7 @@ def _main_table(rows: Sequence[ResultRow], note: str) -> Table:
 
 def _gain_table(rows: Sequence[ResultRow], note: str) -> Table:
     columns = list(dict.fromkeys(row.condition for row in rows))
-    table = empty_table(f"What the image adds · {note}", "number", *(f"over {c}" for c in columns))
+    table = _table(f"What the image adds · {note}", *(f"over {c}" for c in columns))
     for name, cells in _numbers(rows):
         by_condition = {row.condition: row.gain for row in cells.values()}
         table.add_row(name, *(percent(by_condition.get(c), sign=True) for c in columns))
@@ -88,7 +95,7 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
     counts = {one.reading: one for one in results.readings if one.condition == condition}
     names = [_marked(name, results.prompt) for name in counts]
     what = "The same answers under every reading" + (f", {condition}" if condition != IMAGE else "")
-    table = empty_table(f"{what} · {note}", "number", *(name.replace("-", "-\n", 1) for name in names), "chance")
+    table = _table(f"{what} · {note}", *(name.replace("-", "-\n", 1) for name in names), "chance")
     for name, cells in _numbers(rows):
         by_reading = {row.reading: row for row in cells.values()}
         values = [_cell(by_reading[one].score, mark=name in HEADLINES.get(one, ())) for one in counts]
