@@ -4,6 +4,7 @@ run.json            manifest: what was run on what, and every launch
 questions.jsonl     each question with the keys of its answers, so that scores need nothing from outside
 answers-*.jsonl     answer records, one writer each (see benchmarks.records)
 scores.json         the scores, a pure function of the two files above
+readings.jsonl      what each reading made of each answer, likewise (CV-Bench)
 lock                held while a command owns the folder
 """
 
@@ -26,7 +27,7 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
-OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "verify.json")
+OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "readings.jsonl", "verify.json")
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
 

@@ -10,7 +10,7 @@ from benchmarks import preview
 from benchmarks.cvbench.answers import load_run
 from benchmarks.cvbench.questions import part_of_whole
 from benchmarks.cvbench.result import check_result, print_result
-from benchmarks.cvbench.results import results
+from benchmarks.cvbench.results import reading_rows, results
 from benchmarks.cvbench.settings import CvBenchSettings, load_data, make_plan, run_folder
 from benchmarks.launch import Job, launch, say_tally
 from benchmarks.run import Tally
@@ -65,8 +65,10 @@ def run_cvbench(settings: CvBenchSettings, console: Console, notes: Console) -> 
 
 def _report(settings: CvBenchSettings, folder: RunFolder, total: Tally, console: Console, notes: Console) -> int:
     """Score the folder, write scores.json, print. Returns the exit code."""
-    found = results(load_run(folder.path), settings.readers, draws=settings.draws, seed=settings.seed)
+    answered = load_run(folder.path)
+    found = results(answered, settings.readers, draws=settings.draws, seed=settings.seed)
     content = {"settings": {"draws": settings.draws, "seed": settings.seed, "level": 0.95}, **found.to_json()}
+    folder.write_rows("readings.jsonl", reading_rows(answered, found))
     folder.write_json("scores.json", content)
     main = settings.readers[0].name
     print_result(found, main, settings.json_out, console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,8 @@ class Results:
     agreement: dict[tuple[str, str], int]
     """Answers about the own image that two readings read alike."""
     disagreements: list[Disagreement]
+    read: Mapping[tuple[str, str], Sequence[Reading]]
+    """(condition, reading) -> the reading of every question's answer, in the questions' order."""
 
     def json_rows(self) -> list[dict[str, Any]]:
         """The rows as flat dictionaries of plain values."""
@@ -156,7 +158,7 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
     rows: list[ResultRow] = []
     counts: list[ReadingCount] = []
     absent: dict[tuple[str, str], int] = {}
-    own: dict[str, list[Reading]] = {}
+    found: dict[tuple[str, str], list[Reading]] = {}
     for condition, answers in answered.answers.items():
         given = [answers.get(q.idx, Answer(None)) for q in questions]
         main = _read(READERS[MAIN], questions, given)
@@ -166,13 +168,12 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
                 absent[condition, reader.name] = lacking
                 continue
             read = [reading for reading in readings if reading is not None]
-            if condition == IMAGE:
-                own[reader.name] = read
+            found[condition, reader.name] = read
             counts.append(_count(condition, reader.name, read, main))
             made = _rows(questions, read)
             gained: Mapping[str, Interval] = {}
-            if condition != IMAGE and reader.name in own:
-                gained = gains(_rows(questions, own[reader.name]), made, draws=draws, seed=seed)
+            if condition != IMAGE and (IMAGE, reader.name) in found:
+                gained = gains(_rows(questions, found[IMAGE, reader.name]), made, draws=draws, seed=seed)
             for one in score(made, draws=draws, seed=seed):
                 rows.append(ResultRow(condition, reader.name, one, gained.get(one.name)))
     for floor in FLOORS:
@@ -180,6 +181,7 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
         rows += [ResultRow(FLOOR + floor, floor, one, None) for one in score(made, draws=draws, seed=seed)]
     texts = [answered.answers.get(IMAGE, {}).get(q.idx, Answer(None)).text for q in questions]
     asked = [(text, q.options) for text, q in zip(texts, questions, strict=True)]
+    own = {reading: read for (condition, reading), read in found.items() if condition == IMAGE}
     return Results(
         name=answered.questions.name,
         data_version=answered.questions.data_version,
@@ -190,7 +192,26 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
         errors={c: sum(a.text is None for a in answers.values()) for c, answers in answered.answers.items()},
         agreement=agreement(own),
         disagreements=disagreements(asked, own),
+        read=found,
     )
+
+
+def reading_rows(answered: Answered, found: Results) -> Iterator[dict[str, Any]]:
+    """Each answer with what every reading made of it, and by which rule: the rows of readings.jsonl."""
+    for condition, answers in answered.answers.items():
+        read = {name: of for (where, name), of in found.read.items() if where == condition}
+        for place, question in enumerate(answered.questions.questions):
+            answer = answers.get(question.idx, Answer(None))
+            if answer.text is not None:
+                readings = {name: {"option": of[place].option, "rule": of[place].rule} for name, of in read.items()}
+                yield {
+                    "idx": question.idx,
+                    "condition": condition,
+                    "answer": answer.text,
+                    "options": list(question.options),
+                    "gold": question.gold,
+                    "readings": readings,
+                }
 
 
 def _read(reader: Reader, questions: Sequence[Question], given: Sequence[Answer]) -> list[Reading | None]:

@@ -113,6 +113,25 @@ def test_records_keep_what_every_ranking_needs(cvbench: Run, tmp_path: Path, dat
     assert manifest["prompt"]["name"] == "official"
 
 
+def test_what_every_reading_made_of_every_answer_is_written_down(cvbench: Run, tmp_path: Path, data: CvData) -> None:
+    done = cvbench("--control", "blind", "--json", "-")
+    read = [json.loads(line) for line in (tmp_path / "run/readings.jsonl").read_text().splitlines()]
+    assert [(r["condition"], r["idx"]) for r in read] == [
+        (condition, str(row["idx"])) for condition in ("image", "blind") for row in data.rows()
+    ]
+    for condition in ("image", "blind"):
+        mine = [r for r in read if r["condition"] == condition]
+        for name in READERS:
+            right = sum(r["readings"][name]["option"] == r["gold"] for r in mine)
+            (row,) = rows(done, condition=condition, reading=name, score="row mean")
+            assert row["accuracy"] == right / 48
+            assert all(r["readings"][name]["rule"] for r in mine)
+    for one in read:
+        if one["answer"] == "( b )":
+            assert one["readings"]["rules"] == {"option": 1, "rule": "letter-alone"}
+            assert one["readings"]["strict"] == {"option": None, "rule": "not-a-letter"}
+
+
 def test_a_second_run_asks_nothing_and_scores_are_a_function_of_the_folder(
     cvbench: Run, stub: CvStub, tmp_path: Path
 ) -> None:
