@@ -42,6 +42,8 @@ class Job:
     """Score the folder, write scores.json, print; returns the exit code. Called when all is asked."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """More for the manifest."""
+    remark: str | None = None
+    """What should be known of the questions before they are asked."""
 
 
 class NotStarted(AgeVlmError):
@@ -80,6 +82,8 @@ def _run(settings: RunSettings, prepare: Callable[[], Job], ranks: Ranks, notes:
         )
     job = prepare()
     folder = job.folder
+    if ranks.first and job.remark is not None:
+        notes.print(job.remark)
     # The first rank takes the folder and names the model all ranks must load; its errors reach every rank.
     box: tuple[Fingerprint | None, AgeVlmError | None] = (None, None)
     if ranks.first:

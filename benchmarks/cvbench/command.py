@@ -39,8 +39,6 @@ def run_cvbench(settings: CvBenchSettings, console: Console, notes: Console) -> 
 
     def prepare() -> Job:
         loaded = load_data(settings)
-        if (part := part_of_whole(loaded.questions)) is not None:
-            notes.print(part)
         folder = run_folder(settings)
         return Job(
             benchmark="cvbench",
@@ -58,6 +56,7 @@ def run_cvbench(settings: CvBenchSettings, console: Console, notes: Console) -> 
             plan=partial(make_plan, settings, loaded),
             report=lambda total: _report(settings, folder, total, console, notes),
             extra={"ranked": settings.ranked},
+            remark=part_of_whole(loaded.questions),
         )
 
     return launch(settings, prepare, notes)

@@ -21,6 +21,7 @@ from benchmarks.cvbench.readers import READERS
 from benchmarks.cvbench.readings import PROTOCOLS
 from tests.benchmarks.cvbench.stub import CvData, CvStub, make_cv_data
 from tests.benchmarks.runs.launch import OPTIONS, answers, asked, command_here, environment, finish
+from tests.benchmarks.runs.test_ranks import torchrun
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -387,3 +388,17 @@ def test_killed_at_any_point_and_resumed_the_scores_are_the_same_bytes(tmp_path:
     assert last.returncode == 0, last.stderr
     assert (cut / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
     assert answers(cut) == answers(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_and_one_process_scores_the_same(cvbench: Run, tmp_path: Path) -> None:
+    data = make_cv_data(tmp_path / "same", 24)
+    log, out = tmp_path / "two.log", tmp_path / "two"
+    command = ["-m", "tests.benchmarks.cvbench.child", "cvbench", "--ckpt", "stub", *data.options, "--out", out]
+    done = finish(torchrun(*command, *OPTIONS, STUB_LOG=log))
+    assert done.returncode == 0, done.stderr
+    assert len({process for process, *_ in asked(log)}) == len(list(out.glob("answers-*.jsonl"))) == 2
+    assert done.stderr.count("a part of CV-Bench") == 1
+    assert cvbench().returncode == 0
+    assert answers(out) == answers(tmp_path / "run")
+    assert (out / "scores.json").read_bytes() == (tmp_path / "run/scores.json").read_bytes()
