@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 def folder_appears(target: Path, needed: int = 0) -> Iterator[Path]:
     """A hidden folder to write into; it takes the name `target` once it is complete and on the disk.
 
-    A folder that has the name already is replaced at that moment. A writer that is killed leaves `.NAME.unfinished-PID`
+    A folder that has the name already is replaced at that moment. A writer that is killed leaves `.NAME.unfinished-…`
     beside it.
 
     Args:
@@ -25,8 +26,8 @@ def folder_appears(target: Path, needed: int = 0) -> Iterator[Path]:
     Raises:
         OSError: ENOSPC among others, with the path. Nothing is left behind, and what was there before stays.
     """
-    hidden = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
-    replaced = target.with_name(f".{target.name}.unfinished-{os.getpid()}-replaced")
+    hidden = target.with_name(f".{target.name}.unfinished-{_own()}")
+    replaced = hidden.with_name(f"{hidden.name}-replaced")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(target.parent).free < needed:
@@ -53,13 +54,18 @@ def file_appears(target: Path) -> Iterator[Path]:
     Raises:
         OSError: with the path; what was there before stays.
     """
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.part")
+    hidden = target.with_name(f".{target.name}.{_own()}.part")
     try:
         yield hidden
         hidden.replace(target)
     finally:
         with contextlib.suppress(OSError):
             hidden.unlink()
+
+
+def _own() -> str:
+    """Nobody else's: processes of several machines on one disk may have the same number."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _sync(path: Path) -> None:

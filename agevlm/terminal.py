@@ -30,8 +30,9 @@ CKPT = click.option(
     "--ckpt",
     default="scenes/age-vlm",
     show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME|openai:URL#NAME",
-    help="The model: one that comes with the package, a checkpoint folder, a hub id, or a served model.",
+    metavar="scenes/NAME|FOLDER|ORG/NAME|openai:URL#NAME|lmms:NAME?ARGS",
+    help="The model: one that comes with the package, a checkpoint folder, a hub id, a served model, or a wrapper of "
+    "lmms-eval.",
 )
 DTYPE = click.option(
     "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])

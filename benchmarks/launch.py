@@ -118,7 +118,9 @@ def _run(settings: RunSettings, prepare: Callable[[], Job], ranks: Ranks, notes:
             return 0
         total = Tally.total(tallies)
         close_launch(folder, total, description)
-        code = job.report(total)
+        report = job.report
+        del job, plan, left  # scoring reads the run folder, and needs the room
+        code = report(total)
         if trouble is not None:
             raise AgeVlmError(f"--verify failed, the scores stand: {trouble}")
         return code

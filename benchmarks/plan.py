@@ -20,7 +20,7 @@ BLIND_GROUP = 64
 """Most prompts without an image in one group."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shown:
     """An image as it is shown to a model."""
 
@@ -32,7 +32,7 @@ class Shown:
     """The control that changes its pixels (blank, shuffled), if any."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedAsk:
     """A prompt of a group and the key of its answer."""
 
@@ -43,7 +43,7 @@ class PlannedAsk:
     any."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """All prompts about one image as shown; without an image, some of the blind prompts."""
 

@@ -13,12 +13,16 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
+
+REPEATED = ("image", "shown", "prompt", "text", "stop")
+"""Fields that many records share: kept once in memory, or a large file's records would be mostly copies."""
 
 
 def answer_key(image: str | None, prompt: str, decoding: Mapping[str, Any], fingerprint: str) -> str:
@@ -34,7 +38,7 @@ def answer_key(image: str | None, prompt: str, decoding: Mapping[str, Any], fing
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AnswerRecord:
     """One answer, or the error that stands in its place."""
 
@@ -52,7 +56,7 @@ class AnswerRecord:
     error: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What scoring needs of a record; `text` is None where the model failed (an error record)."""
 
@@ -105,6 +109,9 @@ def _parse(line: bytes) -> tuple[AnswerRecord, int, int]:
         raise ValueError("no end of line")
     row = json.loads(line)
     place, total = row.pop("commit")
+    for name in REPEATED:
+        if isinstance(row[name], str):
+            row[name] = sys.intern(row[name])
     return AnswerRecord(**row), place, total
 
 

@@ -18,7 +18,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,13 @@ class RunFolder:
         found = self.manifest().get("scoring", {})
         return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
 
-    def questions(self) -> list[dict[str, Any]]:
-        """The rows of questions.jsonl. Raises RunFolderError if this is no run folder."""
+    def questions(self) -> Iterator[dict[str, Any]]:
+        """The rows of questions.jsonl, one at a time. Raises RunFolderError if this is no run folder."""
         path = self.path / "questions.jsonl"
         try:
             with path.open(encoding="utf-8") as file:
-                return [json.loads(line) for line in file]
+                for line in file:
+                    yield json.loads(line)
         except FileNotFoundError:
             raise RunFolderError(f"{self.path}: not a run folder (it has no questions.jsonl)") from None
         except ValueError as error:
@@ -145,20 +146,20 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full or failing.
         """
-        return self._write(name, json.dumps(content, indent=1) + "\n")
+        return self._write(name, [json.dumps(content, indent=1), "\n"])
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write a JSON-lines file, likewise. Raises RunFolderError."""
-        return self._write(name, "".join(json.dumps(r) + "\n" for r in rows))
+        return self._write(name, (json.dumps(r) + "\n" for r in rows))
 
-    def _write(self, name: str, text: str) -> Path:
+    def _write(self, name: str, texts: Iterable[str]) -> Path:
         """Write plain ASCII (JSON's escapes carry the rest, file names that are no UTF-8 and lone surrogates too)."""
         path = self.path / name
         # One name for all launches, so that what a killed one left is written over.
         temporary = path.with_name(f".{name}.part")
         try:
             with temporary.open("w", encoding="ascii") as file:
-                file.write(text)
+                file.writelines(texts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

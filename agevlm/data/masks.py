@@ -108,6 +108,29 @@ def encode_mask(mask: Mask) -> bytes:
     return counts
 
 
+def rle_mask(counts: bytes, size: tuple[int, int]) -> Mask:
+    """The (height, width) mask of run lengths that `encode_mask` made; others go through `decode_mask`."""
+    from pycocotools import mask as coco
+
+    mask: Mask = coco.decode({"size": list(size), "counts": counts}).astype(np.bool_)
+    return mask
+
+
+def rle_area(counts: bytes, size: tuple[int, int]) -> int:
+    """Pixels of a region as `encode_mask` made it."""
+    from pycocotools import mask as coco
+
+    return int(coco.area({"size": list(size), "counts": counts}))
+
+
+def rle_box(counts: bytes, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 in pixels around a region as `encode_mask` made it, the last behind it; zeros for an empty one."""
+    from pycocotools import mask as coco
+
+    x, y, width, height = (float(v) for v in coco.toBbox({"size": list(size), "counts": counts}))
+    return x, y, x + width, y + height
+
+
 def union_of(masks: Iterable[Mask], height: int, width: int) -> Mask:
     """Where any of them is; nowhere if there are none."""
     union = np.zeros((height, width), np.bool_)

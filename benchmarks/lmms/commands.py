@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DTYPE, JSON, chat_template_text, consoles
+from agevlm.terminal import (
+    BATCH_SIZE,
+    CHAT_TEMPLATE,
+    CKPT,
+    CONCURRENCY,
+    DEVICE,
+    DEVICE_MAP,
+    DTYPE,
+    JSON,
+    TIMEOUT,
+    chat_template_text,
+    consoles,
+)
 
 
 def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -38,8 +49,11 @@ def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) 
 )
 @DTYPE
 @DEVICE
-@click.option("--batch-size", type=click.IntRange(1), help="Most questions in one pass.")
+@DEVICE_MAP
+@BATCH_SIZE
 @CHAT_TEMPLATE
+@CONCURRENCY
+@TIMEOUT
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/lmms-MODEL-TASKS]")
 @JSON
 @click.option("--allow-partial", is_flag=True, help="Score requests without an answer as empty answers.")
@@ -72,10 +86,15 @@ def lmms(**options: Any) -> None:
         raise DataError("--tasks names no task")
     template = options["chat_template"]
     model = ModelChoice(
-        options["ckpt"], options["dtype"], options["device"], chat_template=chat_template_text(template)
+        options["ckpt"],
+        options["dtype"],
+        options["device"],
+        options["batch_size"],
+        chat_template_text(template),
+        options["device_map"],
+        concurrency=options["concurrency"],
+        timeout=options["timeout"],
     )
-    if options["batch_size"] is not None:
-        model = replace(model, batch_size=options["batch_size"])
     settings = LmmsSettings(
         model=model,
         chat_template=template,

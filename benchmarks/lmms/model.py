@@ -45,6 +45,9 @@ class Options:
     """Most questions in one pass; our own commands' default where none is given."""
     chat_template: str | None = None
     """A jinja file."""
+    device_map: str | None = None
+    concurrency: int = ModelChoice.concurrency
+    timeout: float = ModelChoice.timeout
     records: str | None = None
     """Folder of answer records; runs/lmms-MODEL where none is given."""
     several_images: str = "refuse"
@@ -69,8 +72,16 @@ class Options:
     def choice(self) -> ModelChoice:
         """The model, not loaded."""
         template = chat_template_text(None if self.chat_template is None else Path(self.chat_template))
-        choice = ModelChoice(self.pretrained, self.dtype, self.device, chat_template=template)
-        return choice if self.batch_size is None else dataclasses.replace(choice, batch_size=self.batch_size)
+        return ModelChoice(
+            self.pretrained,
+            self.dtype,
+            self.device,
+            self.batch_size,
+            template,
+            self.device_map,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+        )
 
 
 class Likelihood(tuple, GenerationResult):

@@ -8,6 +8,7 @@ every prompt must hold the question's text. A file that fits no questions, or se
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,24 +95,27 @@ def load_run(folder: Path) -> list[Answered]:
     """The answers of a run folder, under every condition that was run. Raises RunFolderError if it is damaged."""
     run = RunFolder(folder)
     records = run.answers()
-    rows: dict[int, list[dict[str, Any]]] = {}
+    where = f"{folder}/questions.jsonl"
     answered = []
     try:
-        for row in run.questions():
-            rows.setdefault(row["set"], []).append(row)
         manifest = run.manifest()
-        for number, meta in enumerate(manifest["data"]):
-            mine = rows.get(number, [])
-            questions = tuple(Question(**row["question"], where=f"{folder}/questions.jsonl") for row in mine)
-            conditions: dict[str, dict[QuestionKey, Answer]] = {c: {} for c in manifest["conditions"]}
-            for question, row in zip(questions, mine, strict=True):
-                for condition, key in row["keys"].items():
-                    if (record := records.get(key)) is not None:
-                        answer = Answer(record.text, record.logprobs)
-                        conditions[condition][question.split, question.question_id] = answer
-            one = QuestionSet(meta["name"], meta["data_version"], meta["content_sha256"], questions)
-            answered.append(Answered(one, conditions, manifest["prompt"]["name"]))
-    except (KeyError, TypeError) as error:
+        questions: list[list[Question]] = [[] for _ in manifest["data"]]
+        answers: list[dict[str, dict[QuestionKey, Answer]]] = [
+            {c: {} for c in manifest["conditions"]} for _ in manifest["data"]
+        ]
+        # Row by row: the rows themselves take more memory than all that is made of them.
+        for row in run.questions():
+            fields: dict[str, Any] = {k: sys.intern(v) if isinstance(v, str) else v for k, v in row["question"].items()}
+            question = Question(**fields, where=where)
+            questions[row["set"]].append(question)
+            for condition, key in row["keys"].items():
+                if (record := records.get(key)) is not None:
+                    answer = Answer(record.text, record.logprobs)
+                    answers[row["set"]][condition][question.split, question.question_id] = answer
+        for meta, mine, given in zip(manifest["data"], questions, answers, strict=True):
+            one = QuestionSet(meta["name"], meta["data_version"], meta["content_sha256"], tuple(mine))
+            answered.append(Answered(one, given, manifest["prompt"]["name"]))
+    except (KeyError, IndexError, TypeError) as error:
         raise RunFolderError(
             f"{folder}: run.json or questions.jsonl is damaged or of another version ({error!r}); "
             "give the benchmark's command again to rewrite them, the answers are kept"

@@ -73,13 +73,19 @@ class _Readings:
         readings = [known[pair] for pair in zip(texts, golds, strict=True)]
         self.labels = [r.label for r in readings]
         self.rules = Counter((r.label.value, r.rule) for r in readings)
-        self.effects = effects_of(self.labels, golds, protocol.count)
+        self._golds, self._count = golds, protocol.count
+
+    @property
+    def effects(self) -> Floats:
+        """What the labels do to the counts, (n, fields) in the order of `FIELDS`; made anew each time, being large."""
+        return effects_of(self.labels, self._golds, self._count)
 
 
 def effects_of(labels: Sequence[Label], golds: Sequence[bool], count: Callable[[Label, bool], Effect]) -> Floats:
     """The effects of labels as an array (n, fields) in the order of `FIELDS`; there are few distinct ones."""
     places: dict[tuple[Label, bool], int] = {}
-    index = np.array([places.setdefault(p, len(places)) for p in zip(labels, golds, strict=True)], dtype=np.int64)
+    pairs = zip(labels, golds, strict=True)
+    index = np.fromiter((places.setdefault(p, len(places)) for p in pairs), dtype=np.int64, count=len(labels))
     table = [[getattr(count(*pair), field) for field in FIELDS] for pair in places]
     return np.array(table, dtype=np.float64).reshape(-1, len(FIELDS))[index]
 

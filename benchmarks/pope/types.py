@@ -14,7 +14,7 @@ PAIRED = "popev2"
 """The split whose clusters are pairs: the same question about an original and an edited image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One yes/no question about one image.
 

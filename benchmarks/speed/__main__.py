@@ -15,8 +15,10 @@ from agevlm.terminal import JSON
 from benchmarks.speed.equality import compare
 from benchmarks.speed.machine import describe_machine
 from benchmarks.speed.measuring import measure
+from benchmarks.speed.memory import ROWS, measure_memory
 from benchmarks.speed.models import KINDS, SIZES, Random, load_model, opened
-from benchmarks.speed.output import print_beside, print_report
+from benchmarks.speed.output import print_beside, print_memory, print_overhead, print_report
+from benchmarks.speed.overhead import measure_overhead
 from benchmarks.speed.peer import LEAST_IMAGES, PEERS, PeerFailed, prepare_environment
 from benchmarks.speed.scoring import measure_scoring
 from benchmarks.speed.sides import PLAIN
@@ -42,37 +44,58 @@ Report = dict[str, Any]
 @click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
 @click.option("--scoring-repeats", default=3, show_default=True, type=click.IntRange(0), help="0: do not time scoring.")
 @click.option("--peer", type=click.Choice(PEERS), help="Measure beside another harness, on one model object.")
+@click.option("--overhead", is_flag=True, help="Measure what a POPE run spends beside the model.")
+@click.option("--memory", is_flag=True, help="Measure a POPE run's peak memory at 9,000 and 90,000 questions.")
 @JSON
 def main(**options: Any) -> None:
     """Measure questions per second with and without reuse, check that answers are equal, and time scoring.
 
-    With --peer, measure the suite beside another harness instead.
+    With --peer, measure the suite beside another harness instead; with --overhead, what a run spends beside the model;
+    with --memory, what it holds.
 
     Exits 1 where an answer is empty or, in float32, where any side's tokens differ from those of plain generate (or of
     the peer), and where the peer fails or its model is given other token ids.
     """
+    if sum(map(bool, (options["peer"], options["overhead"], options["memory"]))) > 1:
+        raise click.UsageError("--peer, --overhead and --memory are measured one at a time")
     if options["peer"]:
         prepare_environment()
         if options["images"] < LEAST_IMAGES:
             raise click.BadParameter(f"a comparison takes at least {LEAST_IMAGES}", param_hint="--images")
+    notes = _console(stderr=True)
+    if options["memory"]:
+        with notes.status("a run without a model") as status:
+            report = {"machine": describe_machine(None, 1), **measure_memory(ROWS, status.update)}
+        _write(options["json_out"], report, print_memory, [])
+        return
     import torch
 
     from agevlm.errors import AgeVlmError
 
     torch.set_num_threads(options["threads"])
-    notes = _console(stderr=True)
     wanted = options["ckpt"] or Random(*(options[name] for name in ("kind", "size", "layers", "hidden")))
+    run, show = _sides, print_report
+    if options["peer"]:
+        run, show = _beside, print_beside
+    elif options["overhead"]:
+        run, show = _overhead, print_overhead
     try:
         with notes.status("loading the model") as status:
-            report, problems = (_beside if options["peer"] else _sides)(wanted, options, status.update)
+            report, problems = run(wanted, options, status.update)
     except (AgeVlmError, PeerFailed) as error:
         raise click.ClickException(str(error)) from error
-    alone = options["json_out"] == "-"
-    (print_beside if options["peer"] else print_report)(notes if alone else _console(), report)
-    if alone:
-        click.echo(json.dumps(report, indent=2))
-    elif options["json_out"] is not None:
-        Path(options["json_out"]).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _write(options["json_out"], report, show, problems)
+
+
+def _write(json_out: str | None, report: Report, show: Callable[[Any, Report], None], problems: list[str]) -> None:
+    """Print the figures (with `-`, JSON alone goes to stdout) and end with what is wrong with them."""
+    notes = _console(stderr=True)
+    show(notes if json_out == "-" else _console(), report)
+    text = json.dumps(report, indent=2) + "\n"
+    if json_out == "-":
+        click.echo(text, nl=False)
+    elif json_out is not None:
+        Path(json_out).write_text(text, encoding="utf-8")
     for problem in problems:
         notes.print(f"FAILED: {problem}", markup=False)
     if problems:
@@ -112,6 +135,14 @@ def _beside(
     with opened(wanted, options["dtype"], options["device"]) as (vlm, folder):
         found = measure_beside(vlm, folder, options["images"], options["max_new_tokens"], advance)
     return {**_subject(vlm, wanted, options), **found.to_json()}, found.problems(options["dtype"] == "float32")
+
+
+def _overhead(
+    wanted: str | Random, options: Mapping[str, Any], advance: Callable[[str], None]
+) -> tuple[Report, list[str]]:
+    vlm = load_model(wanted, options["dtype"], options["device"])
+    found = measure_overhead(vlm, options["images"], options["max_new_tokens"], advance)
+    return {**_subject(vlm, wanted, options), **found}, []
 
 
 def _subject(vlm: HfVlm, wanted: str | Random, options: Mapping[str, Any]) -> Report:

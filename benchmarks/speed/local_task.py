@@ -36,7 +36,9 @@ def write_task(folder: Path, index: int, limit: int, questions: int = PER_IMAGE)
         questions: so many of the image's questions.
     """
     import lmms_eval
-    from datasets import Dataset, Features, Image, Value
+    from datasets import Dataset, Features, Image, Value, disable_progress_bars
+
+    disable_progress_bars()
 
     name = TASK.format(index)
     jpeg, rows = picture(index), question_rows(index)[:questions]

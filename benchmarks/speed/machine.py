@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "numpy", "pillow")
 
 
-def describe_machine(vlm: HfVlm, threads: int) -> dict[str, Any]:
-    """What the figures were taken on."""
+def describe_machine(vlm: HfVlm | None, threads: int) -> dict[str, Any]:
+    """What the figures were taken on, and the model if there was one."""
+    machine = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "packages": {p: metadata.version(p) for p in PACKAGES},
+    }
+    if vlm is None:
+        return machine
     import torch
 
     device = vlm.model.device
     return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
+        **machine,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": threads,
         "dtype": str(vlm.model.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in vlm.model.parameters()),
-        "python": platform.python_version(),
-        "packages": {p: metadata.version(p) for p in PACKAGES},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.speed.overhead import AIM_FIRST_SECONDS, AIM_SHARE
 from benchmarks.speed.questions import PER_IMAGE
 from benchmarks.speed.scoring import SCORING_AIM_SECONDS, SCORING_KINDS
 from benchmarks.speed.sides import PLAIN
@@ -90,6 +91,47 @@ def print_beside(console: Console, report: dict[str, Any]) -> None:
             f"margin {flip['margin']:.3g}",
             markup=False,
         )
+
+
+def print_overhead(console: Console, report: dict[str, Any]) -> None:
+    """Print what a run spends beside the model."""
+    from rich.table import Table
+
+    _print_subject(console, report)
+    table = Table(
+        title=f"agevlm-eval pope on {report['planned_questions']} questions, up to {report['asked_questions']} of "
+        f"{report['images']} images: ms per question and share of the model's time (aim: under {AIM_SHARE:.0%} in all)"
+    )
+    for column in ("", "wall ms", "share", "CPU ms", "share"):
+        table.add_column(column, justify="right" if column else "left")
+    wall, cpu = report["wall"], report["cpu"]
+    rows = {name: [clock["seconds_per_question"][name] for clock in (wall, cpu)] for name in wall["shares"]}
+    rows["in all"] = [sum(clock["seconds_per_question"].values()) for clock in (wall, cpu)]
+    rows["the model"] = [clock["model_seconds_per_question"] for clock in (wall, cpu)]
+    for name, seconds in rows.items():
+        shares = [s / clock["model_seconds_per_question"] for s, clock in zip(seconds, (wall, cpu), strict=True)]
+        cells = [text for s, share in zip(seconds, shares, strict=True) for text in (f"{1e3 * s:.3f}", f"{share:.2%}")]
+        table.add_row(name, *cells)
+    console.print(table)
+    first_image, first_question = (report[f"seconds_from_load_to_first_{what}"] for what in ("image", "question"))
+    console.print(
+        f"Opening and decoding images in a thread beside the model: {report['other_threads_share']:.2%} of its CPU "
+        f"time. From loaded weights to the first image {first_image:.3f} s, to the first question "
+        f"{first_question:.3f} s (aim: {AIM_FIRST_SECONDS:g} s)"
+    )
+
+
+def print_memory(console: Console, report: dict[str, Any]) -> None:
+    """Print a run's peaks."""
+    from rich.table import Table
+
+    table = Table(title="peak resident memory of a whole POPE run (plan, ask, score) without a model")
+    for column in ("questions", "asked", "before MB", "peak MB"):
+        table.add_column(column, justify="right")
+    for run in report["runs"]:
+        table.add_row(str(run["rows"]), str(run["asks"]), f"{run['before'] / 1e6:.0f}", f"{run['peak'] / 1e6:.0f}")
+    console.print(table)
+    console.print(f"{report['bytes_per_further_row']:.0f} bytes for each further question")
 
 
 def _print_subject(console: Console, report: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,6 @@ def prepare_environment() -> None:
     Raises:
         click.ClickException: lmms-eval is missing; says how to install it.
     """
-    from importlib.util import find_spec
-
     missing = [name for name in ("lmms_eval", "decord") if find_spec(name) is None]
     if missing:
         raise click.ClickException(

@@ -35,7 +35,11 @@ def resampling_weights(n_clusters: int, draws: int, seed: int) -> Floats:
     if n_clusters < 1 or draws < 1:
         raise ValueError(f"need at least one cluster and one draw, got {n_clusters} and {draws}")
     generator = np.random.default_rng(seed)
-    return generator.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=draws).astype(np.float64)
+    weights, even = np.empty((draws, n_clusters)), np.full(n_clusters, 1 / n_clusters)
+    # Draw by draw, as one call would: the whole in integers beside it would take as much memory again.
+    for draw in weights:
+        draw[:] = generator.multinomial(n_clusters, even)
+    return weights
 
 
 def sum_by_cluster(values: ArrayLike, clusters: ArrayLike, n_clusters: int) -> Floats:

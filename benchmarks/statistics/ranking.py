@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,31 +25,40 @@ def clustered_auroc(
     `auroc_draws` for the method. Raises ValueError where shapes differ, a score is NaN, an index is out of range or
     `level` is outside (0, 1).
     """
-    concordance, positives, negatives = concordant_pairs(scores, labels, clusters, weights.shape[1])
-    estimate = float(divide(concordance.sum(), positives.sum() * negatives.sum()))
-    draws = auroc_draws(concordance, positives, negatives, weights)
+    blocks, positives, negatives = concordant_blocks(scores, labels, clusters, weights.shape[1])
+    pairs, draws = auroc_draws(blocks, positives, negatives, weights)
+    estimate = float(divide(np.asarray(pairs), positives.sum() * negatives.sum()))
     n_clusters = int(min(np.count_nonzero(positives), np.count_nonzero(negatives)))
     return score_interval(estimate, draws, n_clusters, level)
 
 
-def auroc_draws(concordance: Floats, positives: Floats, negatives: Floats, weights: Floats) -> Floats:
-    """AUROC of every draw, (draws,): w M w / ((w p) (w n)) with M (G, G), p and n (G,) of `concordant_pairs`.
+Block = tuple[int, NDArray[np.int64], Floats]
+"""First row of M, columns that are not all 0, and the rows' entries there."""
+
+
+def auroc_draws(blocks: Iterable[Block], positives: Floats, negatives: Floats, weights: Floats) -> tuple[float, Floats]:
+    """The sum of M, and the AUROC of every draw, (draws,): w M w / ((w p) (w n)) of `concordant_blocks`.
 
     An image that a draw takes k times has its rows k times, pairs within and between its copies included, as if its
-    rows had been repeated. NaN where a draw lacks a class.
+    rows had been repeated. NaN where a draw lacks a class. Entries of M and weights are multiples of 1/2: the size of
+    the blocks changes nothing, to the last bit.
     """
-    pairs = np.einsum("dg,dg->d", weights @ concordance, weights)
-    return divide(pairs, (weights @ positives) * (weights @ negatives))
+    total, pairs = 0.0, np.zeros(len(weights))
+    for first, columns, block in blocks:
+        total += float(block.sum())
+        weighted = block @ (weights if len(columns) == weights.shape[1] else weights[:, columns]).T
+        pairs += np.einsum("gd,dg->d", weighted, weights[:, first : first + len(block)])
+    return total, divide(pairs, (weights @ positives) * (weights @ negatives))
 
 
-def concordant_pairs(
+def concordant_blocks(
     scores: ArrayLike, labels: ArrayLike, clusters: ArrayLike, n_clusters: int
-) -> tuple[Floats, Floats, Floats]:
-    """M (G, G), positives per cluster (G,) and negatives per cluster (G,).
+) -> tuple[Iterator[Block], Floats, Floats]:
+    """M (G, G) in blocks of rows, positives per cluster (G,) and negatives per cluster (G,).
 
     M[g, h] is the number of pairs of a positive in g and a negative in h in which the positive scores higher, plus
-    half the number that tie (the Mann-Whitney statistic by clusters). Exact: all entries are multiples of 1/2.
-    Arguments and errors as in `clustered_auroc`.
+    half the number that tie (the Mann-Whitney statistic by clusters). Exact: all entries are multiples of 1/2. It has
+    images x images entries, and is never held whole. Arguments and errors as in `clustered_auroc`.
     """
     score, label = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
     index = cluster_index(clusters, n_clusters)
@@ -57,16 +68,17 @@ def concordant_pairs(
         raise ValueError("scores must not be NaN")
     order = np.argsort(index, kind="stable")
     score, label, index = score[order], label[order], index[order]
-    positives = sum_by_cluster(label, index, n_clusters)
-    negatives = sum_by_cluster(~label, index, n_clusters)
-    concordance = np.zeros((n_clusters, n_clusters))
-    size = max(1, _BLOCK_ENTRIES // max(1, score.size))
-    for first in range(0, n_clusters, size):
-        inside = label & (index >= first) & (index < first + size)
-        width = min(size, n_clusters - first)
-        block = _pairs_of_block(score[inside], index[inside] - first, width, score[~label], index[~label])
-        concordance[first : first + size, np.unique(index[~label])] = block
-    return concordance, positives, negatives
+
+    def blocks() -> Iterator[Block]:
+        columns = np.unique(index[~label])
+        size = max(1, _BLOCK_ENTRIES // max(1, score.size))
+        for first in range(0, n_clusters, size):
+            inside = label & (index >= first) & (index < first + size)
+            width = min(size, n_clusters - first)
+            block = _pairs_of_block(score[inside], index[inside] - first, width, score[~label], index[~label])
+            yield first, columns, block
+
+    return blocks(), sum_by_cluster(label, index, n_clusters), sum_by_cluster(~label, index, n_clusters)
 
 
 def _pairs_of_block(

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from agevlm.vlm.hf.session import HfVlm
 from benchmarks.pope.protocols import PROTOCOLS
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import scoring
+from benchmarks.speed import overhead, scoring
 from benchmarks.speed.models import FUSIONS, KINDS, Random, load_model
 from benchmarks.speed.questions import question_rows
 from benchmarks.speed.scoring import synthetic_answers
@@ -53,9 +53,9 @@ def test_questions_repeat_as_popes_do():
 
 def test_work_per_question(report):
     sides = report[0]["sides"]
-    plain, image, prefix, distinct = sides.values()
+    plain, image, batched, prefix, distinct = sides.values()
     assert plain["vision_calls_per_question"] == 1
-    for side in (image, prefix, distinct):
+    for side in (image, batched, prefix, distinct):
         assert side["vision_calls_per_question"] == pytest.approx(1 / 18)
     assert image["language_positions_per_question"] == plain["language_positions_per_question"]
     # 16 visual tokens of 43 positions: hardly a prefix, and still the suffixes alone remain
@@ -67,9 +67,10 @@ def test_positions_with_a_usual_number_of_visual_tokens(tmp_path):
     file = tmp_path / "speed.json"
     arguments = ("--hidden", 256, "--layers", 2, "--images", 1, "--scoring-repeats", 0, "--json", file)
     assert run(*arguments, size="small").exit_code == 0
-    plain, _, prefix, distinct = json.loads(file.read_text())["sides"].values()
+    plain, _, batched, prefix, distinct = json.loads(file.read_text())["sides"].values()
     assert plain["language_positions_per_question"] > 576
-    assert prefix["language_positions_per_question"] <= 55
+    # The batch pads suffixes to the longest.
+    assert prefix["language_positions_per_question"] < batched["language_positions_per_question"] <= 55
     assert distinct["language_positions_per_question"] <= 46
 
 
@@ -84,9 +85,9 @@ def age_vlm(request, tmp_path_factory):
 
 def test_work_per_question_of_age_vlm(age_vlm):
     kind, report, _ = age_vlm
-    plain, image, prefix, distinct = report["sides"].values()
+    plain, image, batched, prefix, distinct = report["sides"].values()
     assert plain["vision_calls_per_question"] == 1
-    for side in (image, prefix, distinct):
+    for side in (image, batched, prefix, distinct):
         assert side["vision_calls_per_question"] == pytest.approx(1 / 18)
     assert image["language_positions_per_question"] == plain["language_positions_per_question"]
     # The 16 visual tokens are among the positions only where they are part of the text.
@@ -148,6 +149,46 @@ def test_an_interrupted_load_leaves_no_folder(kind, tmp_path, monkeypatch):
         load_model(Random(kind, "tiny"), "float32", "cpu")
     assert built[0].parent == tmp_path
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_spends_beside_the_model(tmp_path, monkeypatch):
+    file = tmp_path / "overhead.json"
+    monkeypatch.setattr(overhead, "PLANNED", 90)
+    result = run("--overhead", "--images", 2, "--json", file)
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_text())
+    assert (found["planned_questions"], found["asked_questions"], found["images"]) == (90, 36, 2)
+    for clock in ("wall", "cpu"):
+        parts = found[clock]["seconds_per_question"]
+        assert set(parts) == set(found[clock]["shares"])
+        assert {"prompts and tokens", "records on disk", "preprocessing", "reading and planning"} < set(parts)
+        assert min(parts.values()) > 0
+        assert found[clock]["share"] == pytest.approx(sum(parts.values()) / found[clock]["model_seconds_per_question"])
+    assert 0 < found["seconds_from_load_to_first_image"] < found["seconds_from_load_to_first_question"]
+    assert "records on disk" in result.stdout
+    # The measured model is as it was: other runs use it too.
+    assert run("--images", 1, "--scoring-repeats", 0).exit_code == 0
+
+
+def test_peak_memory_of_runs(monkeypatch):
+    monkeypatch.setattr(command, "ROWS", (180, 360))
+    result = run("--memory", "--json", "-")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [r["rows"] for r in found["runs"]] == [180, 360]
+    for one in found["runs"]:
+        distinct = sum(len(set(question_rows(i))) for i in range(one["rows"] // 18))
+        assert one["asks"] == distinct
+        assert 0 < one["before"] < one["peak"]
+    further = (found["runs"][1]["peak"] - found["runs"][0]["peak"]) / 180
+    assert found["bytes_per_further_row"] == pytest.approx(further)
+    assert "bytes for each further question" in result.stderr
+
+
+def test_one_thing_is_measured_at_a_time():
+    result = run("--memory", "--overhead")
+    assert result.exit_code == 2
+    assert "one at a time" in result.stderr
 
 
 def test_report(report):

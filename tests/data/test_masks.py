@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
-from agevlm.data.masks import box_of, decode_mask, encode_mask, mask_iou, union_of
+from agevlm.data.masks import box_of, decode_mask, encode_mask, mask_iou, rle_area, rle_box, rle_mask, union_of
 from agevlm.errors import DataError
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(lambda size: arrays(np.bool_, size))
@@ -85,3 +85,11 @@ def test_iou_is_coco_s_and_counted(one, draw):
         assert found == pytest.approx(float(coco.iou(forms[:1], forms[1:], [0])[0, 0]))
     assert np.array_equal(union_of([one, other], *one.shape), one | other)
     assert not union_of([], 3, 4).any()
+
+
+@given(MASKS)
+def test_run_lengths_say_what_their_mask_does(mask):
+    counts = encode_mask(mask)
+    assert np.array_equal(rle_mask(counts, mask.shape), mask)
+    assert rle_area(counts, mask.shape) == mask.sum()
+    assert rle_box(counts, mask.shape) == box_of(mask)

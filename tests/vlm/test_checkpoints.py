@@ -206,7 +206,6 @@ def test_names_that_are_neither_folder_nor_hub_id_are_refused(tmp_path):
         (str(tmp_path / "nowhere"), "no such folder"),
         ("nowhere", "no such folder"),
         (str(tmp_path / "file"), "is a file"),
-        ("openai:http://x#y", "not available"),
     ]:
         with pytest.raises(CheckpointError, match=message):
             ModelChoice(name).load()

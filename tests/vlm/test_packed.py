@@ -171,11 +171,16 @@ def test_a_sliding_window_that_is_shorter_than_a_row_keeps_questions_apart(fresh
 def test_which_families_pack(fresh):
     model = fresh("llava")
     assert packed.can_pack(model.family)
+    assert model.describe()["packing"]
     model.model.set_attn_implementation("eager")
     assert packed.can_pack(model.family)
     model.model.config.get_text_config()._attn_implementation = "flash_attention_2"
     assert not packed.can_pack(model.family)
     model.model.config.get_text_config()._attn_implementation = "sdpa"
+    model.model.hf_device_map = {"model.vision_tower": 0, "model.language_model": 1}
+    assert not packed.can_pack(model.family)
+    model.model.hf_device_map = {"": 0}
+    assert packed.can_pack(model.family)
     model.family.plain_positions = False
     assert not packed.can_pack(model.family)
 

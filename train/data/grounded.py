@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class GroundedSource:
                 f"source grounded: {path} is a pickled file, which can run code when it is read; give the data set as "
                 ".json, .jsonl or .parquet (for RefCOCO there are such releases)"
             )
-        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        files = _of_split(sorted(path.glob("*.parquet")), chosen.split) if path.is_dir() else [path]
         if not files or not files[0].is_file():
             says = "has no .parquet file" if path.is_dir() else "is not there"
             raise DataError(f"source grounded: {path} {says}; give its place with sources.N.options.path")
@@ -177,7 +178,8 @@ class GroundedSource:
         return (Message("user", question), Message("assistant", answer)), (phrase,), ()
 
     def _caption(self, record: Mapping[str, Any], image: Any, draw: Random) -> _Said:
-        caption, phrases, words = record["caption"], [], []
+        caption, words = record["caption"], []
+        regions: dict[tuple[int, int], Mask] = {}
         for number, one in enumerate(record["phrases"]):
             region = read_region(one["region"], image, f"phrases[{number}]") if one["region"] else None
             for start, end in one["spans"]:
@@ -186,7 +188,9 @@ class GroundedSource:
                 if region is None:
                     words.append(Words(1, start, end))
                 else:
-                    phrases.append(Phrase(1, start, end, region))
+                    # Words that are named twice stand for both regions.
+                    regions[start, end] = regions.get((start, end), False) | region
+        phrases = [Phrase(1, start, end, region) for (start, end), region in regions.items()]
         messages = (Message("user", draw.choice(INSTRUCTIONS)), Message("assistant", caption))
         return messages, tuple(phrases), tuple(words)
 
@@ -210,6 +214,24 @@ class GroundedSource:
 
 
 _Said = tuple[tuple[Message, ...], tuple[Phrase, ...], tuple[Words, ...]]
+
+
+def _of_split(files: Sequence[Path], split: str) -> list[Path]:
+    """Of files that are called after several splits (train-00000-of-00002.parquet, ...), those of one.
+
+    Raises:
+        DataError: none is of that split.
+    """
+    called = {file: match[1] for file in files if (match := re.match(r"([A-Za-z]+)-\d", file.name))}
+    if len(called) < len(files) or len(set(called.values())) < 2:
+        return list(files)
+    found = [file for file in files if called[file] == split]
+    if not found:
+        raise DataError(
+            f"source grounded: {files[0].parent} has files of {', '.join(sorted(set(called.values())))}, none of split "
+            f"{split!r}; see options.split"
+        )
+    return found
 
 
 def place_of(region: Mask) -> str:

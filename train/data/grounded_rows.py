@@ -4,7 +4,7 @@ Referring expressions (RefCOCO, RefCOCO+, RefCOCOg): a row is an object with wha
 
     expressions   `sentences` (texts, or objects with `sent` or `raw`), `expressions`, `answer` or `captions`
     region        `segmentation`, `mask` (an RLE object), `raw_anns` (a COCO annotation as JSON text), or `ann_id`,
-                  looked up in COCO's instances.json; else `bbox`
+                  or a list of these, looked up in COCO's instances.json; else `bbox`
     image         `image` (bytes in a Parquet file, or a file name), or a file name: that of `raw_image_info` (JSON
                   text) or of the annotation in instances.json, else `img_file_name` or `file_name`
     id            `ref_id`, `question_id` or `id`
@@ -30,6 +30,7 @@ from typing import Any
 
 from agevlm.data.annotations import InstanceImage, Instances
 from agevlm.errors import DataError
+from train.data.files import parts_of
 from train.data.samples import BadSample
 
 EXPRESSIONS = ("sentences", "expressions", "answer", "captions")
@@ -103,24 +104,48 @@ def _expressions(row: Mapping[str, Any], annotations: Annotations | None, boxes:
     cleaned = [text.strip().rstrip(".?!").rstrip() for text in texts if isinstance(text, str)]
     if not (cleaned := [text for text in cleaned if text]):
         raise BadSample(f"expressions: expected texts that are not empty, not {said!r:.80}")
-    listed = annotations.of.get(row.get("ann_id")) if annotations is not None else None
-    if annotations is not None and row.get("ann_id") is not None and listed is None:
-        raise BadSample(f"ann_id {row['ann_id']} is not in the instances file", "region")
-    image = listed[0] if listed else None
+    image, listed = _listed(row.get("ann_id"), annotations)
     known = _json(row, "raw_image_info")
     size = [known.get("width"), known.get("height")] if image is None else [image.width, image.height]
     return {
         "image": _image(row, image),
         "size": size if all(isinstance(side, int) for side in size) else None,
         "expressions": cleaned,
-        "region": _region(row, listed[1] if listed else None, boxes),
+        "region": _region(row, listed, boxes),
     }
+
+
+def _listed(ids: Any, annotations: Annotations | None) -> tuple[InstanceImage | None, Any]:
+    """The image of an annotation and its segmentation; of several ids (gRefCOCO) what all of them cover."""
+    if annotations is None or ids is None or ids == []:
+        return None, None
+    image, parts = None, []
+    for one in ids if isinstance(ids, list) else [ids]:
+        found = annotations.of.get(one) if isinstance(one, int | str) else None
+        if found is None:
+            raise BadSample(f"ann_id {one!r:.80} is not in the instances file", "region")
+        if image is not None and found[0].id != image.id:
+            raise BadSample(f"ann_id {ids!r:.80}: annotations of several images", "region")
+        image = found[0]
+        parts += parts_of(found[1])
+    return image, parts
+
+
+def _plain(region: Any) -> Any:
+    """A region as JSON can hold it: Parquet may have run lengths as bytes."""
+    if isinstance(region, list):
+        return [_plain(one) for one in region]
+    if isinstance(region, dict) and isinstance(region.get("counts"), bytes):
+        return {**region, "counts": region["counts"].decode("ascii", "replace")}
+    if isinstance(region, bytes) or (isinstance(region, dict) and isinstance(region.get("bytes"), bytes)):
+        raise BadSample("its region is an image file; expected COCO's polygons or RLE", "region")
+    return region
 
 
 def _region(row: Mapping[str, Any], listed: Any, boxes: str) -> Any:
     known = [row.get("segmentation"), row.get("mask"), _json(row, "raw_anns").get("segmentation"), listed]
     if found := next((region for region in known if region), None):
-        return found
+        return _plain(found)
     if row.get("bbox") and boxes:
         try:
             x0, y0, x1, y1 = map(float, row["bbox"])
@@ -167,8 +192,8 @@ def _caption(row: Mapping[str, Any]) -> dict[str, Any]:
     for one in refs or () if groundings is None else ():
         if not isinstance(one, dict) or not isinstance(one.get("sentence"), str) or not one["sentence"].strip():
             raise BadSample(f"refs: expected objects with sentence and segmentation, not {one!r:.80}", "region")
-        if found := re.search(re.escape(one["sentence"].strip()), caption, re.IGNORECASE):
-            phrases.append({"spans": [found.span()], "region": one.get("segmentation")})
+        if found := re.search(rf"(?<!\w){re.escape(one['sentence'].strip())}(?!\w)", caption, re.IGNORECASE):
+            phrases.append({"spans": [found.span()], "region": _plain(one.get("segmentation"))})
     return {"image": _image(row, None), "caption": caption, "phrases": phrases}
 
 
@@ -181,4 +206,4 @@ def _grounding(words: str, one: Any) -> dict[str, Any]:
     )
     if not fits or not spans:
         raise BadSample(f"groundings of {words!r}: token_positives must be [start, end], not {spans!r:.80}", "region")
-    return {"spans": spans, "region": one.get("rle_masks")}
+    return {"spans": spans, "region": _plain(one.get("rle_masks"))}

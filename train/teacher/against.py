@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agevlm.data.annotations import Instances
+from agevlm.data.annotations import Annotation, InstanceImage, Instances
 from agevlm.data.images import decode, read_file
 from agevlm.data.masks import Mask, decode_mask, mask_iou, union_of
 from agevlm.data.noise import Noise, distort
@@ -130,14 +130,14 @@ def _places(instances: Instances) -> dict[Any, int]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield f"{path}:{number}", json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: not JSON: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}; it lies beside the annotations, move it away") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield f"{path}:{number}", json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error}") from None
 
 
 def _mentioned(text: Mapping[str, Any], places: Mapping[Any, int]) -> Iterator[Asked]:
@@ -205,9 +205,7 @@ def score_producer(
         for picture, found in zip(pictures, producer.produce(pictures), strict=True):
             regions = dict(zip(picture.phrases, found, strict=True))
             entry = by_name[picture.key]
-            truth = [
-                decode_mask(one.segmentation or [], entry.height, entry.width) for one in instances.of_image(entry.id)
-            ]
+            truth = [_truth(one, entry, instances.path) for one in instances.of_image(entry.id)]
             for one in asked[picture.key]:
                 kept = sort_out(regions[one.phrase], gates)
                 masks = [region.mask for region in kept[0][: kept[1]]]
@@ -215,6 +213,22 @@ def score_producer(
         if progress is not None:
             progress(min(first + batch_images, len(names)), len(names))
     return outcomes
+
+
+def _truth(annotation: Annotation, image: InstanceImage, path: Path) -> Mask:
+    try:
+        return decode_mask(annotation.segmentation or [], image.height, image.width)
+    except DataError as error:
+        raise DataError(f"image {image.file_name}: an annotation of {annotation.category} in {path}: {error}") from None
+
+
+def has_mentions(path: Path) -> bool:
+    """Whether a file beside annotations holds texts with mentions, and not somebody's captions of the same name."""
+    try:
+        _, row = next(_rows(path))
+    except (StopIteration, DataError):
+        return False
+    return isinstance(row, dict) and ("mentions" in row or "mismatched" in row)
 
 
 def _noisy(masks: Sequence[Mask], noise: Noise | None, seed: int, key: str, one: Asked) -> list[Mask]:

@@ -11,6 +11,7 @@ from agevlm.data.annotations import Annotation, InstanceImage, Instances
 from agevlm.data.masks import Mask, box_of, decode_mask
 from agevlm.errors import DataError
 from train.data.naming import Names
+from train.data.samples import BadSample
 from train.teacher.loading import DIGITS
 from train.teacher.producer import Detected, Found, Picture
 
@@ -43,7 +44,7 @@ class _Annotated:
         """The annotated image that a picture is.
 
         Raises:
-            DataError: none or several images of its name, or one of another size.
+            BadSample: none or several images of its name, or one of another size.
         """
         path = self.instances.path
         named = self._by_name.get(picture.key) or self._by_name.get(PurePath(picture.key).name) or []
@@ -51,11 +52,12 @@ class _Annotated:
         images = exact or named
         if len(images) != 1:
             wrong = f"{len(images)} images of that name" if images else "no image of that name"
-            raise DataError(f"image {picture.key}: {path} has {wrong}; give the annotations of these images")
+            raise BadSample(f"image {picture.key}: {path} has {wrong}; give the annotations of these images", "image")
         if picture.image.size != (images[0].width, images[0].height):
-            raise DataError(
+            raise BadSample(
                 f"image {picture.key}: is {picture.image.width} x {picture.image.height} pixels, but {path} says "
-                f"{images[0].width} x {images[0].height}; its annotations would not fit"
+                f"{images[0].width} x {images[0].height}; its annotations would not fit",
+                "image",
             )
         return images[0]
 
@@ -66,14 +68,14 @@ class _Annotated:
         return [[each for each in objects if each.category == name] for name in named]
 
     def mask_of(self, picture: Picture, annotation: Annotation) -> Mask:
-        """Where an object is. Raises DataError if the file does not say."""
+        """Where an object is. Raises BadSample if the file does not say."""
         where = f"image {picture.key}: an annotation of {annotation.category} in {self.instances.path}"
         if annotation.segmentation is None:
-            raise DataError(f"{where} has no segmentation")
+            raise BadSample(f"{where} has no segmentation", "region")
         try:
             return decode_mask(annotation.segmentation, picture.image.height, picture.image.width)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise BadSample(f"{where}: {error}", "region") from None
 
 
 class AnnotationDetector(_Annotated):
@@ -83,7 +85,7 @@ class AnnotationDetector(_Annotated):
         """Boxes of the objects of the category that each phrase names; see `Names.meant`.
 
         Raises:
-            DataError: a picture that is not annotated or of another size, or an object with neither box nor region.
+            BadSample: a picture that is not annotated or of another size, or an object with neither box nor region.
         """
         return [
             [
@@ -107,7 +109,7 @@ class AnnotationProducer(_Annotated):
         """Regions of the objects of the category that each phrase names; see `Names.meant`.
 
         Raises:
-            DataError: a picture that is not annotated or of another size, or an object without a region.
+            BadSample: a picture that is not annotated or of another size, or an object without a region.
         """
         return [
             [[self._found(picture, each) for each in objects] for objects in self.objects_of(picture)]
@@ -115,5 +117,4 @@ class AnnotationProducer(_Annotated):
         ]
 
     def _found(self, picture: Picture, annotation: Annotation) -> Found:
-        mask = self.mask_of(picture, annotation)
-        return Found(box_of(mask), mask)
+        return Found.of(self.mask_of(picture, annotation))

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from train.teacher.producer import MaskProducer
 
 PRODUCERS = ("grounded-sam", "boxes-sam", "annotations", "own")
+USED_BY = {
+    "detector": PRODUCERS[:1],
+    "detector_mode": PRODUCERS[:1],
+    "sam": PRODUCERS[:2],
+    "dtype": PRODUCERS[:2],
+    "device": PRODUCERS[:2],
+    "annotations": PRODUCERS[1:3],
+}
+"""Options that not every producer heeds, with those that do."""
+USED_WITH = {"images": "data", "overrides": "config", "number": "config"}
+"""Options of the samples, with the one that they belong to."""
 NOT_AGAINST = ("data", "config", "overrides", "number", "phrases", "sheet", "share", "max_unread", "readers")
 
 
@@ -145,6 +156,7 @@ def masks(
             raise click.UsageError(f"{named} says nothing to --against, which asks about the annotations' own images")
         if made is not None and made.kind == "swap":
             raise click.UsageError("--noise swap takes other samples' regions: it goes with --out, not with --against")
+    _refuse_idle(context, options, against is not None)
     if options["ranks"] is not None and options["rank"] is None:
         raise click.UsageError("--ranks needs --rank, this process's number from 0")
     with stoppable():
@@ -153,6 +165,20 @@ def masks(
         else:
             assert out is not None
             _make(out, made, json_out, options)
+
+
+def _refuse_idle(context: click.Context, options: dict[str, Any], scoring: bool) -> None:
+    """An option that would change nothing is a misunderstanding."""
+    opts = {str(p.name): p.opts[0] for p in context.command.params}
+    given = {name for name in opts if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    for name, producers in USED_BY.items():
+        if name in given and options["kind"] not in producers:
+            raise click.UsageError(
+                f"{opts[name]} says nothing to --producer {options['kind']}, but to {' and '.join(producers)}"
+            )
+    for name, other in USED_WITH.items():
+        if name in given and options[other] is None and not scoring:
+            raise click.UsageError(f"{opts[name]} goes with {opts[other]}, which is not given")
 
 
 def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[str, Any]) -> None:
@@ -210,7 +236,7 @@ def _make(out: Path, noise: Noise | None, json_out: str | None, options: dict[st
 
 def _score(against: Path, noise: Noise | None, json_out: str | None, options: dict[str, Any]) -> None:
     from agevlm.data.annotations import load_instances
-    from train.teacher.against import TEXTS, questions, score_producer, scores
+    from train.teacher.against import TEXTS, has_mentions, questions, score_producer, scores
     from train.teacher.report import print_scores
 
     producer = _producer(options, options["annotations"] or against)
@@ -219,8 +245,11 @@ def _score(against: Path, noise: Noise | None, json_out: str | None, options: di
     instances = load_instances(against)
     images = options["images"] or against.parent
     texts = [path for name in TEXTS if (path := against.parent / name).is_file()]
-    asked = questions(instances, texts, options["seed"])
     console, notes = consoles()
+    for path in texts:
+        if not has_mentions(path):
+            notes.print(f"{path} is not read: it has no texts with mentions as agevlm-eval build-scenes writes them")
+    asked = questions(instances, [path for path in texts if has_mentions(path)], options["seed"])
     with _bar("images", notes) as progress:
         outcomes = score_producer(
             instances,

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agevlm.data.masks import box_of
+import numpy as np
+
 from train.teacher.producer import Found
 
 STOP_PHRASES = frozenset(Path(__file__).with_name("stop.txt").read_text(encoding="utf-8").split("\n")) - {""}
 """Words that name no object, or the whole image."""
 LONGEST = 300
-"""Characters of a phrase: more is no phrase, and more than detectors read."""
+"""Characters of a phrase: more is no phrase."""
 _ARTICLES = re.compile(r"^(?:(?:the|a|an|this|that|these|those|its|his|her|their|some|any)\s+)+", re.IGNORECASE)
 
 
@@ -49,12 +50,15 @@ def is_stopped(phrase: str) -> bool:
     """Whether a phrase names no object: a stop word, a single Latin letter, no word at all, or a whole paragraph."""
     words = without_articles(phrase).lower()
     nothing = not any(c.isalnum() for c in words) or (len(words) == 1 and words.isascii())
+    nothing = nothing or any("\ud800" <= c <= "\udfff" for c in words)  # halves of characters, which no model reads
     return nothing or words in STOP_PHRASES or len(words) > LONGEST
 
 
 def judge(found: Found, gates: Gates) -> str:
     """Why a region is left out; empty if it is not."""
-    area = float(found.mask.mean()) if found.mask.size else 0.0
+    from pycocotools import mask as coco
+
+    area = found.share
     if not area:
         return "empty"
     for name in ("score", "predicted_iou", "stability"):
@@ -64,7 +68,8 @@ def judge(found: Found, gates: Gates) -> str:
         return "small"
     if area > gates.most_area:
         return "large"
-    if gates.box_iou and box_iou(found.box, box_of(found.mask)) < gates.box_iou:
+    boxes = [np.array([[x0, y0, x1 - x0, y1 - y0]]) for x0, y0, x1, y1 in (found.box, found.mask_box)]
+    if gates.box_iou and coco.iou(*boxes, [0])[0, 0] < gates.box_iou:
         return "box"
     return ""
 
@@ -81,12 +86,3 @@ def sort_out(found: Sequence[Found], gates: Gates) -> tuple[list[Found], int, st
     if kept > gates.most_regions:
         kept, dropped = 0, "many"
     return [found[i] for i in order], kept, dropped
-
-
-def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1); 0 if both are empty."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    common = max(width, 0.0) * max(height, 0.0)
-    both = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - common
-    return common / both if both > 0 else 0.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from agevlm.errors import CheckpointError, DataError, TrainError
+from agevlm.errors import CheckpointError, TrainError
 from agevlm.vlm.fingerprint import HashCache
 from agevlm.vlm.hf.checkpoint import find_device, load_pretrained, to_device
 from train.teacher.loading import arithmetic, check_settings, content_of, find_model
@@ -53,7 +53,8 @@ class GroundingDinoDetector:
     max_boxes: int = 100
     """Boxes of a phrase; COCO's own limit per image."""
     dtype: str = "float32"
-    """Of matrix products; the weights are float32."""
+    """Of the two backbones' matrix products. What follows computes places in its features' precision, and pixels need
+    float32."""
 
     def __post_init__(self) -> None:
         where = "Grounding DINO"
@@ -88,6 +89,8 @@ class GroundingDinoDetector:
         parts = ("image_processor", "tokenizer")
         model, processor = load_pretrained(AutoDetector, folder, where, dtype="float32", parts=parts)
         _check_tokenizer(processor.tokenizer, where)
+        # Eager attention, which a config may ask for, does not keep to the mask between phrases.
+        model.model.text_backbone.set_attn_implementation("sdpa")
         return cls(to_device(model, where, target), processor, content_of(folder, cache), **settings)
 
     @property
@@ -101,8 +104,9 @@ class GroundingDinoDetector:
     def detect(self, pictures: Sequence[Picture]) -> list[list[list[Detected]]]:
         """Boxes of each phrase of each picture, the likeliest first.
 
+        A phrase without a word, or of more tokens than the model reads, has none.
+
         Raises:
-            DataError: a phrase without a word, or one of more tokens than the model reads.
             CheckpointError: the model's scores are not numbers.
         """
         found: list[list[list[Detected]]] = [[[] for _ in picture.phrases] for picture in pictures]
@@ -123,14 +127,12 @@ class GroundingDinoDetector:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
         phrases = [plain(phrase) for phrase in picture.phrases]
-        for given, phrase in zip(picture.phrases, phrases, strict=True):
-            if not length(phrase):
-                raise DataError(f"image {picture.key}: the phrase {given!r} holds no word; leave it out")
-            if length(f"{phrase}.") > room:
-                raise DataError(
-                    f"image {picture.key}: the phrase {given!r} has more tokens than the {room} that the detector reads"
-                )
-        return make_prompts(phrases, length, None if self.mode == "rows" else room)
+        readable = [i for i, phrase in enumerate(phrases) if length(phrase) and length(f"{phrase}.") <= room]
+        made = make_prompts([phrases[i] for i in readable], length, None if self.mode == "rows" else room)
+        return [
+            replace(prompt, spans=tuple(replace(span, phrase=readable[span.phrase]) for span in prompt.spans))
+            for prompt in made
+        ]
 
     def _batch(
         self, pictures: Sequence[Picture], rows: Sequence[tuple[int, Prompt]]
@@ -147,7 +149,7 @@ class GroundingDinoDetector:
             [prompt.text for _, prompt in rows], padding=True, return_offsets_mapping=True, return_tensors="pt"
         )
         offsets = texts.pop("offset_mapping").tolist()
-        with torch.inference_mode(), arithmetic(device, self.dtype), _repeated(self.model, which):
+        with torch.inference_mode(), _narrow(self.model, self.dtype), _repeated(self.model, which):
             output = self.model(
                 pixel_values=pixels["pixel_values"].to(device),
                 pixel_mask=pixels["pixel_mask"].to(device)[which],
@@ -192,6 +194,29 @@ def _corners(boxes: torch.Tensor) -> torch.Tensor:
     from torchvision.ops import box_convert
 
     return torch.clamp(box_convert(boxes, "cxcywh", "xyxy"), 0, 1)
+
+
+@contextmanager
+def _narrow(model: Any, dtype: str) -> Iterator[None]:
+    """Within it the image's and the text's backbones compute in `dtype`, and give float32."""
+
+    def widen(_module: Any, _given: Any, output: Any) -> Any:
+        if "feature_maps" in output:
+            output.feature_maps = tuple(features.float() for features in output.feature_maps)
+        else:
+            output.last_hidden_state = output.last_hidden_state.float()
+        return output
+
+    backbones = model.model.backbone.conv_encoder.model, model.model.text_backbone
+    hooks = [backbone.register_forward_hook(widen) for backbone in backbones]
+    for backbone in backbones:
+        backbone.forward = arithmetic(model.device, dtype)(backbone.forward)
+    try:
+        yield
+    finally:
+        for backbone, hook in zip(backbones, hooks, strict=True):
+            del backbone.forward
+            hook.remove()
 
 
 @contextmanager

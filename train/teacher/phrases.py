@@ -25,19 +25,19 @@ class PhraseFinder(Protocol):
         ...
 
     def find(self, sample: Sample) -> list[Words]:
-        """Words to look for, in the order of the text; none overlap."""
+        """Words to look for, in the order of the text, each once."""
         ...
 
 
 @dataclass(frozen=True)
 class Given:
-    """The phrases that the data name, with or without a region."""
+    """The phrases that the data name, with or without a region; some may stand inside others."""
 
     version: str = "given"
 
     def find(self, sample: Sample) -> list[Words]:
         named = [Words(p.message, p.start, p.end) for p in sample.phrases] + list(sample.words)
-        return _apart(sorted(named, key=lambda w: (w.message, w.start, -w.end)))
+        return list(dict.fromkeys(sorted(named, key=lambda w: (w.message, w.start, -w.end))))
 
 
 class Vocabulary:

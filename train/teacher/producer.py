@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from agevlm.data.masks import Mask
+from agevlm.data.masks import Mask, encode_mask, rle_area, rle_box, rle_mask
+from train.data.samples import BadSample
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the upright image."""
+
+
+THINNEST = 25
+"""Of images that detectors take: of longer ones Grounding DINO makes fewer proposals than it has queries, which ends in
+an error at 900 queries and a shorter side of 22 of 1,000 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +30,42 @@ class Picture:
     """Each once; without blanks around them."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Found:
-    """One region of a phrase."""
+    """One region of a phrase. It is kept as run lengths: the bitmaps of all boxes of some photos would fill memory."""
 
     box: Box
-    mask: Mask
-    """(height, width) of the image."""
+    counts: bytes
+    """COCO's compressed run lengths."""
+    size: tuple[int, int]
+    """Height and width of the image."""
     score: float = 1.0
     """That the phrase is there: the detector's, from 0 to 1."""
     predicted_iou: float = 1.0
     """The segmenter's own guess of its mask's quality, about 0 to 1."""
     stability: float = 1.0
     """IoU of the masks at logits above +1 and above -1 (segment-anything's stability score)."""
+
+    @classmethod
+    def of(cls, mask: Mask, box: Box | None = None, **scores: float) -> Found:
+        """The region of a (height, width) mask; its box is around the mask unless one is given."""
+        counts, size = encode_mask(mask), (mask.shape[0], mask.shape[1])
+        return cls(rle_box(counts, size) if box is None else box, counts, size, **scores)
+
+    @property
+    def mask(self) -> Mask:
+        """(height, width): where it is."""
+        return rle_mask(self.counts, self.size)
+
+    @property
+    def mask_box(self) -> Box:
+        """Around the mask; zeros for an empty one."""
+        return rle_box(self.counts, self.size)
+
+    @property
+    def share(self) -> float:
+        """Of the image."""
+        return rle_area(self.counts, self.size) / (self.size[0] * self.size[1])
 
 
 @dataclass(frozen=True)
@@ -82,7 +111,11 @@ class MaskProducer(Protocol):
         ...
 
     def produce(self, pictures: Sequence[Picture]) -> list[list[list[Found]]]:
-        """Regions of each phrase of each picture, the likeliest first; an empty list where it finds none."""
+        """Regions of each phrase of each picture, the likeliest first; an empty list where it finds none.
+
+        Raises:
+            BadSample: one of the pictures cannot be used, which says nothing of the others.
+        """
         ...
 
 
@@ -98,6 +131,14 @@ class Grounded:
         return f"{self.detector.version} + {self.segmenter.version}"
 
     def produce(self, pictures: Sequence[Picture]) -> list[list[list[Found]]]:
+        for one in pictures:
+            sides = one.image.size
+            if max(sides) > THINNEST * min(sides):
+                raise BadSample(
+                    f"image {one.key}: {sides[0]} x {sides[1]} pixels is too thin for a detector, give at most "
+                    f"{THINNEST} times as long as wide",
+                    "image",
+                )
         boxes = self.detector.detect(pictures)
         flat = [[box for phrase in picture for box in phrase] for picture in boxes]
         found = self.segmenter.segment([picture.image for picture in pictures], flat)

@@ -51,7 +51,8 @@ def print_summary(console: Console, summary: Summary, work: Work, ranks: int) ->
         each = work.seconds / work.images
         ahead = ", ".join(f"{count:,} images {duration(each * count / ranks)}" for count in PAPER_IMAGES)
         rows.append(("time", f"{each:.3g} s an image by the clock; at this rate {ahead}{_with(ranks)}"))
-        rows.append(("of it", ", ".join(f"{name} {value:,.1f} s" for name, value in summary.seconds.items())))
+    spent = ", ".join(f"{name} {value:,.1f} s" for name, value in summary.seconds.items())
+    rows.append(("all parts", f"{spent}, each process's own time added up"))
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows:
         table.add_row(*row)

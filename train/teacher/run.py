@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agevlm.data.masks import box_of, decode_mask, encode_mask
+from agevlm.data.masks import decode_mask, encode_mask
 from agevlm.data.noise import Noise, distort
-from agevlm.errors import DataError, TrainError
+from agevlm.errors import AgeVlmError, DataError, TrainError
 from train.data.region_table import (
     OWN,
     SPAN,
@@ -265,14 +265,34 @@ class _Part:
     def _find(self, shown: Sequence[_Shown]) -> None:
         if not shown:
             return
-        self.images.update(one.key for one in shown)
         begun = time.perf_counter()
-        regions = _known(shown) if self.settings.producer is None else _produced(shown, self.settings.producer)
+        found = self._regions(shown)
         self.seconds["find"] += time.perf_counter() - begun
         begun = time.perf_counter()
-        for one, found in zip(shown, regions, strict=True):
-            self.rows += [_row(ask, f, self.settings) for ask, f in zip(one.asks, found, strict=True)]
+        for one, regions in found:
+            self.images.add(one.key)
+            self.rows += [_row(ask, f, self.settings) for ask, f in zip(one.asks, regions, strict=True)]
         self.seconds["encode"] += time.perf_counter() - begun
+
+    def _regions(self, shown: Sequence[_Shown]) -> list[tuple[_Shown, list[list[Found]]]]:
+        """Images with the regions of what is asked about them; those that the producer cannot take are left out."""
+        if self.settings.producer is None:
+            return list(zip(shown, _known(shown), strict=True))
+        try:
+            return list(zip(shown, _produced(shown, self.settings.producer), strict=True))
+        except BadSample as bad:
+            reason = str(bad)
+        except AgeVlmError:
+            raise
+        except Exception as error:
+            # Some image that a model's code or the memory cannot take; if it is all of them, too many are unread.
+            first = next(iter(str(error).splitlines()), "")
+            reason = f"image {shown[0].sample.image_name or shown[0].key}: {type(error).__name__}: {first}"
+        if len(shown) > 1:
+            return [pair for one in shown for pair in self._regions([one])]
+        samples = {ask.index: ask.sample.id for ask in shown[0].asks}
+        self.unread += [{"index": index, "id": id, "reason": reason} for index, id in samples.items()]
+        return []
 
 
 def _produced(shown: Sequence[_Shown], producer: MaskProducer) -> list[list[list[Found]]]:
@@ -295,7 +315,7 @@ def _known(shown: Sequence[_Shown]) -> list[list[list[Found]]]:
     for one in shown:
         samples = {id(ask.sample): ask.sample for ask in one.asks}
         own = {
-            (key, p.message, p.start, p.end): Found(box_of(p.mask), p.mask)
+            (key, p.message, p.start, p.end): Found.of(p.mask)
             for key, sample in samples.items()
             for p in sample.phrases
         }
@@ -319,7 +339,7 @@ def _row(ask: _Ask, found: Sequence[Found], settings: MaskSettings) -> dict[str,
         "end": ask.words.end,
         "phrase": ask.phrase,
         "boxes": [list(one.box) for one in regions],
-        "masks": [encode_mask(one.mask) for one in regions],
+        "masks": [one.counts for one in regions],
         "scores": [one.score for one in regions],
         "predicted_iou": [one.predicted_iou for one in regions],
         "stability": [one.stability for one in regions],

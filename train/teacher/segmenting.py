@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 BOXES = 32
-"""Boxes that are decoded at once; their logits at the image's size take 4 bytes a pixel and box."""
+"""Most boxes that are decoded at once."""
+LOGITS = 64_000_000
+"""Most logits at the image's size that are made at once, 4 bytes each: of large photos fewer boxes."""
 MASK_THRESHOLD, STABILITY_OFFSET = 0.0, 1.0
 
 
@@ -90,8 +92,9 @@ class SamFamily(ABC):
                 with arithmetic(self.model.device, self.dtype):
                     encoded = self.encode([images[index] for index in together])
                 for index, image in zip(together, encoded, strict=True):
-                    for start in range(0, len(boxes[index]), BOXES):
-                        found[index] += self._regions(image, boxes[index][start : start + BOXES])
+                    step = min(BOXES, max(1, LOGITS // (image.size[0] * image.size[1])))
+                    for start in range(0, len(boxes[index]), step):
+                        found[index] += self._regions(image, boxes[index][start : start + step])
         return found
 
     def _regions(self, image: Encoded, boxes: Sequence[Detected]) -> list[Found]:
@@ -109,6 +112,6 @@ class SamFamily(ABC):
         stability = calculate_stability_score(logits, MASK_THRESHOLD, STABILITY_OFFSET).nan_to_num(0.0).tolist()
         masks = (logits > MASK_THRESHOLD).cpu().numpy()
         return [
-            Found(box.box, mask, box.score, iou, stable)
+            Found.of(mask, box.box, score=box.score, predicted_iou=iou, stability=stable)
             for box, mask, iou, stable in zip(boxes, masks, quality.tolist(), stability, strict=True)
         ]

@@ -15,6 +15,10 @@ PAPER_IMAGES = (77_000, 2_500_000)
 """Images with regions in the paper's stage 3, and all of its alignment data."""
 
 
+DISTINCT = 1_000_000
+"""Different phrases that are counted one by one; beyond, those met once so far are forgotten from time to time."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """Counts over all parts that are there."""
@@ -32,7 +36,7 @@ class Summary:
     unfound: int
     """Phrases for which nothing was found at all."""
     frequent: Mapping[str, tuple[int, int]]
-    """The most frequent phrases: (asked, with a region)."""
+    """The most frequent phrases: (asked, with a region). Of millions of different ones, nearly (see `DISTINCT`)."""
     unread: int
     """Samples that could not be read."""
     seconds: Mapping[str, float]
@@ -55,7 +59,7 @@ def summarise(folder: Path, manifest: Manifest) -> Summary:
     asked: Counter[str] = Counter()
     having: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    parts = images = unfound = unread = samples = 0
+    parts = images = phrases = with_region = unfound = unread = samples = 0
     for part in range(manifest.parts):
         path = part_path(folder, part)
         if not path.is_file():
@@ -68,19 +72,22 @@ def summarise(folder: Path, manifest: Manifest) -> Summary:
         samples += len({sample for sample, kept in zip(table["sample"], table["kept"], strict=True) if kept})
         for phrase, kept, why in zip(table["phrase"], table["kept"], table["dropped"], strict=True):
             word = phrase.lower()
-            asked[word] += 1
+            phrases, asked[word] = phrases + 1, asked[word] + 1
             if kept:
-                having[word] += 1
+                with_region, having[word] = with_region + 1, having[word] + 1
             if why:
                 dropped[why] += 1
             elif not kept:
                 unfound += 1
+        if len(asked) > DISTINCT:
+            asked = Counter({word: count for word, count in asked.items() if count > 1})
+            having = Counter({word: having[word] for word in asked})
     return Summary(
         parts=parts,
         parts_in_all=manifest.parts,
         images=images,
-        phrases=asked.total(),
-        with_region=having.total(),
+        phrases=phrases,
+        with_region=with_region,
         samples=samples,
         dropped=dict(dropped.most_common()),
         unfound=unfound,

@@ -104,6 +104,7 @@ class HfVlm(Vlm):
             "batch_size": {**self._batch_size, "fitted": self.batcher.size},
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
+            "packing": self.packing,
             "end_token_ids": sorted(self.end_ids),
             "generation_settings_ignored": ignored,
             "reuse": self.sharing.facts(),

@@ -124,7 +124,7 @@ def main() -> None:
     for arguments in (
         "dtype=float32",
         f"pretrained={name},on_error=ignore",
-        f"pretrained={name},device_map=auto",
+        f"pretrained={name},colour=blue",
         f"pretrained={name},batch_size=auto",
     ):
         try:

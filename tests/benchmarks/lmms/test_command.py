@@ -139,8 +139,9 @@ def test_what_the_child_gets_is_what_was_asked_for(monkeypatch):
     assert said["include"] == [str(TASK_FILES), str(Path("mine").resolve())]
     assert (said["tasks"], said["limit"]) == (["one"], 2)
     assert said["model"] | {"records": ""} == {
-        "pretrained": "scenes/age-vlm", "dtype": "bfloat16", "device": "cpu", "batch_size": 5,
-        "chat_template": None, "records": "", "on_error": "empty", "several_images": "join",
+        "pretrained": "scenes/age-vlm", "dtype": "bfloat16", "device": "cpu", "batch_size": 5, "device_map": None,
+        "concurrency": 32, "timeout": 120.0, "chat_template": None, "records": "", "on_error": "empty",
+        "several_images": "join",
     }  # fmt: skip
     assert said["model"]["records"] == str(Path("run").resolve())
 

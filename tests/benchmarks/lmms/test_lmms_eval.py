@@ -247,7 +247,7 @@ def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours
     nameless, on_error, unknown, size = seen["refused_arguments"]
     assert nameless.startswith("DataError: agevlm: name a checkpoint with --model_args pretrained=")
     assert on_error == "DataError: agevlm: on_error=ignore: give raise or empty"
-    assert unknown.startswith("DataError: agevlm: unknown model_args device_map; known: pretrained, dtype,")
+    assert unknown.startswith("DataError: agevlm: unknown model_args colour; known: pretrained, dtype,")
     assert size == "DataError: agevlm: batch_size=auto: give a number of at least 1"
     assert seen["batch_sizes"] == [None, None, None, 8, 1, None]
 

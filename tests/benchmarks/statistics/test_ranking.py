@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.statistics import ranking
 from benchmarks.statistics.clusters import boundary_interval, expanded_percentile_interval, resampling_weights
-from benchmarks.statistics.ranking import auroc_draws, clustered_auroc, concordant_pairs
+from benchmarks.statistics.ranking import auroc_draws, clustered_auroc, concordant_blocks
 from tests.oracles import statistics as oracle
 
 ROWS = st.lists(st.tuples(st.integers(-2, 2), st.booleans(), st.integers(0, 4)), min_size=1, max_size=25)
@@ -22,11 +22,14 @@ def data(n_clusters: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 @pytest.mark.parametrize("entries", [1, 40, 1 << 21])
 @given(ROWS)
-def test_concordant_pairs_equal_the_definition(entries: int, rows: list[tuple[int, bool, int]]) -> None:
+def test_concordant_blocks_equal_the_definition(entries: int, rows: list[tuple[int, bool, int]]) -> None:
     scores, labels, clusters = zip(*rows, strict=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_BLOCK_ENTRIES", entries)
-        pairs, positives, negatives = concordant_pairs(scores, labels, clusters, 6)
+        blocks, positives, negatives = concordant_blocks(scores, labels, clusters, 6)
+        pairs = np.zeros((6, 6))
+        for first, columns, block in blocks:
+            pairs[first : first + len(block), columns] = block
     assert np.array_equal(pairs, oracle.concordant_pairs(scores, labels, clusters, 6))
     assert positives.sum() == sum(labels)
     assert negatives.sum() == len(labels) - sum(labels)
@@ -38,7 +41,7 @@ def test_auroc_and_its_draws_equal_scikit_learn_on_repeated_rows() -> None:
     weights = resampling_weights(20, 50, seed=1)
     interval = clustered_auroc(scores, labels, clusters, weights)
     assert interval.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    draws = auroc_draws(*concordant_pairs(scores, labels, clusters, 20), weights)
+    _, draws = auroc_draws(*concordant_blocks(scores, labels, clusters, 20), weights)
     expected = []
     for weight in weights:
         rows = np.repeat(np.arange(scores.size), weight[clusters].astype(int))
@@ -48,12 +51,22 @@ def test_auroc_and_its_draws_equal_scikit_learn_on_repeated_rows() -> None:
     assert (interval.low, interval.high) == pytest.approx((float(low), float(high)), abs=1e-12)
 
 
+@pytest.mark.parametrize("entries", [1, 300])
+def test_the_size_of_the_blocks_changes_no_bit(entries: int) -> None:
+    scores, labels, clusters = data(20, seed=0)
+    weights = resampling_weights(20, 50, seed=1)
+    whole = clustered_auroc(scores, labels, clusters, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_BLOCK_ENTRIES", entries)
+        assert clustered_auroc(scores, labels, clusters, weights) == whole
+
+
 def test_auroc_without_a_class_is_nan() -> None:
     weights = resampling_weights(3, 20, seed=0)
     for label in (True, False):
         interval = clustered_auroc([0.1, 0.2, 0.3], [label] * 3, [0, 1, 2], weights)
         assert np.isnan([interval.value, interval.low, interval.high]).all()
-    draws = auroc_draws(*concordant_pairs([1.0, 0.0], [True, False], [0, 1], 2), np.array([[2.0, 0], [1, 1]]))
+    _, draws = auroc_draws(*concordant_blocks([1.0, 0.0], [True, False], [0, 1], 2), np.array([[2.0, 0], [1, 1]]))
     assert np.isnan(draws).tolist() == [True, False]
 
 

@@ -168,6 +168,22 @@ def test_lmms_labs_parquet_with_its_images_inside(opened, folder):
         assert {words_of(source.read(index, e))[0][1].lower() for e in range(20)} == {"red cup", "cup"}
 
 
+def test_of_files_called_after_several_splits_one_split_is_read(opened, folder):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
+    data = (folder / "a.png").read_bytes()
+    for number, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "testA-00000-of-00001")):
+        opened([lmms(f"q{number}", bytes=data)], f"parts/{name}.parquet", images=None)
+
+    def ids(split):
+        source = open_source(SourceSpec("grounded", 1.0, {"path": str(folder / "parts"), "split": split}))
+        return [source.read(i, 0).id for i in range(len(source))]
+
+    assert ids("train") == ["q0", "q1"]
+    assert ids("testA") == ["q2"]
+    with pytest.raises(DataError, match="has files of testA, train, none of split 'val'"):
+        ids("val")
+
+
 @pytest.mark.parametrize("name", ["refs.json", "refs.jsonl"])
 def test_refers_references_with_cocos_instances(opened, folder, name):
     instances = {
@@ -224,10 +240,10 @@ def test_grounded_captions(opened):
     assert list(source.guided) == [0]
     sample = source.read(0, 0)
     assert sample.messages[1].text == "A dog and a cup near a dog."
-    assert words_of(sample) == [(1, "A dog"), (1, "A dog"), (1, "a dog")]
+    assert words_of(sample) == [(1, "A dog"), (1, "a dog")]
     # Masks that overlap are united: their sum would be 2 there.
     assert np.array_equal(sample.phrases[0].mask, mask_of(TRIANGLE, SQUARE))
-    assert np.array_equal(sample.phrases[2].mask, mask_of(SQUARE))
+    assert np.array_equal(sample.phrases[1].mask, mask_of(SQUARE))
     assert [(w.message, w.start, w.end) for w in sample.words] == [(1, 10, 15)]
     assert source.read(1, 0).phrases == ()
     with pytest.raises(BadSample, match=r"row 3 .*caption: expected a text") as caught:
@@ -244,6 +260,49 @@ def test_captions_with_references(opened):
     sample = opened([row]).read(0, 0)
     assert words_of(sample) == [(1, "a cup")]
     assert np.array_equal(sample.phrases[0].mask, mask_of(SQUARE, TRIANGLE))
+
+
+def test_words_named_twice_stand_for_both_regions_and_words_within_others_for_none(opened):
+    refs = [
+        {"sentence": "a cup", "segmentation": [SQUARE]},
+        {"sentence": "a cup", "segmentation": [TRIANGLE]},
+        {"sentence": "car", "segmentation": [SQUARE]},
+    ]
+    row = {"img_file_name": IMAGE, "caption": "A cupboard, a carpet and a cup.", "refs": refs}
+    sample = opened([row]).read(0, 0)
+    assert [(p.start, p.end) for p in sample.phrases] == [(25, 30)]
+    assert np.array_equal(sample.phrases[0].mask, mask_of(SQUARE, TRIANGLE))
+
+
+def test_a_reference_to_several_annotations_is_of_all_of_them(opened, folder):
+    instances = {
+        "images": [{"id": i, "file_name": IMAGE, "width": WIDTH, "height": HEIGHT} for i in (1, 2)],
+        "categories": [{"id": 3, "name": "dog"}],
+        "annotations": [
+            {"id": 7, "image_id": 1, "category_id": 3, "segmentation": [SQUARE]},
+            {"id": 8, "image_id": 1, "category_id": 3, "segmentation": rle_of(TRIANGLE), "iscrowd": 1},
+            {"id": 9, "image_id": 2, "category_id": 3, "segmentation": [SQUARE]},
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(instances))
+    rows = [refer(ann_id=[7, 8]), refer(ann_id=[-1]), refer(ann_id=[7, 9]), refer(ann_id=[[7]])]
+    source = opened(rows, "refs.json", instances=str(folder / "instances.json"))
+    assert list(source.guided) == [0]
+    assert np.array_equal(source.read(0, 0).phrases[0].mask, mask_of(SQUARE, TRIANGLE))
+    for index, says in ((1, "-1 is not in"), (2, "of several images"), (3, "is not in the instances file")):
+        with pytest.raises(BadSample, match=says):
+            source.read(index, 0)
+
+
+def test_run_lengths_may_be_bytes_and_images_of_masks_are_no_regions(opened):
+    rle = rle_of(SQUARE)
+    counts = rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode()
+    row = {"file_name": IMAGE, "expressions": ["dog"], "mask": {"size": rle["size"], "counts": counts}}
+    source = opened([row], "rows.parquet")
+    assert np.array_equal(source.read(0, 0).phrases[0].mask, mask_of(SQUARE))
+    source = opened([row | {"mask": {"bytes": b"PNG", "path": None}}], "images.parquet")
+    with pytest.raises(BadSample, match="is an image file"):
+        source.read(0, 0)
 
 
 ONE = {"token_positives": [0, 5], "rle_masks": [rle_of(SQUARE)]}

@@ -142,7 +142,6 @@ def test_two_that_render_the_same_scenes_at_once_both_get_them(tmp_path, monkeyp
     def meanwhile(seeds, side):
         if not inner:
             inner.append(True)
-            monkeypatch.setattr(module.os, "getpid", lambda: -1)
             inner.append(SceneStore.open(tmp_path, "train", 3))
             monkeypatch.undo()
             monkeypatch.setattr(module, "ProcessPoolExecutor", InThisProcess)

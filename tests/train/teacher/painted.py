@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from agevlm.data.masks import box_of
 from train.data.samples import BadSample, Message, Sample, Words
 from train.teacher.producer import Found, Picture
 
@@ -74,6 +73,6 @@ class ByColour:
                 self.asked.append((picture.key, phrase))
                 mask = (pixels == COLOURS[phrase.split()[0]]).all(-1)
                 halves = [mask & (np.arange(mask.shape[0]) % 2 == odd)[:, None] for odd in (0, 1)]
-                regions.append([Found(box_of(h), h, self.score) for h in halves if h.any()])
+                regions.append([Found.of(h, score=self.score) for h in halves if h.any()])
             made.append(regions)
         return made

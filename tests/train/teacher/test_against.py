@@ -9,7 +9,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from agevlm.data.annotations import load_instances
-from agevlm.data.masks import box_of
 from agevlm.data.noise import Noise
 from agevlm.errors import DataError
 from agevlm.scenes.coco import write_coco
@@ -57,7 +56,7 @@ class ByWord:
                 named = [plurals.get(w, w) for w in phrase.split() if plurals.get(w, w) in names]
                 anns = self.coco.loadAnns(self.coco.getAnnIds([ids[picture.key]], [names[named[0]]])) if named else []
                 masks = [self.coco.annToMask(a).astype(bool) for a in anns]
-                regions.append([Found(box_of(m), m) for m in masks])
+                regions.append([Found.of(m) for m in masks])
             made.append(regions)
         return made
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from agevlm.errors import CheckpointError, DataError, TrainError
+from agevlm.errors import CheckpointError, TrainError
 from train.teacher.grounding_dino import GroundingDinoDetector
 from train.teacher.producer import Detected, Picture
 
@@ -212,13 +212,50 @@ def test_the_same_is_found_again(one, images):
     assert one.detect(shown) == one.detect(shown)
 
 
-@pytest.mark.parametrize(
-    ("phrase", "message"),
-    [("?.", r"image a\.png: the phrase '\?\.' holds no word"), ("ab" * 20, "has more tokens than the 38 that")],
-)
-def test_a_phrase_that_cannot_be_asked_for_is_a_data_error(one, images, phrase, message):
-    with pytest.raises(DataError, match=message):
-        one.detect([picture(images[0], "cat", phrase)])
+@pytest.mark.parametrize("mode", ["rows", "joint"])
+@pytest.mark.parametrize("phrase", ["?.", "ab" * 20])
+def test_a_phrase_that_cannot_be_asked_for_has_no_box_and_costs_the_others_none(one, images, phrase, mode):
+    detector = replace(one, mode=mode)
+    ((cat, nothing, dog),) = detector.detect([picture(images[0], "cat", phrase, "two dogs")])
+    assert nothing == []
+    ((*alone,),) = detector.detect([picture(images[0], "cat", "two dogs")])
+    assert [cat, dog] == alone
+    assert cat != dog
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "mm-grounding-dino"])
+def test_a_config_that_asks_for_eager_attention_changes_nothing(detectors, images, tmp_path, kind):
+    """Its text backbone would let phrases see each other."""
+    folder = tmp_path / "eager"
+    shutil.copytree(detectors[kind], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_attn_implementation": "eager"}))
+    found = [
+        load(str(name), mode="joint", **EVERYTHING).detect([picture(images[0], *PHRASES)])
+        for name in (detectors[kind], folder)
+    ]
+    for ours, eager in zip(*(of_picture for (of_picture,) in found), strict=True):
+        torch.testing.assert_close(boxes_of(eager)[1], boxes_of(ours)[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_places_are_computed_in_float32_whatever_the_backbones_do(one, images, monkeypatch, dtype):
+    seen = {}
+    inner = one.model.model
+    convolution = next(m for m in inner.backbone.modules() if isinstance(m, torch.nn.Conv2d))
+    hook = convolution.register_forward_hook(lambda _m, _a, output: seen.update(image=output.dtype))
+    proposals = type(inner).generate_encoder_output_proposals
+
+    def watched(self, features, *rest):
+        seen["proposals"] = features.dtype
+        return proposals(self, features, *rest)
+
+    monkeypatch.setattr(type(inner), "generate_encoder_output_proposals", watched)
+    try:
+        replace(one, dtype=dtype).detect([picture(images[0], "cat")])
+    finally:
+        hook.remove()
+    assert seen == {"image": getattr(torch, dtype), "proposals": torch.float32}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -141,6 +141,20 @@ def test_scores_against_annotations(call, scenes, tmp_path):
     assert json.loads(to.read_text())[0]["iou"][0] < 0.8
 
 
+def test_somebody_s_captions_beside_the_annotations_are_not_read(call, scenes, tmp_path):
+    for name in ("instances.json", "images"):
+        (tmp_path / name).symlink_to(scenes / name)
+    (tmp_path / "captions.jsonl").write_text('{"image": "a.jpg", "caption": "A dog."}\n')
+    (tmp_path / "statements.jsonl").write_text("dog\n")
+    to = tmp_path / "s.json"
+    given = ("masks", "--against", tmp_path / "instances.json", "--producer", "annotations", "--json", to)
+    code, _, err = call(*given)
+    assert code == 0, err
+    assert "captions.jsonl is not read" in err
+    assert "statements.jsonl is not read" in err
+    assert [row["kind"] for row in json.loads(to.read_text())] == ["object"]
+
+
 def test_torchrun_s_ranks_share_the_work(call, tmp_path, monkeypatch):
     (tmp_path / "stage.yaml").write_text(STAGE.format(root=tmp_path / "data", count=600))
     given = ("masks", "--config", tmp_path / "stage.yaml", "--producer", "own", "--out", tmp_path / "r")
@@ -165,6 +179,10 @@ def test_torchrun_s_ranks_share_the_work(call, tmp_path, monkeypatch):
         (("--against", "i.json", "--phrases", "coco"), "--phrases says nothing to --against"),
         (("--against", "i.json", "--noise", "swap", "0.5"), "not with --against"),
         (("--data", "d.jsonl", "--out", "x", "--ranks", "2"), "--ranks needs --rank"),
+        (("--data", "d", "--out", "x", "--producer", "own", "--sam", "s"), "--sam says nothing to --producer own"),
+        (("--data", "d", "--out", "x", "--annotations", "i"), "--annotations says nothing to --producer grounded-sam"),
+        (("--data", "d", "--out", "x", "--source", "1"), "--source goes with --config"),
+        (("--config", "c", "--out", "x", "--images", "i"), "--images goes with --data"),
         (("--data", "{data}", "--images", "{images}", "--out", "/proc/x/y", "--producer", "own"), "cannot be written"),
         (("--data", "d.jsonl", "--out", "x", "--against", "y"), "give --out"),
         (("--data", "nothing.jsonl", "--images", ".", "--out", "x"), "no such file"),

@@ -62,9 +62,10 @@ def test_the_version_tells_lists_apart_but_not_their_order(tmp_path):
     assert versions[0] == versions[1] != versions[2]
 
 
-def test_given_phrases_come_in_order_and_apart():
-    words = [Words(1, 4, 9), Words(0, 3, 8), Words(0, 5, 12), Words(0, 3, 5)]
-    assert Given().find(said("x" * 20, "y" * 20, words=words)) == [Words(0, 3, 8), Words(1, 4, 9)]
+def test_given_phrases_come_in_order_each_once_and_those_within_others_too():
+    words = [Words(1, 4, 9), Words(0, 3, 5), Words(0, 3, 8), Words(0, 5, 12), Words(0, 3, 5)]
+    expected = [Words(0, 3, 8), Words(0, 3, 5), Words(0, 5, 12), Words(1, 4, 9)]
+    assert Given().find(said("x" * 20, "y" * 20, words=words)) == expected
 
 
 def test_what_the_system_says_is_not_looked_through():

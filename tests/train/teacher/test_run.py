@@ -12,13 +12,14 @@ import pytest
 from pycocotools import mask as coco
 
 from agevlm.data.noise import Noise, resize_mask
-from agevlm.errors import DataError, TrainError
+from agevlm.errors import CheckpointError, DataError, TrainError
 from tests.train.teacher.painted import COLOURS, PLACES, ByColour, Painted, painted
 from train.data.masked import MaskedSource
 from train.data.region_table import part_path, read_facts, read_manifest
-from train.data.samples import Message, Words
+from train.data.samples import BadSample, Message, Words
 from train.teacher.gates import EXACT, Gates
 from train.teacher.phrases import Given
+from train.teacher.producer import Grounded
 from train.teacher.run import MaskSettings, chosen_samples, make_masks
 from train.teacher.summary import summarise
 
@@ -359,3 +360,63 @@ def test_training_gets_the_used_regions_alone(tmp_path):
         (mask,) = [p.mask for p in sample.phrases if p.start == row["start"]]
         assert row["kept"] == 1
         assert np.array_equal(mask, decoded(row, 0))
+
+
+@pytest.mark.parametrize("error", [BadSample("image 3.png: not annotated", "image"), RuntimeError("not annotated\nat")])
+def test_an_image_that_the_producer_cannot_take_costs_the_others_nothing(made, tmp_path, error):
+    class Picky(ByColour):
+        def produce(self, pictures):
+            if any(picture.key == "3.png" for picture in pictures):
+                raise error
+            return super().produce(pictures)
+
+    work = make_masks(Painted(), settings(Picky()), tmp_path / "r")
+    assert [(one["index"], one["id"]) for one in work.unread] == [(6, "p6"), (7, "p7")]
+    assert work.unread[0]["reason"].startswith("image 3.png: ")
+    assert work.unread[0]["reason"].endswith("not annotated")
+    assert rows_of(tmp_path / "r") == [row for row in rows_of(made) if row["image"] != "3.png"]
+    summary = summarise(tmp_path / "r", read_manifest(tmp_path / "r"))
+    assert (summary.images, summary.unread) == (9, 2)
+
+
+def test_images_too_thin_for_a_detector_are_left_out(tmp_path):
+    class Finds:
+        version = "finds"
+
+        def detect(self, pictures):
+            return [[[] for _ in picture.phrases] for picture in pictures]
+
+        def segment(self, images, boxes):
+            return [[] for _ in images]
+
+    class Thin(Painted):
+        def read(self, index, epoch):
+            sample = super().read(index, epoch)
+            return replace(sample, image=sample.image.resize((400, 2))) if index in (4, 5) else sample
+
+    work = make_masks(Thin(), settings(Grounded(Finds(), Finds())), tmp_path / "r")
+    assert [one["index"] for one in work.unread] == [4, 5]
+    assert "400 x 2 pixels is too thin" in work.unread[0]["reason"]
+
+
+def test_rare_phrases_are_forgotten_where_there_are_too_many_and_counts_stay(made, monkeypatch):
+    manifest = read_manifest(made)
+    whole = summarise(made, manifest)
+    monkeypatch.setattr("train.teacher.summary.DISTINCT", 1)
+    assert summarise(made, manifest) == whole
+
+
+def test_a_model_that_takes_no_image_stops_it(tmp_path):
+    class Broken(ByColour):
+        def produce(self, pictures):
+            raise RuntimeError("no kernel")
+
+    with pytest.raises(DataError, match="RuntimeError: no kernel"):
+        make_masks(Painted(400), settings(Broken()), tmp_path / "r")
+
+    class NoNumbers(ByColour):
+        def produce(self, pictures):
+            raise CheckpointError("no numbers")
+
+    with pytest.raises(CheckpointError):
+        make_masks(Painted(400), settings(NoNumbers()), tmp_path / "s")
