@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from agevlm.errors import DataError
 from benchmarks.cvbench.answers import load_answered
 from benchmarks.cvbench.prompts import LMMS_EVAL, OFFICIAL, PLAIN, load_prompt, prompt_of_answers
 from benchmarks.cvbench.questions import Question, QuestionSet
+from benchmarks.lmms import cvbench_task
 
 QUESTIONS = tuple(
     Question(
@@ -29,6 +32,11 @@ QUESTIONS = tuple(
     for number in (7, 8, 9)
 )
 SET = QuestionSet("custom@test", "", QUESTIONS)
+PRE_PROMPT = {
+    "pre_prompt": "Note: You only need to respond with {} without providing any additional information.\n",
+    "post_prompt": "",
+}
+"""Of its task file cv_bench_2d.yaml."""
 
 
 def answers(path: Path, *rows: Any) -> Path:
@@ -53,23 +61,42 @@ def test_the_prompt_is_told_by_what_was_recorded(tmp_path: Path, prompt: Any) ->
     assert load_answered([answers(tmp_path / "c.jsonl", rows[0])], SET).prompt == "other"
 
 
-def test_lmms_eval_samples(tmp_path: Path) -> None:
-    """The fields of 0.7.3's sample files: the document is gone, its idx is in the metric."""
+def by_lmms_eval(module: ModuleType, doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """What cv_bench's own functions of 0.7.3 log."""
+    return {
+        "input": module.cv_bench_doc_to_text(doc, PRE_PROMPT),
+        "filtered_resps": [answer],
+        **module.cv_bench_process_results(doc, [answer]),
+    }
+
+
+def by_our_tasks(_: ModuleType, doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """What agevlm_cvbench_* log under lmms-eval."""
+    return {
+        "input": cvbench_task.doc_to_text(doc),
+        "filtered_resps": answer,
+        **cvbench_task.process_results(doc, [answer]),
+    }
+
+
+@pytest.mark.parametrize(("logged", "prompt"), [(by_lmms_eval, "lmms-eval"), (by_our_tasks, "official")])
+def test_lmms_eval_samples(
+    tmp_path: Path, lmms_eval: ModuleType, logged: Callable[..., dict[str, Any]], prompt: str
+) -> None:
+    """Its sample files have no document; its idx is in the metrics."""
+    docs = [
+        {"idx": int(q.idx), "prompt": q.prompt, "choices": list(q.options), "answer": "(A)", "source": "COCO"}
+        | {"type": "2D", "task": "Count"}
+        for q in QUESTIONS
+    ]
+    texts = ["B.", "(A)", "one"]
     rows = [
-        {
-            "doc_id": number,
-            "target": "(A)",
-            "resps": [["B."]],
-            "filtered_resps": ["B."],
-            "doc_hash": "",
-            "cv_bench_acc": {"id": int(q.idx), "pred": "B.", "is_correct": False},
-            "input": LMMS_EVAL.of(q.prompt, 2).replace("\n\n", "\n", 1),
-        }
-        for number, q in enumerate(QUESTIONS)
+        {"doc_id": number, "target": "(A)", **logged(lmms_eval, doc, text)}
+        for number, (doc, text) in enumerate(zip(docs, texts, strict=True))
     ]
     found = load_answered([answers(tmp_path / "samples_cv_bench_2d.jsonl", *rows)], SET)
-    assert {idx: a.text for idx, a in found.answers["image"].items()} == dict.fromkeys("789", "B.")
-    assert found.prompt == "lmms-eval"
+    assert {idx: a.text for idx, a in found.answers["image"].items()} == dict(zip("789", texts, strict=True))
+    assert found.prompt == prompt
 
 
 WRONG = [
