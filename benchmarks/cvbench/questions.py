@@ -20,7 +20,7 @@ from agevlm.errors import DataError
 from agevlm.scenes.selection import is_selector
 from agevlm.scenes.world import WORLD_VERSION
 from benchmarks.cvbench.scenes import scene_rows
-from benchmarks.cvbench.types import LETTERS
+from benchmarks.cvbench.types import LETTERS, SOURCES
 from benchmarks.plan import drawn
 from benchmarks.pope.containers import Row, hub_rows, json_rows, parquet_rows
 
@@ -29,7 +29,6 @@ FULL = {"2D": 1438, "3D": 1200}
 CV_SCENES = "1e22d24f2356366a140308e65727b8aa0eef266c4be50cf5c1ec6b46661ba296"
 """Hash of the questions of CV-Scenes: 500 images of this version of the rendered world."""
 _TYPES = tuple(FULL)
-_SOURCES = ("ADE20K", "COCO", "Omni3D")
 _ANSWER = re.compile(r"\(?([A-Z])\)?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE_KEY = "filename"
@@ -180,7 +179,7 @@ def _rows(files: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] | None]
 
 def _version(questions: Sequence[Question], counts: Counter[str]) -> str:
     """The benchmark or one of its halves by source and size; anything else is custom."""
-    if all(q.source in _SOURCES for q in questions):
+    if all(q.source in SOURCES for q in questions):
         if counts == FULL:
             return "cv-bench"
         for kind in _TYPES:
@@ -204,7 +203,7 @@ def _refuse_repeats(questions: Sequence[Question]) -> None:
 
 def part_of_whole(questions: QuestionSet) -> str | None:
     """A remark where questions are some of CV-Bench's sources' but not the whole benchmark or one of its halves."""
-    if not questions.data_version.startswith("custom") or not {q.source for q in questions.questions} <= set(_SOURCES):
+    if not questions.data_version.startswith("custom") or not {q.source for q in questions.questions} <= set(SOURCES):
         return None
     counts = Counter(q.type for q in questions.questions)
     there, whole = (" and ".join(f"{n:,} of type {kind}" for kind, n in one.items()) for one in (counts, FULL))

@@ -7,7 +7,8 @@ from rich.console import Console
 from agevlm.terminal import write_json
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.results import ResultRow, Results
-from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN, SOURCES
+from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
+from benchmarks.cvbench.types import SOURCES
 from benchmarks.remarks import ANSWERS_MISSING, FEW_IMAGES, HIGH_UNPARSED
 
 
@@ -40,10 +41,13 @@ def _remarks(results: Results, main: str) -> list[str]:
         said.append(f"warning: no answers about images that {main} can read: no leading scores")
     if ROW_MEAN in lead:
         said += _about_main(lead)
+    lacking: dict[tuple[str, int], list[str]] = {}
     for (condition, reading), count in results.absent.items():
+        lacking.setdefault((condition, count), []).append(reading)
+    for (condition, count), readings in lacking.items():
         said.append(
-            f"no {reading} scores under {condition}: {count} records hold no log-probabilities of all options (a model "
-            "that cannot rank, --no-rank, or answers from elsewhere)"
+            f"no scores by {', '.join(readings)} under {condition}: {count} records hold no log-probabilities of all "
+            "options (a model that cannot rank, --no-rank, or answers from elsewhere)"
         )
     return said
 

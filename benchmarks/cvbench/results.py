@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -220,14 +219,13 @@ def _read(reader: Reader, questions: Sequence[Question], given: Sequence[Answer]
 
 def _count(condition: str, reading: str, read: Sequence[Reading], main: Sequence[Reading | None]) -> ReadingCount:
     pairs = [(one, other) for one, other in zip(read, main, strict=True) if one != NO_ANSWER]
-    fired = Counter(rule_counts(one for one, _ in pairs))
     return ReadingCount(
         condition=condition,
         reading=reading,
         answers=len(pairs),
         unparsed=sum(one.option is None for one, _ in pairs),
         differs=sum(other is not None and one.option != other.option for one, other in pairs),
-        rules=fired,
+        rules=rule_counts(one for one, _ in pairs),
     )
 
 

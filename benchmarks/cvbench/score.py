@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from agevlm.errors import DataError
 from benchmarks.cvbench.types import NO_ANSWER, Reading
+from benchmarks.cvbench.types import SOURCES as SOURCES
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import Floats, divide
 
-SOURCES = ("ADE20K", "COCO", "Omni3D")
-"""CV-Bench's sources: the first two are its 2D questions, the last its 3D questions."""
 TYPES = ("2D", "3D")
 TASKS = ("Count", "Relation", "Depth", "Distance")
 OFFICIAL, ROW_MEAN = "official", "row mean"

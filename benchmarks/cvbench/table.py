@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.readers import MAIN, READERS
 from benchmarks.cvbench.results import FLOOR, ResultRow, Results
-from benchmarks.cvbench.score import Disagreement, Score
+from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN, Disagreement, Score
 from benchmarks.cvbench.types import LETTERS, Reading
 from benchmarks.tables import HEADLINE_MARK, answer_table, empty_table, percent, shortened
 
@@ -69,13 +69,14 @@ def _main_table(rows: Sequence[ResultRow], note: str) -> Table:
     columns = list(dict.fromkeys(row.condition for row in rows))
     # A floor's name is two lines, so that the table stays narrow.
     heads = [c.replace(FLOOR, "floor:\n") for c in columns]
-    table = _table(note, "n\nimages", *heads, "chance")
+    table = _table(note, "n (images)\nmissing / unparsed", *heads, "chance")
     for name, cells in _numbers(rows):
         by_condition = {row.condition: row for row in cells.values()}
         first = next(iter(by_condition.values())).score
         found = (by_condition.get(c) for c in columns)
         values = ["–" if row is None else _cell(row.score) for row in found]
-        table.add_row(name, f"{first.n}\n{first.images}", *values, f"{100 * first.chance:.1f}")
+        counts = f"{first.n} ({first.images})\n{first.missing} / {first.unparsed}"
+        table.add_row(name, counts, *values, f"{100 * first.chance:.1f}")
     table.caption = _caption(rows)
     return table
 
@@ -101,7 +102,10 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
         values = [_cell(by_reading[one].score, mark=name in HEADLINES.get(one, ())) for one in counts]
         table.add_row(name, *values, f"{100 * next(iter(by_reading.values())).score.chance:.1f}")
     table.add_section()
+    first = OFFICIAL if any(row.score.name == OFFICIAL for row in rows) else ROW_MEAN
+    bounds = {row.reading: f"{100 * row.score.if_unparsed_right:.1f}" for row in rows if row.score.name == first}
     table.add_row("unparsed", *(str(one.unparsed) for one in counts.values()), "")
+    table.add_row(f"{first} if these were right", *(bounds[reading] for reading in counts), "")
     table.add_row(f"differs from {MAIN}", *(str(one.differs) for one in counts.values()), "")
     caption = [_caption(rows), f"{next(iter(counts.values())).answers} answers"]
     caption += [f"{HEADLINE_MARK.strip()} what the published evaluator reports"] * any(n in HEADLINES for n in counts)
