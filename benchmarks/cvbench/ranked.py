@@ -24,7 +24,6 @@ class Ranking:
     """A way to rank a question's options."""
 
     name: str
-    summary: str
     form: str
     """One of LETTER, BRACKET, TEXT."""
     per_character: bool = False
@@ -33,10 +32,10 @@ class Ranking:
 
 
 _ALL = (
-    Ranking("ranked-letter", "the option whose letter, as in B, is most probable as the answer", LETTER),
-    Ranking("ranked-bracket", "the option whose letter in brackets, as in (B), is most probable", BRACKET),
-    Ranking("ranked-text", "the option whose text is most probable", TEXT),
-    Ranking("ranked-text-norm", "the option whose text is most probable per character", TEXT, per_character=True),
+    Ranking("ranked-letter", LETTER),
+    Ranking("ranked-bracket", BRACKET),
+    Ranking("ranked-text", TEXT),
+    Ranking("ranked-text-norm", TEXT, per_character=True),
 )
 RANKINGS: dict[str, Ranking] = {entry.name: entry for entry in _ALL}
 """Every ranking by name, in the order tables print them."""

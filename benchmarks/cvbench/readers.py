@@ -12,12 +12,19 @@ from agevlm.errors import DataError
 from benchmarks.cvbench.prompts import KNOWN
 from benchmarks.cvbench.questions import Question
 from benchmarks.cvbench.ranked import RANKINGS, Ranking, read_ranking
-from benchmarks.cvbench.readings import PROTOCOLS, Protocol
+from benchmarks.cvbench.readings import PROTOCOLS, Aggregate, Protocol
+from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN, TYPES
 from benchmarks.cvbench.types import NO_ANSWER, Reading
 from benchmarks.records import Answer
 
 OWN = ("rules", "strict")
 """Protocols of this suite: nobody has published numbers with them."""
+HEADLINES: dict[Aggregate, tuple[str, ...]] = {
+    "official mean": (OFFICIAL,),
+    "row mean": (ROW_MEAN,),
+    "mean of sources in 2D, row mean in 3D": TYPES,
+}
+"""The numbers of `score` in which an evaluator's aggregate stands."""
 MAIN = "rules"
 """The reading that leads unless another is named, and against which others are counted as different."""
 
@@ -27,7 +34,8 @@ class Reader:
     """A way to read an answered question."""
 
     name: str
-    summary: str
+    headline: tuple[str, ...]
+    """The numbers that its evaluator publishes; none where nothing is published."""
     prompt: str | None
     """Name of the prompt that its published numbers are made with; None where none are published."""
     read: Callable[[Question, Answer], Reading | None]
@@ -38,16 +46,17 @@ def _of_protocol(protocol: Protocol) -> Reader:
     def read(question: Question, answer: Answer) -> Reading:
         return NO_ANSWER if answer.text is None else protocol.rule(answer.text, question.options)
 
-    published = protocol.name not in OWN
-    prompt = next((p.name for p in KNOWN if p.template == protocol.prompt), None) if published else None
-    return Reader(protocol.name, protocol.summary, prompt, read)
+    if protocol.name in OWN:
+        return Reader(protocol.name, (), None, read)
+    prompt = next(p.name for p in KNOWN if p.template == protocol.prompt)
+    return Reader(protocol.name, HEADLINES[protocol.aggregate], prompt, read)
 
 
 def _of_ranking(ranking: Ranking) -> Reader:
     def read(question: Question, answer: Answer) -> Reading | None:
         return NO_ANSWER if answer.text is None else read_ranking(ranking, answer.logprobs, question.options)
 
-    return Reader(ranking.name, ranking.summary, None, read)
+    return Reader(ranking.name, (), None, read)
 
 
 READERS: dict[str, Reader] = {

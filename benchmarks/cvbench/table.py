@@ -16,8 +16,6 @@ from benchmarks.cvbench.types import LETTERS, Reading
 from benchmarks.tables import HEADLINE_MARK, answer_table, empty_table, percent, shortened
 
 UNKNOWN_PROMPTS = ("not stated", "mixed", "other")
-HEADLINES = {"official": ("official",), "lmms-eval": ("row mean",), "vlmevalkit": ("2D", "3D")}
-"""The numbers that a published evaluator reports."""
 BELOW = "↓"
 
 
@@ -99,7 +97,7 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
     table = _table(f"{what} · {note}", *(name.replace("-", "-\n", 1) for name in names), "chance")
     for name, cells in _numbers(rows):
         by_reading = {row.reading: row for row in cells.values()}
-        values = [_cell(by_reading[one].score, mark=name in HEADLINES.get(one, ())) for one in counts]
+        values = [_cell(by_reading[one].score, mark=name in _headline(one)) for one in counts]
         table.add_row(name, *values, f"{100 * next(iter(by_reading.values())).score.chance:.1f}")
     table.add_section()
     first = OFFICIAL if any(row.score.name == OFFICIAL for row in rows) else ROW_MEAN
@@ -108,10 +106,14 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
     table.add_row(f"{first} if these were right", *(bounds[reading] for reading in counts), "")
     table.add_row(f"differs from {MAIN}", *(str(one.differs) for one in counts.values()), "")
     caption = [_caption(rows), f"{next(iter(counts.values())).answers} answers"]
-    caption += [f"{HEADLINE_MARK.strip()} what the published evaluator reports"] * any(n in HEADLINES for n in counts)
+    caption += [f"{HEADLINE_MARK.strip()} what the published evaluator reports"] * any(map(_headline, counts))
     caption += ["* its published numbers are made with another prompt"] * any("*" in name for name in names)
     table.caption = " · ".join(caption)
     return table
+
+
+def _headline(reading: str) -> tuple[str, ...]:
+    return READERS[reading].headline if reading in READERS else ()
 
 
 def _marked(name: str, prompt: str) -> str:
