@@ -20,6 +20,10 @@ from agevlm.errors import AgeVlmError
 
 EVAL_COMMANDS = {
     "pope": ("benchmarks.commands:pope", "Ask a model POPE's yes/no questions and score its answers."),
+    "cvbench": (
+        "benchmarks.cvbench.commands:cvbench",
+        "Ask a model CV-Bench's questions and score its answers in every reading.",
+    ),
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),

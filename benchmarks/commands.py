@@ -8,24 +8,11 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import (
-    BATCH_SIZE,
-    CHAT_TEMPLATE,
-    CKPT,
-    CONCURRENCY,
-    DEVICE,
-    DEVICE_MAP,
-    DTYPE,
-    JSON,
-    TIMEOUT,
-    chat_template_text,
-    consoles,
-    write_json,
-)
-from benchmarks.controls import CONTROLS
+from agevlm.terminal import CKPT, JSON, consoles, write_json
+from benchmarks.cvbench.commands import score_cvbench
+from benchmarks.options import IMAGES, PARTIAL, RESCORE_DRAWS, RESCORE_SEED, run_options, run_settings
 
 HUB_POPE = "lmms-lab/POPE"
-SCENES = "scenes"
 PROTOCOL = click.option(
     "--protocol",
     "protocols",
@@ -33,19 +20,8 @@ PROTOCOL = click.option(
     metavar="NAME",
     help="Scoring protocol, repeatable; the first leads.  [all]",
 )
-PARTIAL = click.option("--allow-partial", is_flag=True, help="Exit 0 although answers are missing.")
 REPOPE = click.option(
     "--repope", type=click.Path(path_type=Path), help="RePOPE label file or folder: score the same answers on it too."
-)
-DRAWS = click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
-RESCORE_DRAWS = click.option("--draws", type=click.IntRange(100), help="Bootstrap draws.  [2000, or the run folder's]")
-RESCORE_SEED = click.option("--seed", type=click.IntRange(0), help="Seed of the intervals.  [0, or the run folder's]")
-SEED = click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Seed of order, limits, controls and intervals.",
 )
 
 
@@ -65,41 +41,14 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
     help=f"POPE questions in any published form, repeatable; scenes[:IMAGES][@PIXELS] for POPE-Scenes.  [{HUB_POPE}; "
     "scenes for a model of the scenes world]",
 )
-@click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder of the images (not needed with parquet or hub)."
-)
+@IMAGES
 @click.option("--split", "splits", multiple=True, metavar="NAME", help="Only this split, repeatable.  [all]")
 @REPOPE
 @click.option(
     "--prompt", default="default", show_default=True, metavar="default|official|FILE", help="Prompt template."
 )
 @PROTOCOL
-@click.option(
-    "--control",
-    "controls",
-    multiple=True,
-    type=click.Choice([*CONTROLS, "all"]),
-    help="Ask everything again with the image taken away, repeatable.",
-)
-@click.option("--limit", type=click.IntRange(1), help="So many seeded images a data set, with all their questions.")
-@click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(1), help="Per answer.")
-@DTYPE
-@DEVICE
-@DEVICE_MAP
-@BATCH_SIZE
-@CHAT_TEMPLATE
-@CONCURRENCY
-@TIMEOUT
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/pope-MODEL-DATA-PROMPT]")
-@click.option("--fresh", is_flag=True, help="Start over; an earlier run in the folder is moved aside.")
-@click.option("--plan", "plan_only", is_flag=True, help="Say what would be asked, time and disk; load no weights.")
-@click.option(
-    "--verify", default=0, type=click.IntRange(0), metavar="N", help="Check N images' answers against plain generate."
-)
-@DRAWS
-@SEED
-@JSON
-@PARTIAL
+@run_options("runs/pope-MODEL-DATA-PROMPT")
 def pope(plan_only: bool, **options: Any) -> None:
     """Ask a model POPE's yes/no questions and score its answers.
 
@@ -112,39 +61,16 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
     agevlm-eval pope --ckpt openai:http://localhost:8000/v1#NAME
     """
-    from agevlm.vlm.choice import ModelChoice
     from benchmarks.pope.command import run_pope, show_plan
     from benchmarks.pope.settings import PopeSettings
     from benchmarks.prompts import load_prompt
 
-    controls = options["controls"]
     settings = PopeSettings(
-        model=ModelChoice(
-            options["ckpt"],
-            options["dtype"],
-            options["device"],
-            options["batch_size"],
-            chat_template_text(options["chat_template"]),
-            options["device_map"],
-            concurrency=options["concurrency"],
-            timeout=options["timeout"],
-        ),
-        questions=options["questions"] or (SCENES if options["ckpt"].startswith("scenes/") else HUB_POPE,),
-        images=options["images"],
+        **run_settings(options, HUB_POPE),
         splits=options["splits"],
         repope=options["repope"],
         prompt=load_prompt(options["prompt"]),
         protocols=_protocols(options["protocols"]),
-        controls=CONTROLS if "all" in controls else controls,
-        max_new_tokens=options["max_new_tokens"],
-        limit=options["limit"],
-        seed=options["seed"],
-        draws=options["draws"],
-        out=options["out"],
-        fresh=options["fresh"],
-        verify=options["verify"],
-        json_out=options["json_out"],
-        allow_partial=options["allow_partial"],
     )
     console, notes = consoles()
     if plan_only:
@@ -187,8 +113,8 @@ def score_pope(**options: Any) -> None:
     agevlm-eval score pope --answers llava_pope_test_answers.jsonl --questions llava_pope/
     agevlm-eval score pope --answers runs/pope-...
     """
-    from agevlm.errors import DataError
-    from benchmarks.pope.answers import is_run_folder, load_answered, load_run, remarks, scoring_settings
+    from benchmarks.answer_files import given_answers
+    from benchmarks.pope.answers import load_answered, load_run, remarks
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
     from benchmarks.pope.result import check_result, print_result
@@ -196,19 +122,14 @@ def score_pope(**options: Any) -> None:
 
     protocols = _protocols(options["protocols"])
     console, notes = consoles()
-    paths, given = options["answers"], {k: options[k] for k in ("seed", "draws") if options[k] is not None}
-    if missing := [str(p) for p in paths if not p.exists()]:
-        raise DataError(f"answers {', '.join(missing)}: no such file or folder")
-    if any(is_run_folder(p) for p in paths):
-        if len(paths) > 1 or options["questions"]:
-            raise DataError("a run folder is scored by itself, and knows its questions: give it alone")
-        answered = load_run(paths[0])
-        given = {**scoring_settings(paths[0]), **given}
-    elif not options["questions"]:
-        raise DataError("these answers carry no labels; give the questions they answer with --questions FILE|DIR")
+    given = {k: options[k] for k in ("seed", "draws") if options[k] is not None}
+    run = given_answers(options["answers"], options["questions"])
+    if run is not None:
+        answered = load_run(run.path)
+        given = {**run.scoring_settings(), **given}
     else:
         sets = load_questions(options["questions"])
-        answered = load_answered(paths, sets)
+        answered = load_answered(options["answers"], sets)
         for remark in remarks(answered, sets):
             notes.print(remark)
     if options["repope"] is not None:
@@ -216,6 +137,9 @@ def score_pope(**options: Any) -> None:
     scores = score_answers(answered, protocols, **given)
     print_result(scores, protocols, options["json_out"], console)
     sys.exit(check_result(scores, options["allow_partial"], notes))
+
+
+score.add_command(score_cvbench)
 
 
 @click.command("build-pope")

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGE = "image"
+"""The condition in which the model sees the question's own image; the others are controls."""
 CONTROLS = ("blind", "blank", "shuffled", "other-image")
 """blind: no image at all; blank: uniform grey of the same size; shuffled: its patches permuted; other-image: another
 image of the set."""
+CHANGES = ("blank", "shuffled")
+"""Controls that change the pixels of the question's own image."""
 
 GREY = (127, 127, 127)
 GRID = 16

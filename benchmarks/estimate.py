@@ -46,7 +46,14 @@ class Work:
 
 
 def estimate(
-    *, images: int, pairs: int, questions: int, checkpoint: Path | None, manifest: Mapping[str, Any], device: str
+    *,
+    images: int,
+    pairs: int,
+    questions: int,
+    checkpoint: Path | None,
+    manifest: Mapping[str, Any],
+    device: str,
+    prompt_tokens: int = PROMPT_TOKENS,
 ) -> Estimate:
     """Time and disk for what is left to ask.
 
@@ -57,6 +64,7 @@ def estimate(
         checkpoint: the model's folder, for its size; None where it is not on this machine.
         manifest: of the run folder; a finished launch in it tells the real rate.
         device: as wanted.
+        prompt_tokens: of a question as it is put, roughly.
     """
     disk = pairs * RECORD_BYTES + questions * QUESTION_BYTES
     for launch in reversed(manifest.get("launches", [])):
@@ -71,8 +79,8 @@ def estimate(
         work = model_work(checkpoint)
     except (OSError, ValueError, KeyError, struct.error) as error:
         return Estimate(None, f"the weight files cannot be read: {error!r}", disk)
-    operations = images * (work.image + work.token * (work.visual_tokens + PROMPT_TOKENS))
-    operations += pairs * work.token * PROMPT_TOKENS
+    operations = images * (work.image + work.token * (work.visual_tokens + prompt_tokens))
+    operations += pairs * work.token * prompt_tokens
     speed = matrix_speed() * EFFICIENCY
     basis = f"rough: {operations / 1e12:.1f} TFLOP at {speed / 1e9:.0f} GFLOP/s"
     return Estimate(operations / speed + images * IMAGE_SECONDS, basis, disk)

@@ -38,6 +38,9 @@ class PlannedAsk:
 
     key: str
     prompt: str
+    options: tuple[str, ...] = ()
+    """Texts whose log-probability as the answer is wanted too, of models that can rank; part of the key if there are
+    any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,29 @@ class Group:
     asks: tuple[PlannedAsk, ...]
     failed_before: bool = False
     """Whether an earlier launch asked some of it and got no answer."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will ask, and which answer each question waits for."""
+
+    groups: list[Group]
+    rows: list[dict[str, Any]]
+    """The rows of questions.jsonl: each question with its answer key by condition."""
+
+    @property
+    def images(self) -> int:
+        """Distinct images as shown, controls included."""
+        return sum(g.shown is not None for g in self.groups)
+
+    @property
+    def pairs(self) -> int:
+        """Distinct (image as shown, prompt) pairs."""
+        return sum(len(g.asks) for g in self.groups)
+
+    @property
+    def questions(self) -> int:
+        return len(self.rows)
 
 
 def lot(seed: int, *content: str | None) -> str:
@@ -61,32 +87,38 @@ class Planner:
 
     decoding: Mapping[str, Any]
     fingerprint: str
-    _asks: dict[str | None, dict[str, PlannedAsk]] = field(default_factory=dict)
+    _asks: dict[str | None, dict[tuple[str, ...], PlannedAsk]] = field(default_factory=dict)
     _shown: dict[str, Shown] = field(default_factory=dict)
 
-    def add(self, shown: Shown | None, prompt: str) -> str:
+    def add(self, shown: Shown | None, prompt: str, options: Sequence[str] = ()) -> str:
         """Plan one ask; the key of its answer record."""
         identity = None if shown is None else shown.identity
         if shown is not None:
             # Of files with the same content the first by name stands for all, whichever question came first.
             known = self._shown.get(shown.identity, shown)
             self._shown[shown.identity] = min(known, shown, key=lambda s: s.name)
-        prompts = self._asks.setdefault(identity, {})
-        if prompt not in prompts:
-            prompts[prompt] = PlannedAsk(answer_key(identity, prompt, self.decoding, self.fingerprint), prompt)
-        return prompts[prompt].key
+        asks, content = self._asks.setdefault(identity, {}), (prompt, *options)
+        if content not in asks:
+            decoding = {**self.decoding, "ranked": list(options)} if options else self.decoding
+            asks[content] = PlannedAsk(answer_key(identity, prompt, decoding, self.fingerprint), prompt, tuple(options))
+        return asks[content].key
 
     def groups(self, seed: int) -> list[Group]:
         """The groups in seeded order, the prompts of each in seeded order."""
-        drawn = []
-        for identity, prompts in self._asks.items():
-            asks = sorted(prompts.values(), key=lambda a: lot(seed, identity, a.prompt))
+        groups = []
+        for identity, planned in self._asks.items():
+            asks = sorted(planned.values(), key=lambda a: lot(seed, identity, a.prompt, *a.options))
             size = BLIND_GROUP if identity is None else len(asks)
             shown = None if identity is None else self._shown[identity]
             for start in range(0, len(asks), size):
                 group = Group(shown, tuple(asks[start : start + size]))
-                drawn.append((lot(seed, identity, str(start)), group))
-        return [group for _, group in sorted(drawn, key=lambda d: d[0])]
+                groups.append((lot(seed, identity, str(start)), group))
+        return [group for _, group in sorted(groups, key=lambda g: g[0])]
+
+
+def drawn(names: Iterable[str], count: int, seed: int) -> set[str]:
+    """`count` seeded names; a larger count takes the same ones and more."""
+    return set(sorted(set(names), key=lambda name: lot(seed, name))[:count])
 
 
 def remaining(groups: Iterable[Group], records: Mapping[str, AnswerRecord]) -> list[Group]:

@@ -20,11 +20,16 @@ def strip_suffix(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A named template with one `{question}`."""
+class Template:
+    """A named template of what a model is asked."""
 
     name: str
     template: str
+
+
+@dataclass(frozen=True)
+class Prompt(Template):
+    """A template with one `{question}`."""
 
     def of(self, question: str) -> str:
         """The text for one question."""

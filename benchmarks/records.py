@@ -56,6 +56,14 @@ class AnswerRecord:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What scoring needs of a record; `text` is None where the model failed (an error record)."""
+
+    text: str | None
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+
+
 def to_lines(records: Sequence[AnswerRecord]) -> str:
     """One commit as JSON lines. Plain ASCII, so that no answer can break a line."""
     total = len(records)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agevlm.errors import AgeVlmError, EndpointError
 from agevlm.vlm.contract import Ask, EncodedImages, Reply, Vlm
 from benchmarks.plan import Group, PlannedAsk, Shown
+from benchmarks.ranking import with_ranks
 from benchmarks.records import AnswerRecord, AnswerWriter
 
 if TYPE_CHECKING:
@@ -191,20 +192,23 @@ def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int
     except Exception as error:
         failed = Failure.of(error)
         return [Reply.failed(failed.line)] * len(asks), failed
-    replies, failure = _replies(vlm, encoded, asks)
+    options = [a.options for a in group.asks]
+    replies, failure = _replies(vlm, encoded, asks, options)
     if failure is not None and group.failed_before and len(asks) > 1:
         # The second time: one prompt may be what the model cannot take, and must not cost the others their answers.
-        replies = [_replies(vlm, encoded, [ask])[0][0] for ask in asks]
+        replies = [_replies(vlm, encoded, [a], [o])[0][0] for a, o in zip(asks, options, strict=True)]
     return replies, failure
 
 
-def _replies(vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask]) -> tuple[list[Reply], Failure | None]:
+def _replies(
+    vlm: Vlm, encoded: EncodedImages, asks: Sequence[Ask], options: Sequence[Sequence[str]]
+) -> tuple[list[Reply], Failure | None]:
     """Replies to asks and, if the model failed, why.
 
     Any failure of a model on an image is recorded as such: never an empty answer, never the end of the others.
     """
     try:
-        return vlm.answer(encoded, asks), None
+        return with_ranks(vlm, encoded, asks, options, vlm.answer(encoded, asks)), None
     except Exception as error:
         failed = Failure.of(error)
         return [Reply.failed(failed.line)] * len(asks), failed

@@ -4,6 +4,7 @@ run.json            manifest: what was run on what, and every launch
 questions.jsonl     each question with the keys of its answers, so that scores need nothing from outside
 answers-*.jsonl     answer records, one writer each (see benchmarks.records)
 scores.json         the scores, a pure function of the two files above
+readings.jsonl      what each reading made of each answer, likewise (CV-Bench)
 lock                held while a command owns the folder
 """
 
@@ -26,7 +27,7 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
-OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "verify.json")
+OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "readings.jsonl", "verify.json")
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
 
@@ -119,6 +120,11 @@ class RunFolder:
         if not isinstance(loaded, dict):
             raise RunFolderError(f"{path}: not a manifest; remove it to go on, or start over with --fresh")
         return loaded
+
+    def scoring_settings(self) -> dict[str, int]:
+        """Seed and draws that the run was scored with; empty if its manifest does not say."""
+        found = self.manifest().get("scoring", {})
+        return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
 
     def questions(self) -> Iterator[dict[str, Any]]:
         """The rows of questions.jsonl, one at a time. Raises RunFolderError if this is no run folder."""

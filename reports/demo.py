@@ -65,7 +65,7 @@ def demo(out: Path) -> None:
 
 
 def scenes(out: Path) -> None:
-    """POPE-Scenes for every trained checkpoint, and where AGE-VLM and the baseline without guidance look."""
+    """POPE-Scenes for every trained checkpoint, CV-Scenes for AGE-VLM, and where it and the baseline look."""
     from agevlm.data.checkpoint_files import embedded_names
 
     for number, name in enumerate(embedded_names()):
@@ -73,6 +73,10 @@ def scenes(out: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         command = ["pope", "--ckpt", name, "--questions", "scenes:200", "--control", "blind", "--protocol", "default"]
         step(f"1{'abcdefgh'[number]}. POPE-Scenes: {name}", [*command, "--out", str(folder)])
+    shutil.rmtree(out / "cvbench-age-vlm", ignore_errors=True)
+    command = ["cvbench", "--ckpt", "scenes/age-vlm", "--questions", "scenes:60", "--control", "blind"]
+    command += ["--reading", "rules", "--reading", "strict", "--reading", "ranked-text"]
+    step("1d. CV-Scenes: one set of answers, read in three ways", [*command, "--out", str(out / "cvbench-age-vlm")])
     picture, category = _a_scene(out)
     for name in ("age-vlm", "ca-baseline"):
         looking = ["look", "--ckpt", f"scenes/{name}", "--image", str(picture), "--out", str(out / f"look-{name}.png")]

@@ -10,18 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agevlm.errors import DataError
-from benchmarks.cvbench.types import LETTERS
+from agevlm.scenes.selection import is_selector
+from agevlm.scenes.world import WORLD_VERSION
+from benchmarks.cvbench.scenes import scene_rows
+from benchmarks.cvbench.types import LETTERS, SOURCES
+from benchmarks.plan import drawn
 from benchmarks.pope.containers import Row, hub_rows, json_rows, parquet_rows
 
 FULL = {"2D": 1438, "3D": 1200}
 """Questions of the whole benchmark by type."""
+CV_SCENES = "1e22d24f2356366a140308e65727b8aa0eef266c4be50cf5c1ec6b46661ba296"
+"""Hash of the questions of CV-Scenes: 500 images of this version of the rendered world."""
 _TYPES = tuple(FULL)
 _ANSWER = re.compile(r"\(?([A-Z])\)?")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -61,16 +67,65 @@ class QuestionSet:
     """The questions of one source."""
 
     data_version: str
-    """`cv-bench` (all 1,438 + 1,200), `cv-bench 2D`, `cv-bench 3D` or `custom`, @ and 12 digits of the hash."""
+    """`cv-bench` (all 1,438 + 1,200), `cv-bench 2D`, `cv-bench 3D` or `custom`, @ and 12 digits of the hash; or
+    `cv-scenes` and the version of the rendered world. What was left out stands behind it."""
     content_sha256: str
     """Hash of the sorted questions: blind to ids, order and container."""
     questions: tuple[Question, ...]
     image_bytes: Mapping[str, bytes] | None = None
     """Encoded image files by name where the questions' own container holds them (parquet, hub); else None."""
 
+    @property
+    def name(self) -> str:
+        """CV-Scenes where all questions are about rendered scenes, else CV-Bench."""
+        return "CV-Scenes" if {q.source for q in self.questions} == {"CV-Scenes"} else "CV-Bench"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Questions of each task."""
+        return dict(Counter(q.task for q in self.questions))
+
+    def limited(self, limit: int | None, seed: int) -> QuestionSet:
+        """`limit` seeded photos (see `Question.cluster`) with all their questions; a larger limit takes the same and
+        more. The limit becomes part of the data version."""
+        if limit is None:
+            return self
+        chosen = drawn((q.cluster for q in self.questions), limit, seed)
+        kept = tuple(q for q in self.questions if q.cluster in chosen)
+        return self if len(kept) == len(self.questions) else self._part(kept, f"limit {limit} seed {seed}")
+
+    def of_tasks(self, tasks: Sequence[str]) -> QuestionSet:
+        """The questions of some tasks; all where none is named. Raises DataError for a task without questions."""
+        if unknown := [task for task in tasks if task not in self.counts]:
+            raise DataError(
+                f"task {', '.join(unknown)}: no such questions in {self.data_version}; it has {', '.join(self.counts)}"
+            )
+        kept = tuple(q for q in self.questions if not tasks or q.task in tasks)
+        return self if len(kept) == len(self.questions) else self._part(kept, " ".join(["task", *sorted(set(tasks))]))
+
+    def _part(self, kept: tuple[Question, ...], name: str) -> QuestionSet:
+        return replace(self, data_version=f"{self.data_version} {name}", questions=kept)
+
+
+def load_all(sources: Sequence[str]) -> QuestionSet:
+    """The questions of one or several sources (the two halves, say) as one set.
+
+    Raises:
+        DataError: as `load_questions`; an idx that two sources have; sources with and without images of their own.
+    """
+    sets = [load_questions(source) for source in sources]
+    if len(sets) == 1:
+        return sets[0]
+    questions = tuple(question for one in sets for question in one.questions)
+    _refuse_repeats(questions)
+    held = [one.image_bytes for one in sets if one.image_bytes is not None]
+    if held and len(held) < len(sets):
+        raise DataError(f"questions {', '.join(sources)}: some hold their images and some do not; give one kind alone")
+    return _set(questions, ChainMap(*cast(list[dict[str, bytes]], held)) if held else None)
+
 
 def load_questions(source: str | Path) -> QuestionSet:
-    """Load a JSON-lines or JSON file, a parquet file, a folder of them, or a hub data set.
+    """Load a JSON-lines or JSON file, a parquet file, a folder of them, a hub data set, or CV-Scenes ("scenes:200").
 
     In a folder, parquet files (which hold the images) are preferred to JSON files of the same questions. A hub data set
     named CV-Bench must have all questions.
@@ -82,7 +137,10 @@ def load_questions(source: str | Path) -> QuestionSet:
     path = Path(source)
     hub = False
     images: Mapping[str, bytes] | None = None
-    if path.is_dir():
+    if isinstance(source, str) and is_selector(source):
+        fields, images = scene_rows(source)
+        rows = [Row(one, f"{source}: question {number}") for number, one in enumerate(fields)]
+    elif path.is_dir():
         files = sorted(path.rglob("*.parquet")) or sorted([*path.glob("*.jsonl"), *path.glob("*.json")])
         if not files:
             raise DataError(f"{path}: no parquet or JSON file here; give CV-Bench's question file or its folder")
@@ -102,8 +160,15 @@ def load_questions(source: str | Path) -> QuestionSet:
             f"{source}: {counts['2D']:,} questions of type 2D and {counts['3D']:,} of type 3D, but CV-Bench has "
             f"{FULL['2D']:,} and {FULL['3D']:,}; the download is not whole or the data set has changed"
         )
+    return _set(questions, images)
+
+
+def _set(questions: tuple[Question, ...], images: Mapping[str, bytes] | None) -> QuestionSet:
     digest = _digest(questions)
-    return QuestionSet(f"{_version(questions, counts)}@{digest[:12]}", digest, questions, images)
+    if digest == CV_SCENES:
+        return QuestionSet(f"cv-scenes@{WORLD_VERSION}", digest, questions, images)
+    name = _version(questions, Counter(question.type for question in questions))
+    return QuestionSet(f"{name}@{digest[:12]}", digest, questions, images)
 
 
 def _rows(files: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] | None]:
@@ -114,7 +179,7 @@ def _rows(files: Sequence[Path]) -> tuple[list[Row], Mapping[str, bytes] | None]
 
 def _version(questions: Sequence[Question], counts: Counter[str]) -> str:
     """The benchmark or one of its halves by source and size; anything else is custom."""
-    if all(q.source in ("ADE20K", "COCO", "Omni3D") for q in questions):
+    if all(q.source in SOURCES for q in questions):
         if counts == FULL:
             return "cv-bench"
         for kind in _TYPES:
@@ -134,6 +199,15 @@ def _refuse_repeats(questions: Sequence[Question]) -> None:
         other = first.setdefault(question.idx, question)
         if other is not question:
             raise DataError(f"{question.where}: idx {question.idx} is also that of {other.where}; each needs its own")
+
+
+def part_of_whole(questions: QuestionSet) -> str | None:
+    """A remark where questions are some of CV-Bench's sources' but not the whole benchmark or one of its halves."""
+    if not questions.data_version.startswith("custom") or not {q.source for q in questions.questions} <= set(SOURCES):
+        return None
+    counts = Counter(q.type for q in questions.questions)
+    there, whole = (" and ".join(f"{n:,} of type {kind}" for kind, n in one.items()) for one in (counts, FULL))
+    return f"a part of CV-Bench: {there}; the whole benchmark has {whole}"
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

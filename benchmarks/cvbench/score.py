@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import fsum
 from typing import Any
 
@@ -17,17 +18,18 @@ from numpy.typing import NDArray
 
 from agevlm.errors import DataError
 from benchmarks.cvbench.types import NO_ANSWER, Reading
+from benchmarks.cvbench.types import SOURCES as SOURCES
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import Floats, divide
 
-SOURCES = ("ADE20K", "COCO", "Omni3D")
-"""CV-Bench's sources: the first two are its 2D questions, the last its 3D questions."""
 TYPES = ("2D", "3D")
 TASKS = ("Count", "Relation", "Depth", "Distance")
 OFFICIAL, ROW_MEAN = "official", "row mean"
 DRAWS = 2000
 
 Mask = NDArray[np.bool_]
+Formula = Callable[[Mapping[str, Floats]], Floats]
+"""From shares by group to a number; linear."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,29 @@ def score(rows: Sequence[Row], *, draws: int = DRAWS, seed: int = 0, level: floa
     return _Table(rows, draws, seed, level).scores()
 
 
+def gains(
+    first: Sequence[Row], second: Sequence[Row], *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> dict[str, Interval]:
+    """Every number of the first answers minus the same of the second, in [-1, 1], paired by question.
+
+    The rows are of the same questions in the same order; those that either lacks an answer to are left out. No rows,
+    no numbers. Raises ValueError where the questions differ.
+    """
+    if [replace(row, reading=NO_ANSWER) for row in first] != [replace(row, reading=NO_ANSWER) for row in second]:
+        raise ValueError("a gain is between answers to the same questions in the same order")
+    return _Table(first, draws, seed, level).gains(second) if first else {}
+
+
+@lru_cache(maxsize=2)
+def _weights(images: int, draws: int, seed: int) -> Floats:
+    """The same for all conditions and readings of a set, so made once."""
+    return resampling_weights(images, draws, seed)
+
+
+def _one(name: str, mask: Mask) -> tuple[str, dict[str, Mask], Formula]:
+    return name, {name: mask}, lambda shares: shares[name]
+
+
 class _Table:
     """Sums of each group per image, and the same sums in every draw."""
 
@@ -136,23 +161,35 @@ class _Table:
         self.guess = np.array([1 / row.n_options for row in rows], dtype=np.float64)
         self.answered = np.array([row.reading != NO_ANSWER for row in rows])
         self.unparsed = np.array([row.reading.option is None for row in rows]) & self.answered
-        self.weights = resampling_weights(len(places), draws, seed)
+        self.weights = _weights(len(places), draws, seed)
 
     def scores(self) -> list[Score]:
+        return [self._score(*number) for number in self._drawn(self._numbers())]
+
+    def gains(self, other: Sequence[Row]) -> dict[str, Interval]:
+        """Every number minus the same number of other answers to the same questions."""
+        self.answered &= np.array([row.reading != NO_ANSWER for row in other])
+        # All formulas are linear in the shares: the formula of the differences is the difference.
+        self.correct -= np.array([row.correct for row in other])
+        numbers = self._drawn(self._numbers())
+        return {name: self._interval(masks, formula, draws, lowest=-1.0) for name, masks, formula, draws in numbers}
+
+    def _numbers(self) -> list[tuple[str, dict[str, Mask], Formula]]:
+        """Each number's name, the groups of questions that it is made from, and how."""
         sources, types = self._groups("source", SOURCES), self._groups("type", TYPES)
-        found = []
+        found: list[tuple[str, dict[str, Mask], Formula]] = []
         if set(sources) == set(SOURCES):
-            found.append(self._score(OFFICIAL, sources, _official))
+            found.append((OFFICIAL, sources, _official))
         if set(sources) <= set(SOURCES):
             if {"ADE20K", "COCO"} <= set(sources):
-                found.append(self._score("2D", {s: sources[s] for s in SOURCES[:2]}, _two_d))
+                found.append(("2D", {s: sources[s] for s in SOURCES[:2]}, _two_d))
             if "Omni3D" in sources:
-                found.append(self._one("3D", sources["Omni3D"]))
+                found.append(_one("3D", sources["Omni3D"]))
         else:
-            found += [self._one(name, mask) for name, mask in types.items()]
-        found.append(self._one(ROW_MEAN, np.ones(len(self.rows), dtype=bool)))
-        found += [self._one(f"source {name}", mask) for name, mask in sources.items()]
-        return found + [self._one(f"task {name}", mask) for name, mask in self._groups("task", TASKS).items()]
+            found += [_one(name, mask) for name, mask in types.items()]
+        found.append(_one(ROW_MEAN, np.ones(len(self.rows), dtype=bool)))
+        found += [_one(f"source {name}", mask) for name, mask in sources.items()]
+        return found + [_one(f"task {name}", mask) for name, mask in self._groups("task", TASKS).items()]
 
     def _groups(self, field: str, known: Sequence[str]) -> dict[str, Mask]:
         """Masks of the rows by a field's value, the known values first."""
@@ -161,36 +198,39 @@ class _Table:
         names = [name for name in known if name in present] + sorted(present - set(known))
         return {name: np.array([value == name for value in values]) for name in names}
 
-    def _one(self, name: str, mask: Mask) -> Score:
-        return self._score(name, {name: mask}, lambda shares: shares[name])
+    def _drawn(
+        self, numbers: Sequence[tuple[str, dict[str, Mask], Formula]]
+    ) -> list[tuple[str, dict[str, Mask], Formula, Floats]]:
+        """The numbers with their value in every draw: all sums of all draws are one matrix product."""
+        groups = [mask & self.answered for _, masks, _ in numbers for mask in masks.values()]
+        sums = [self._by_image(values, mask) for mask in groups for values in (self.correct, self.answered)]
+        totals = self.weights @ np.stack(sums, axis=1)
+        shares = iter(divide(totals[:, 0::2], totals[:, 1::2]).T)
+        return [(name, masks, formula, formula({g: next(shares) for g in masks})) for name, masks, formula in numbers]
 
-    def _score(self, name: str, masks: Mapping[str, Mask], formula: Callable[[Mapping[str, Floats]], Floats]) -> Score:
+    def _score(self, name: str, masks: Mapping[str, Mask], formula: Formula, draws: Floats) -> Score:
         """A formula of the shares of right answers in some groups, with its interval."""
         asked = np.logical_or.reduce(list(masks.values()))
-        answered = {group: mask & self.answered for group, mask in masks.items()}
         union = asked & self.answered
-        drawn = {
-            group: divide(
-                self.weights @ self._by_image(self.correct, mask), self.weights @ self._by_image(self.answered, mask)
-            )
-            for group, mask in answered.items()
-        }
-
-        def of(values: Floats) -> float:
-            # fsum: the order of the rows never matters, not even in the last bit
-            return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
-
-        fewest = min(len(np.unique(self.images[mask])) for mask in answered.values())
         return Score(
             name=name,
-            accuracy=score_interval(of(self.correct), formula(drawn), fewest, self.level),
-            chance=of(self.guess),
+            accuracy=self._interval(masks, formula, draws),
+            chance=self._value(self.guess, masks, formula),
             n=int(union.sum()),
             images=len(np.unique(self.images[union])),
             unparsed=int(self.unparsed[union].sum()),
-            if_unparsed_right=of(self.correct + self.unparsed),
+            if_unparsed_right=self._value(self.correct + self.unparsed, masks, formula),
             missing=int(asked.sum() - union.sum()),
         )
+
+    def _value(self, values: Floats, masks: Mapping[str, Mask], formula: Formula) -> float:
+        answered = {group: mask & self.answered for group, mask in masks.items()}
+        # fsum: the order of the rows never matters, not even in the last bit
+        return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
+
+    def _interval(self, masks: Mapping[str, Mask], formula: Formula, draws: Floats, *, lowest: float = 0.0) -> Interval:
+        fewest = min(len(np.unique(self.images[mask & self.answered])) for mask in masks.values())
+        return score_interval(self._value(self.correct, masks, formula), draws, fewest, self.level, lowest=lowest)
 
     def _by_image(self, values: Any, mask: Mask) -> Floats:
         return sum_by_cluster(values[mask], self.images[mask], self.weights.shape[1])

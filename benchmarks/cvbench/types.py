@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The letters of the options, in their order."""
+SOURCES = ("ADE20K", "COCO", "Omni3D")
+"""CV-Bench's sources: the first two are its 2D questions, the last its 3D questions."""
 
 
 @dataclass(frozen=True)

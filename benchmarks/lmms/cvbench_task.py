@@ -43,7 +43,7 @@ def right_option(doc: Mapping[str, Any]) -> int:
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Whether the answer is right under each protocol, with its source and image."""
+    """Whether the answer is right under each protocol, with its id, source and image."""
     gold = right_option(doc)
     source = str(doc["source"])
     image = f"{source}/{doc.get('source_filename') or doc.get('filename') or doc.get('idx')}"
@@ -52,6 +52,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
         reading = read(name, results[0], doc["choices"])
         ending = "" if name == PROTOCOLS[0] else f"_{name}"
         entries[f"{PREFIX}accuracy{ending}"] = {
+            "id": doc.get("idx"),
             "score": float(reading.option == gold),
             "source": source,
             IMAGE: image,

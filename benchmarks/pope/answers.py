@@ -7,7 +7,6 @@ every prompt must hold the question's text. A file that fits no questions, or se
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import DataError, RunFolderError
+from benchmarks.answer_files import answer_files, answer_rows
 from benchmarks.pope.rows import IMAGE, Answer, Answered, QuestionKey
 from benchmarks.pope.types import SPLITS, Question, QuestionSet
 from benchmarks.prompts import SUFFIX, strip_suffix
@@ -37,11 +37,6 @@ class AnswerRow:
     where: str
 
 
-def is_run_folder(path: Path) -> bool:
-    """Whether a path is one of our run folders, damaged ones included."""
-    return path.is_dir() and any((path / name).exists() for name in ("run.json", "answers-00000.jsonl"))
-
-
 def load_answered(paths: Sequence[Path], sets: Sequence[QuestionSet]) -> list[Answered]:
     """Answer files (or folders of them) joined with their questions.
 
@@ -49,7 +44,7 @@ def load_answered(paths: Sequence[Path], sets: Sequence[QuestionSet]) -> list[An
         DataError: unreadable rows, answers that fit no questions or several, questions answered twice.
     """
     found: dict[tuple[int, str], list[tuple[Question, AnswerRow]]] = {}
-    for path in _files(paths):
+    for path in answer_files(paths):
         for hint, rows in _segments(path):
             for number, pairs in _match(path, hint, rows, sets).items():
                 for question, row in pairs:
@@ -128,52 +123,13 @@ def load_run(folder: Path) -> list[Answered]:
     return answered
 
 
-def scoring_settings(folder: Path) -> dict[str, int]:
-    """Seed and draws that a run folder was scored with; empty if its manifest does not say."""
-    found = RunFolder(folder).manifest().get("scoring", {})
-    return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
-
-
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".json") and p.is_file())
-            if not inside:
-                raise DataError(f"answers {path}: no .jsonl files in this folder")
-            yield from inside
-        elif path.is_file():
-            yield path
-        else:
-            raise DataError(f"answers {path}: no such file")
-
-
-def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(
-                        f"{where}: not valid JSON ({error}); answer files hold one JSON object a line"
-                    ) from None
-                if not isinstance(row, dict):
-                    raise DataError(f"{where}: not a JSON object")
-                yield row, where
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
 def _segments(path: Path) -> Iterator[tuple[str | None, list[AnswerRow]]]:
     """The file's rows with the split its name tells, if any; lmms-eval samples are cut where the ids restart."""
     words = re.split(r"[^a-z]+", path.stem.lower())
     hint = next((SPLIT_WORDS[w] for w in words if w in SPLIT_WORDS), None)
     plain: list[AnswerRow] = []
     samples: list[tuple[int, AnswerRow]] = []
-    for row, where in _rows(path):
+    for row, where in answer_rows(path):
         if "doc_id" in row:
             samples.append(_sample(row, where))
         else:

@@ -9,13 +9,7 @@ from rich.console import Console
 from agevlm.terminal import write_json
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.rows import FLOOR, IMAGE, MEAN, POOLED, Row, Scores
-
-HIGH_UNPARSED = 0.2
-"""Share of unreadable answers above which a warning is due."""
-FEW_IMAGES = 20
-"""Images below which the intervals' own coverage is in doubt (simulated down to 24)."""
-ANSWERS_MISSING = 3
-"""Exit code where not every question has an answer."""
+from benchmarks.remarks import ANSWERS_MISSING, FEW_IMAGES, HIGH_UNPARSED
 
 
 def print_result(scores: Scores, protocols: Sequence[Protocol], json_out: str | None, console: Console) -> None:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.controls import IMAGE as IMAGE
 from benchmarks.pope.types import QuestionSet
+from benchmarks.records import Answer as Answer
 from benchmarks.statistics.clusters import Interval
 
-IMAGE = "image"
-"""The condition in which the model sees the question's own image; the others are controls."""
 FLOOR = "floor:"
 """What the condition of a floor begins with."""
 POOLED, MEAN = "pooled", "mean"
 
 QuestionKey = tuple[str, str]
 """(split, question id)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One model answer; `text` is None where the model failed (an error record)."""
-
-    text: str | None
-    logprobs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

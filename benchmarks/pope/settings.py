@@ -4,51 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
-from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
-from benchmarks.pope.planning import PopePlan, limit_images, plan_pope
+from benchmarks.plan import Plan
+from benchmarks.pope.planning import limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.relabelled import with_repope_sets
-from benchmarks.pope.rows import IMAGE
 from benchmarks.pope.types import QuestionSet
 from benchmarks.prompts import Prompt
-from benchmarks.run_folder import RunFolder, default_folder
+from benchmarks.run_folder import RunFolder
+from benchmarks.settings import RunSettings
 
 
 @dataclass(frozen=True)
-class PopeSettings:
+class PopeSettings(RunSettings):
     """The options of `agevlm-eval pope`."""
 
-    model: ModelChoice
-    questions: tuple[str, ...]
-    images: Path | None
+    prompt: Prompt
     splits: tuple[str, ...]
     repope: Path | None
-    prompt: Prompt
     protocols: tuple[Protocol, ...]
-    controls: tuple[str, ...]
-    max_new_tokens: int
-    limit: int | None
-    seed: int
-    draws: int
-    out: Path | None
-    fresh: bool
-    verify: int
-    json_out: str | None
-    allow_partial: bool
-
-    @property
-    def decoding(self) -> dict[str, Any]:
-        return {"greedy": True, "max_new_tokens": self.max_new_tokens}
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return (IMAGE, *dict.fromkeys(self.controls))
 
 
 @dataclass(frozen=True)
@@ -79,7 +57,7 @@ def load_data(settings: PopeSettings) -> Loaded:
     return Loaded(sets, tuple(sources))
 
 
-def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> PopePlan:
+def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> Plan:
     """Plan the run. Raises DataError."""
     return plan_pope(
         loaded.sets,
@@ -93,11 +71,5 @@ def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) 
 
 
 def run_folder(settings: PopeSettings, loaded: Loaded) -> RunFolder:
-    """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's."""
-    if settings.out is not None:
-        return RunFolder(settings.out)
-    names = "_".join(dict.fromkeys(s.name for s in loaded.sets))
-    parts = ["pope", settings.model.slug, names, settings.prompt.name, *settings.splits]
-    parts += [settings.model.dtype] * (settings.model.dtype != "float32")
-    parts += [f"limit{settings.limit}"] * (settings.limit is not None)
-    return RunFolder(default_folder(parts))
+    """The run folder the user named, or the default one."""
+    return settings.folder("pope", "_".join(dict.fromkeys(s.name for s in loaded.sets)), settings.splits)

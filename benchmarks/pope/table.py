@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.pope.protocols import PROTOCOLS
 from benchmarks.pope.rows import IMAGE, MEAN, POOLED, Disagreement, Row, Scores
-from benchmarks.statistics.clusters import Interval
 from benchmarks.statistics.scores import SCORES
+from benchmarks.tables import answer_table, empty_table, percent, shortened
 
 HEADS = {
     "accuracy": "accuracy",
@@ -27,25 +25,9 @@ HEADS = {
     "ece": "ECE",
 }
 EXTRA = ("pair_accuracy", "auroc", "ece")
-HEADLINE_MARK = "\u00a0◂"
 UNKNOWN_PROMPTS = ("not stated", "mixed")
-LONGEST_ANSWER = 200
-ANSWER_WIDTH = 110
-"""Columns of the one table whose text can be long."""
 HEADLINE = {"mean of F1": MEAN, "pooled": POOLED}
 """The row in which a protocol's own headline number stands, where it is not per split."""
-
-
-def percent(interval: Interval | None, *, sign: bool = False) -> str:
-    """Value and 95% interval in per cent on two lines; a dash where undefined."""
-    if interval is None or math.isnan(interval.value):
-        return "–"
-    plus = "+" if sign else ""
-    value = f"{100 * interval.value:{plus}.1f}"
-    if math.isnan(interval.low):
-        return value
-    dash = " … " if sign else "–"
-    return f"{value}\n[dim]{100 * interval.low:{plus}.1f}{dash}{100 * interval.high:{plus}.1f}[/dim]"
 
 
 def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> None:
@@ -66,15 +48,6 @@ def print_scores(console: Console, scores: Scores, protocols: Sequence[str]) -> 
                 console.print(_disagreement_table(parted[:10]))
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
-    """An empty table whose first column is text and the others numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
 def _by_split(table: Table, rows: Sequence[Row]) -> Iterator[list[Row]]:
     """The rows of each split in turn, under a line that names it."""
     for split in dict.fromkeys(r.split for r in rows):
@@ -85,7 +58,7 @@ def _by_split(table: Table, rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 def _main_table(rows: Sequence[Row], note: str) -> Table:
     shown = [*SCORES, *(s for s in EXTRA if any(s in r.scores for r in rows))]
-    table = _table(f"POPE · {note}", "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
+    table = empty_table(f"POPE · {note}", "split\n  condition", "n\nmissing / unparsed", *(HEADS[s] for s in shown))
     for group in _by_split(table, rows):
         for row in group:
             missing = f"{row.missing} ({row.errors} errors)" if row.errors else str(row.missing)
@@ -102,7 +75,9 @@ def _main_table(rows: Sequence[Row], note: str) -> Table:
 
 
 def _gain_table(rows: Sequence[Row], note: str) -> Table:
-    table = _table(f"What the image adds · {note}", "split\n  gain over", "accuracy gain", "yes ratio under control")
+    table = empty_table(
+        f"What the image adds · {note}", "split\n  gain over", "accuracy gain", "yes ratio under control"
+    )
     for group in _by_split(table, rows):
         for row in group:
             gain = percent(row.scores["gain_accuracy"], sign=True)
@@ -114,7 +89,7 @@ def _gain_table(rows: Sequence[Row], note: str) -> Table:
 def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
     """Each split under every protocol; protocols that agree to the last digit share a line."""
     columns = ("n\nunparsed / differs", *(HEADS[s] for s in SCORES))
-    table = _table(f"The same answers under every protocol · {note}", "split\n  protocol", *columns)
+    table = empty_table(f"The same answers under every protocol · {note}", "split\n  protocol", *columns)
     names = {r.protocol: _marked(r.protocol, prompt) for r in rows}
     for group in _by_split(table, rows):
         alike: dict[str, list[Row]] = {}
@@ -139,10 +114,6 @@ def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
     return table
 
 
-def _is_headline(row: Row) -> bool:
-    return HEADLINE.get(PROTOCOLS[row.protocol].aggregate) == row.split
-
-
 def _marked(name: str, prompt: str) -> str:
     """A protocol's name with the marks that the table's caption explains."""
     own = PROTOCOLS[name]
@@ -151,13 +122,12 @@ def _marked(name: str, prompt: str) -> str:
 
 def _disagreement_table(found: Sequence[Disagreement]) -> Table:
     title = "Where the protocols part: most frequent answers"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), width=ANSWER_WIDTH)
-    table.add_column("answer", overflow="fold", ratio=2)
+    table = answer_table(title)
     table.add_column("label")
     table.add_column("times", justify="right")
     table.add_column("read as", ratio=3)
     for one in found:
-        text = one.answer if len(one.answer) <= LONGEST_ANSWER else one.answer[:LONGEST_ANSWER] + "…"
+        text = shortened(one.answer)
         readings: dict[str, list[str]] = {}
         for protocol, label in one.readings.items():
             readings.setdefault(label, []).append(protocol)

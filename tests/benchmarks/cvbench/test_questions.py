@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from agevlm.errors import DataError
 from agevlm.scenes.language import Facts
 from agevlm.scenes.questions import cv_scenes, to_jsonl
 from agevlm.scenes.types import split_seeds
-from agevlm.scenes.world import CANONICAL, render
-from benchmarks.cvbench.questions import FULL, Question, load_questions
+from agevlm.scenes.world import CANONICAL, WORLD_VERSION, render
+from benchmarks.cvbench.questions import FULL, Question, load_all, load_questions, part_of_whole
 from benchmarks.cvbench.readings import read
 
 
@@ -189,3 +192,78 @@ def test_real_questions(shared: Path) -> None:
     assert found.data_version.startswith("custom@")
     for question in found.questions:
         assert f"({'ABCDEF'[question.gold]}) {question.options[question.gold]}" in question.prompt
+
+
+# --- CV-Scenes, several sources, parts --------------------------------------------------------------------------------
+
+
+def test_cv_scenes_by_selector_are_the_scenes_that_anyone_renders() -> None:
+    found = load_questions("scenes:12")
+    seeds = split_seeds("test", 12)
+    facts = [Facts.of(render(seed, CANONICAL)) for seed in seeds]
+    asked = list(cv_scenes(facts))
+    assert found.name == "CV-Scenes"
+    assert [(q.prompt, q.options[q.gold]) for q in found.questions] == [
+        (one.asked.lettered().question.text, one.asked.answer) for one in asked
+    ]
+    assert found.image_bytes is not None
+    for seed, encoded in zip(seeds, found.image_bytes.values(), strict=True):
+        with Image.open(io.BytesIO(encoded)) as picture:
+            assert np.array_equal(np.asarray(picture), render(seed).image)
+    assert found.data_version.startswith("custom@")
+    larger = load_questions("scenes:12@128")
+    assert larger.content_sha256 == found.content_sha256
+    with pytest.raises(DataError, match="2 to 100,000 images of 96 to 4096 pixels"):
+        load_questions("scenes:1")
+
+
+def test_cv_scenes_as_a_whole_have_a_version() -> None:
+    found = load_questions("scenes")
+    assert found.data_version == f"cv-scenes@{WORLD_VERSION}"
+    assert Counter(q.task for q in found.questions) == {
+        "Count": 500,
+        "Color": 447,
+        "Relation": 303,
+        "Depth": 152,
+        "Distance": 119,
+    }
+    assert len({q.image for q in found.questions}) == len(found.image_bytes or ()) == 500
+    assert part_of_whole(found) is None
+
+
+def test_several_sources_are_one_set(tmp_path: Path) -> None:
+    plain = load_questions(jsonl(tmp_path / "test.jsonl", ROWS))
+    halves = [str(jsonl(tmp_path / f"{i}.jsonl", [row])) for i, row in enumerate(ROWS)]
+    assert load_all(halves).questions[1].where.endswith("1.jsonl:1")
+    assert load_all(halves).content_sha256 == plain.content_sha256
+    with pytest.raises(DataError, match=r"0\.jsonl:1: idx 0 is also that of .*0\.jsonl:1"):
+        load_all([halves[0], halves[0]])
+    files = [str(parquet(tmp_path / f"{i}.parquet", [row])) for i, row in enumerate(ROWS)]
+    together = load_all(files)
+    assert together.image_bytes is not None
+    assert {name: together.image_bytes[name] for name in together.image_bytes} == {
+        row["filename"]: f"png of {row['filename']}".encode() for row in ROWS
+    }
+    with pytest.raises(DataError, match="some hold their images and some do not"):
+        load_all([files[0], halves[1]])
+
+
+def test_parts_say_so(tmp_path: Path) -> None:
+    found = load_questions(jsonl(tmp_path / "test.jsonl", whole()))
+    assert part_of_whole(found) is None
+    depth = found.of_tasks(["Depth"])
+    assert len(depth.questions) == FULL["3D"]
+    assert depth.data_version == f"{found.data_version} task Depth"
+    assert found.of_tasks([]) is found
+    few, more = found.limited(5, 0), found.limited(9, 0)
+    assert len(few.questions) == 5
+    assert set(few.questions) < set(more.questions)
+    assert few.data_version == f"{found.data_version} limit 5 seed 0"
+    assert found.limited(5, 1).questions != few.questions
+    assert found.limited(10_000, 0) is found
+    some = load_questions(jsonl(tmp_path / "some.jsonl", whole()[:1500]))
+    assert part_of_whole(some) == (
+        "a part of CV-Bench: 1,438 of type 2D and 62 of type 3D; the whole benchmark has 1,438 of type 2D and 1,200 of "
+        "type 3D"
+    )
+    assert part_of_whole(load_questions(jsonl(tmp_path / "other.jsonl", [fields(source="mine")]))) is None

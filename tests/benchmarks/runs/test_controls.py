@@ -12,7 +12,7 @@ from agevlm.data.images import EncodedFile
 from agevlm.errors import DataError
 from benchmarks.controls import GREY, GRID, blank, derangement, shuffled
 from benchmarks.plan import Shown
-from benchmarks.pope.planning import load_pixels
+from benchmarks.showing import load_pixels
 from tests.benchmarks.runs.stub import picture
 
 SHA = "ab" * 32

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from rich.console import Console
 
+from agevlm.data.sources import ImageSource
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Ask, Vlm
-from benchmarks.pope.planning import PopePlan, load_pixels
-from benchmarks.pope.settings import Loaded, PopeSettings
+from benchmarks.plan import Plan
 from benchmarks.run_folder import RunFolder
+from benchmarks.settings import RunSettings
+from benchmarks.showing import load_pixels
 
 
-def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: PopePlan, vlm: Vlm, notes: Console) -> None:
+def verify(
+    settings: RunSettings, folder: RunFolder, sources: Sequence[ImageSource], plan: Plan, vlm: Vlm, notes: Console
+) -> None:
     """`--verify N`: ask N seeded images' questions again one by one through plain `generate`, and list differences."""
     from agevlm.vlm.hf.reference import find_flips
     from agevlm.vlm.hf.session import HfVlm
@@ -26,7 +31,7 @@ def verify(settings: PopeSettings, loaded: Loaded, folder: RunFolder, plan: Pope
     flips, compared, changed = [], 0, 0
     for group in chosen:
         assert group.shown is not None
-        image = load_pixels(group.shown, loaded.sources, settings.seed)
+        image = load_pixels(group.shown, sources, settings.seed)
         asks = [Ask(a.prompt, 0, settings.max_new_tokens) for a in group.asks]
         replies = vlm.answer(vlm.encode([image]), asks)
         changed += sum(r.text != records[a.key].text for r, a in zip(replies, group.asks, strict=True))

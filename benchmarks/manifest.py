@@ -1,48 +1,43 @@
-"""The manifest of a POPE run: what was run on what, and every launch."""
+"""The manifest of a run: what was run on what, and every launch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agevlm.vlm.contract import Fingerprint
-from benchmarks.pope.planning import PopePlan
-from benchmarks.pope.settings import Loaded, PopeSettings
+from benchmarks.plan import Plan
 from benchmarks.run import Tally
 from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
+from benchmarks.settings import RunSettings
 
 
-def write_manifest(
-    settings: PopeSettings,
+def open_launch(
+    settings: RunSettings,
     folder: RunFolder,
-    loaded: Loaded,
-    plan: PopePlan,
+    plan: Plan,
     fingerprint: Fingerprint,
     *,
+    benchmark: str,
+    data: Sequence[Mapping[str, Any]],
+    extra: Mapping[str, Any],
     processes: int,
     reused: int,
 ) -> None:
-    """Write questions.jsonl and run.json for a launch that begins; earlier launches stay listed."""
+    """Write questions.jsonl and run.json for a launch that begins; earlier launches stay listed.
+
+    `data` describes each set of questions, `extra` is what a benchmark has to say besides.
+    """
     old = folder.manifest()
     launch = {"started": now(), "processes": processes, "answers_before": reused}
-    data = [
-        {
-            "name": s.name,
-            "data_version": s.data_version,
-            "content_sha256": s.content_sha256,
-            "splits": s.split_counts,
-            "from": list(settings.questions),
-        }
-        for s in loaded.sets
-    ]
     folder.write_rows("questions.jsonl", plan.rows)
     folder.write_json(
         "run.json",
         {
             "schema": SCHEMA,
-            "benchmark": "pope",
+            "benchmark": benchmark,
             "created": old.get("created", now()),
-            "data": data,
+            "data": list(data),
             "images": str(settings.images) if settings.images else "in the question files",
             "limit": settings.limit,
             "conditions": list(settings.conditions),
@@ -50,6 +45,7 @@ def write_manifest(
             "decoding": settings.decoding,
             "seed": settings.seed,
             "scoring": {"seed": settings.seed, "draws": settings.draws},
+            **extra,
             "model": {
                 "ckpt": settings.model.name,
                 "fingerprint": fingerprint.digest,
