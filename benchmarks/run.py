@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agevlm.errors import AgeVlmError, EndpointError
-from agevlm.vlm.contract import Ask, EncodedImages, Reply, Vlm
+from agevlm.vlm.contract import Ask, EncodedImages, Prepared, Reply, Vlm
 from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.ranking import with_ranks
 from benchmarks.records import AnswerRecord, AnswerWriter
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    Loaded = Image | Prepared | Exception | None
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,7 +30,7 @@ GIVE_UP = 3
 """So many groups in a row in which the model itself fails with the same error end the run: it is no accident then.
 Groups that failed in an earlier launch do not count, or a few hopeless images would keep a run from ever ending."""
 PREFETCH = 4
-"""Images decoded ahead of the model."""
+"""Images decoded and prepared ahead of the model."""
 
 
 class RunStopped(AgeVlmError):
@@ -117,8 +119,8 @@ def run_groups(
     started = time.perf_counter()
     failures: list[str] = []
 
-    def pixels(group: Group) -> Image | None:
-        return None if group.shown is None else load(group.shown)
+    def pixels(group: Group) -> Image | Prepared | None:
+        return None if group.shown is None else vlm.prepare(load(group.shown))
 
     stop = ""
     with (
@@ -146,7 +148,10 @@ def run_groups(
 
 
 def _answers(
-    vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
+    vlm: Vlm,
+    stream: Iterator[tuple[Group, Loaded]],
+    tokens: int,
+    stopped: Callable[[], bool],
 ) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """Groups with the replies to their asks and, if the model itself failed, why; none is begun once `stopped`."""
     if vlm.parallel_groups > 1:
@@ -159,7 +164,10 @@ def _answers(
 
 
 def _side_by_side(
-    vlm: Vlm, stream: Iterator[tuple[Group, Image | Exception | None]], tokens: int, stopped: Callable[[], bool]
+    vlm: Vlm,
+    stream: Iterator[tuple[Group, Loaded]],
+    tokens: int,
+    stopped: Callable[[], bool],
 ) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """The same with many groups under way, each as soon as it is done."""
     flying: dict[Future[tuple[list[Reply], Failure | None]], Group] = {}
@@ -182,7 +190,7 @@ def _side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _answer(vlm: Vlm, group: Group, image: Image | Exception | None, tokens: int) -> tuple[list[Reply], Failure | None]:
+def _answer(vlm: Vlm, group: Group, image: Loaded, tokens: int) -> tuple[list[Reply], Failure | None]:
     """Replies to a group's asks and, if the model itself failed, why."""
     if isinstance(image, Exception):
         return [Reply.failed(_one_line(image))] * len(group.asks), None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agevlm.errors import NotSupported
 
@@ -113,6 +113,20 @@ class Probe:
     """Where the grid's cells lie in the image."""
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An image with what an adapter has made of it ahead of `encode`."""
+
+    image: Image
+    inputs: Any
+    """In the adapter's own form; for the model that made it alone."""
+
+
+def pictures(images: Sequence[Image | Prepared]) -> list[Image]:
+    """The images themselves, prepared or not."""
+    return [one.image if isinstance(one, Prepared) else one for one in images]
+
+
 class EncodedImages(ABC):
     """Images after the vision work, in the adapter's own form. Valid for the model that made it, until it closes."""
 
@@ -130,9 +144,17 @@ class Vlm(ABC):
     """Image groups that a run may have under way at a time, each encoded and answered in a thread of its own. More
     than 1 for adapters whose methods may be called from many threads."""
 
+    def prepare(self, image: Image) -> Image | Prepared:
+        """What of the vision work needs no model (resizing, normalising), so that it can be done ahead.
+
+        Called from another thread than the model's, while the model is at work; `encode` takes the result in the
+        image's place. By default nothing is done ahead.
+        """
+        return image
+
     @abstractmethod
-    def encode(self, images: Sequence[Image]) -> EncodedImages:
-        """Do the vision work for RGB images of any size, once per image."""
+    def encode(self, images: Sequence[Image | Prepared]) -> EncodedImages:
+        """Do the vision work for RGB images of any size, prepared or not, once per image."""
 
     @abstractmethod
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agevlm.vlm.contract import Ask, EncodedImages, Fingerprint, Reply, Vlm
+from agevlm.vlm.contract import Ask, EncodedImages, Fingerprint, Prepared, Reply, Vlm
 from benchmarks.speed.pope_files import Given, pope_settings, write_pope
 from benchmarks.speed.questions import PER_IMAGE
 
@@ -39,7 +39,7 @@ class Weightless(Vlm):
     def __init__(self) -> None:
         self.fingerprint = Fingerprint(NAME, {"name": NAME})
 
-    def encode(self, images: Sequence[Image]) -> EncodedImages:
+    def encode(self, images: Sequence[Image | Prepared]) -> EncodedImages:
         """Nothing of an image."""
         return _Nothing()
 

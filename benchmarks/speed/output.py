@@ -115,8 +115,8 @@ def print_overhead(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
     first_image, first_question = (report[f"seconds_from_load_to_first_{what}"] for what in ("image", "question"))
     console.print(
-        f"Opening and decoding images in a thread beside the model: {report['other_threads_share']:.2%} of its CPU "
-        f"time. From loaded weights to the first image {first_image:.3f} s, to the first question "
+        f"Opening, decoding and preprocessing images in a thread beside the model: {report['other_threads_share']:.2%} "
+        f"of its CPU time. From loaded weights to the first image {first_image:.3f} s, to the first question "
         f"{first_question:.3f} s (aim: {AIM_FIRST_SECONDS:g} s)"
     )
 

@@ -21,7 +21,7 @@ PLANNED = 9_000
 """Questions that are read and planned, as many as POPE has on one data set."""
 AIM_SHARE = 0.05
 AIM_FIRST_SECONDS = 1.0
-MODEL, PREPROCESSING = "model", "preprocessing"
+MODEL = "model"
 
 
 class _Enough(BaseException):
@@ -84,7 +84,7 @@ class _Stops:
     ended: tuple[float, float] = (0.0, 0.0)
     images: int = 0
     beside: float = 0.0
-    """CPU seconds of other threads while asking: opening and decoding images ahead of the model."""
+    """CPU seconds of other threads while asking: opening, decoding and preprocessing images ahead of the model."""
 
 
 def measure_overhead(vlm: HfVlm, images: int, limit: int, advance: Callable[[str], None]) -> dict[str, Any]:
@@ -141,7 +141,6 @@ def measure_overhead(vlm: HfVlm, images: int, limit: int, advance: Callable[[str
         watched = [
             (vlm.model, "forward", MODEL),
             (vlm.family, "features", MODEL),
-            (vlm.family, "preprocess", PREPROCESSING),
             (vlm, "_row", "prompts and tokens"),
             (AnswerWriter, "commit", "records on disk"),
         ]

@@ -60,7 +60,7 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
     from agevlm.vlm.hf.prompts import render, token_ids
     from agevlm.vlm.hf.reference import greedy_arguments
 
-    features = vlm.family.features(vlm.family.preprocess(decode_jpeg(jpeg)))
+    features = vlm.family.features(vlm.family.moved(vlm.family.preprocess(decode_jpeg(jpeg))))
     answers = []
     for prompt in prompts:
         text = render(vlm.processor, prompt, with_image=True)

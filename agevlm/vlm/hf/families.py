@@ -58,9 +58,9 @@ class Family:
         self.device = input_device(model)
         """Where token ids, positions and masks go."""
 
-    def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
-        """One image as the model's vision inputs, on the vision tower's device and in the model's dtype."""
-        return self.moved(self.processor.image_processor(images=[image], return_tensors="pt"))
+    def preprocess(self, image: Image) -> Any:
+        """One image as the model's vision inputs, on the CPU. Any thread may call it."""
+        return self.processor.image_processor(images=[image], return_tensors="pt")
 
     def moved(self, inputs: Any) -> dict[str, torch.Tensor]:
         """The tensors among a processor's outputs, on the vision tower's device, floats in the model's dtype."""

@@ -46,11 +46,10 @@ class General(Family):
         self._probe = prompts.render(processor, QUESTION, with_image=True)
         self.blind = self._takes_text_alone()
 
-    def preprocess(self, image: Image) -> dict[str, torch.Tensor]:
+    def preprocess(self, image: Image) -> Any:
         """All that the processor makes of an image in a prompt, token ids included."""
         special = prompts.add_special_tokens(self.processor.tokenizer, self._probe)
-        made = self.processor(text=self._probe, images=image, return_tensors="pt", add_special_tokens=special)
-        return self.moved(made)
+        return self.processor(text=self._probe, images=image, return_tensors="pt", add_special_tokens=special)
 
     def features(self, inputs: dict[str, torch.Tensor]) -> Seen:
         """What is kept of an image.

@@ -12,7 +12,18 @@ from PIL.Image import Image
 
 from agevlm.errors import CheckpointError, DataError, NotSupported
 from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
-from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Probe, ProbeSpec, Reply, Vlm
+from agevlm.vlm.contract import (
+    Ask,
+    Capability,
+    EncodedImages,
+    Fingerprint,
+    Prepared,
+    Probe,
+    ProbeSpec,
+    Reply,
+    Vlm,
+    pictures,
+)
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
@@ -38,15 +49,15 @@ class HfVlm(Vlm):
         self.model, self.processor, self.fingerprint = model, processor, fingerprint
         self.tokenizer = processor.tokenizer
         prompts.check_template(processor)
-        self.family, proven = find_family(model, processor)
+        self.family, self._proven = find_family(model, processor)
         able: dict[Capability, bool] = {"blind": self.family.blind, "probe": self.family.probes}
         always: frozenset[Capability] = frozenset({"logprobs", "rank"})
         self.capabilities = always | {name for name, has in able.items() if has}
-        self.sharing = Sharing(self.family, proven)
+        self.sharing = Sharing(self.family, self._proven)
         begin = AUTOMATIC.get(self.family.device.type, AUTOMATIC["cpu"]) if batch_size is None else batch_size
         self.batcher = Batcher(begin, is_out_of_memory, release_memory)
         self._batch_size = {"given": batch_size, "first": begin}
-        self.packing = proven and can_pack(self.family)
+        self.packing = self._proven and can_pack(self.family)
         """Whether questions may share a row (`packed`); off, they always run as a batch."""
         self._candidates: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self.vision_calls = 0
@@ -111,16 +122,28 @@ class HfVlm(Vlm):
         }
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image]) -> HfImages:
-        return HfImages(self, [self._seen(i) for i in images], [i.size for i in images], pictures=list(images))
+    def prepare(self, image: Image) -> Image | Prepared:
+        # Of a type that nobody vouches for it is not known that its processor bears two threads.
+        if not (self._proven and self.sharing.encodes):
+            return image
+        try:
+            return Prepared(image, self.family.preprocess(image))
+        except Exception:
+            return image  # `encode` meets the same error, where it can be told from an image that cannot be opened
 
-    def _seen(self, image: Image) -> Any | None:
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image | Prepared]) -> HfImages:
+        given = pictures(images)
+        return HfImages(self, [self._seen(one) for one in images], [p.size for p in given], pictures=given)
+
+    def _seen(self, image: Image | Prepared) -> Any | None:
         """An image's features; None where the model is to be asked about the image itself."""
         if not self.sharing.encodes:
             return None
         self.vision_calls += 1
         try:
-            return with_room(lambda: self.family.features(self.family.preprocess(image)))
+            inputs = image.inputs if isinstance(image, Prepared) else self.family.preprocess(image)
+            return with_room(lambda: self.family.features(self.family.moved(inputs)))
         except Exception as error:
             if is_out_of_memory(error) or not self.sharing.refuse(error):
                 raise

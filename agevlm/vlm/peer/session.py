@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm.choice import ModelChoice
-from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Reply, Vlm
+from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Prepared, Reply, Vlm, pictures
 from agevlm.vlm.fingerprint import fingerprint_folder, fingerprint_parts
 from agevlm.vlm.peer.children import ended, environment, finish, lmms_eval_version, start, tail
 from agevlm.vlm.peer.wrapper import Asked, Said
@@ -159,8 +159,8 @@ class PeerVlm(Vlm):
     def describe(self) -> Mapping[str, object]:
         return {"adapter": "lmms-eval wrapper", **self._facts}
 
-    def encode(self, images: Sequence[Image]) -> PeerImages:
-        return PeerImages(tuple(images))
+    def encode(self, images: Sequence[Image | Prepared]) -> PeerImages:
+        return PeerImages(tuple(pictures(images)))
 
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
         if not isinstance(encoded, PeerImages):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from agevlm.data.images import original_bytes
 from agevlm.errors import EndpointError, NotSupported
-from agevlm.vlm.contract import Ask, EncodedImages, Fingerprint, Reply, Vlm
+from agevlm.vlm.contract import Ask, EncodedImages, Fingerprint, Prepared, Reply, Vlm, pictures
 from agevlm.vlm.fingerprint import fingerprint_parts
 from agevlm.vlm.served.address import parse_address
 from agevlm.vlm.served.candidates import candidate_logprobs, first_token_problem
@@ -156,8 +156,8 @@ class ServedVlm(Vlm):
         self._lock = threading.Lock()
         self._logprobs: Counter[str] = Counter()
 
-    def encode(self, images: Sequence[Image]) -> ServedImages:
-        return ServedImages([data_url(image) for image in images])
+    def encode(self, images: Sequence[Image | Prepared]) -> ServedImages:
+        return ServedImages([data_url(image) for image in pictures(images)])
 
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
         """Greedy answers as the server gives them.
