@@ -55,6 +55,8 @@ class Family:
         windows = (getattr(text_config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         self.window: int | None = min((w for w in windows if w), default=None)
         """Tokens that some layer can look back, if limited."""
+        self.stretch = _stretch(text_config)
+        """Tokens of a row beyond which the longest one decides the positions of all in a call, if so."""
         self.device = input_device(model)
         """Where token ids, positions and masks go."""
 
@@ -121,8 +123,8 @@ class Family:
         """
         return {}
 
-    def further(self, features: Any | None, rows: int, length: int) -> dict[str, Any]:
-        """Further arguments of the model for so many more tokens of rows that have begun."""
+    def further(self, features: Any | None, rows: int, length: int, past: int) -> dict[str, Any]:
+        """Further arguments of the model for so many more tokens of rows that have `past` tokens."""
         return {}
 
     def forward(self, ids: torch.Tensor, features: Any | None, **arguments: Any) -> Any:
@@ -197,6 +199,18 @@ class Family:
         if features is None or not bool(mask.any()):
             return embeddings
         return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.device, embeddings.dtype))
+
+
+def _stretch(text_config: Any) -> int | None:
+    """Where rotary positions begin to depend on the length of the call, as `longrope` and `dynamic` ones do."""
+    given = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    ends = []
+    for rope in (given, *(value for value in given.values() if isinstance(value, dict))):
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
+            original = rope.get("original_max_position_embeddings")
+            original = original or getattr(text_config, "original_max_position_embeddings", None)
+            ends.append(original or text_config.max_position_embeddings)
+    return min(ends, default=None)
 
 
 class Llava(Family):

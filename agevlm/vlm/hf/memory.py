@@ -16,7 +16,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # CPU allocator, the CUDA driver, cuBLAS: plain RuntimeErrors all.
-    signs = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    signs = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
@@ -27,12 +27,17 @@ def release_memory() -> None:
             torch.cuda.empty_cache()
 
 
-def with_room(work: Callable[[], R]) -> R:
-    """What `work` returns; where memory runs out, once more with what was only kept for later given back."""
+def with_room(work: Callable[[], R], spare: Callable[[], bool] = lambda: True) -> R:
+    """What `work` returns; where memory runs out, once more with what was only kept for later given back.
+
+    Args:
+        work: to do.
+        spare: lets go of more; says whether a second try is worth it.
+    """
     try:
         return work()
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not (is_out_of_memory(error) and spare()):
             raise
     # Outside the except block: the traceback would keep the first try's tensors alive.
     release_memory()

@@ -56,7 +56,8 @@ class Mllama(General):
             "cross_attention_mask": after[..., None, None] * features.tiles,
         }
 
-    def further(self, features: Seen | None, rows: int, length: int) -> dict[str, Any]:
+    def further(self, features: Seen | None, rows: int, length: int, past: int) -> dict[str, Any]:
         if features is None or features.tiles is None:
             return {}
-        return {"cross_attention_mask": features.tiles.expand(rows, length, -1, -1)}
+        # Of all tokens: some versions of transformers look up those that come, others take the last.
+        return {"cross_attention_mask": features.tiles.expand(rows, past + length, -1, -1)}

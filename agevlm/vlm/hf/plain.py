@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from PIL.Image import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from agevlm.errors import DataError
+from agevlm.errors import CheckpointError, DataError
 from agevlm.vlm.batching import memory_message
 from agevlm.vlm.contract import Ask, Reply
 from agevlm.vlm.hf import prompts
@@ -132,6 +133,18 @@ def rank_plainly(vlm: HfVlm, images: HfImages, ask: Ask, options: Sequence[str])
             raise ValueError(f"option {option!r} has no tokens")
         vlm.vision_calls += image is not None
         _, logits = generate(vlm, image, ask.prompt, len(tokens), tokens)
+        if len(logits) < len(tokens):
+            raise DataError(
+                f"option {option[:60]!r} ends beyond the model's context of {vlm.family.context} tokens; shorten it or "
+                "the prompt"
+            )
         pairs = zip(tokens, logits, strict=True)
         scores.append(sum(float(step[0].float().log_softmax(-1)[token]) for token, step in pairs))
+    return checked_ranking([scores], vlm.model.dtype)[0]
+
+
+def checked_ranking(scores: list[list[float]], dtype: torch.dtype) -> list[list[float]]:
+    """Log-probabilities of options as they are. Raises CheckpointError where any is no number: it would rank as one."""
+    if any(math.isnan(score) for of_ask in scores for score in of_ask):
+        raise CheckpointError(f"the model's logits are not numbers; {dtype} may be too narrow for it")
     return scores

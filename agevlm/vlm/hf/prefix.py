@@ -113,7 +113,7 @@ def prefill(
     if past:
         shift = past + family.shift(prefix.features)
         positions = torch.arange(shift, shift + longest, device=device).expand(rows, -1)
-        more = family.further(prefix.features, rows, longest)
+        more = family.further(prefix.features, rows, longest, past)
     else:
         positions = family.positions(ids, features)
         # A row is prompt up to the first position whose logits are wanted; what follows continues it.
@@ -169,7 +169,8 @@ def decode_greedily(
             break
         mask = torch.cat([mask, mask.new_ones((len(limits), 1))], dim=1)
         logits = step(family, state, [t if o else pad for t, o in zip(tokens, open_rows, strict=True)], mask, positions)
-        positions = positions + 1
+        # A row that has ended stays where it is: its place may be the last that the model has.
+        positions = positions + positions.new_tensor(open_rows)
     return first, [None if b else ids for b, ids in zip(broken, generated, strict=True)]
 
 
@@ -183,7 +184,7 @@ def step(
         position_ids=positions[:, None],
         past_key_values=state.cache,
         use_cache=True,
-        **family.further(state.features, len(tokens), 1),
+        **family.further(state.features, len(tokens), 1, mask.shape[1] - 1),
     )
     logits: torch.Tensor = output.logits[:, -1].float()
     return logits

@@ -30,7 +30,7 @@ from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.images import HfImages, Row
 from agevlm.vlm.hf.memory import is_out_of_memory, release_memory, with_room
 from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
-from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
+from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, checked_ranking, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 from agevlm.vlm.hf.sharing import Sharing, falling_back
 from agevlm.vlm.hf.table import find_family
@@ -115,7 +115,7 @@ class HfVlm(Vlm):
             "batch_size": {**self._batch_size, "fitted": self.batcher.size},
             "attention": self.model.config._attn_implementation,
             "candidate_token_ids": self._candidate_ids(("yes", "no")),
-            "packing": self.packing,
+            "packing": self.packing and self.sharing.settled(True).prefix,
             "end_token_ids": sorted(self.end_ids),
             "generation_settings_ignored": ignored,
             "reuse": self.sharing.facts(),
@@ -166,7 +166,10 @@ class HfVlm(Vlm):
             self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
             return [self.reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))]
 
-        return self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
+        replies = self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
+        if any(reply.error is not None for reply in replies):
+            images.prefixes.clear()  # what is no number in a prefix would spoil every question to come
+        return replies
 
     @torch.inference_mode()
     @falling_back(rank_plainly)
@@ -216,7 +219,7 @@ class HfVlm(Vlm):
             raise MemoryError(message)
 
         scored = self._over_images(images, rows, run, failed)
-        return [[scored[row][last] for row, last in own] for own in places]
+        return checked_ranking([[scored[row][last] for row, last in own] for own in places], self.model.dtype)
 
     @torch.inference_mode()
     def probe(
@@ -281,9 +284,25 @@ class HfVlm(Vlm):
                 results.update({i: failed(i, problem) for i in members})
                 continue
             for group in self._paddable(rows, members):
-                done = self.batcher.map(group, partial(run, image, prefix), failed)
+                done = self.batcher.map(
+                    group, partial(self._with_room, images, image, partial(run, image, prefix)), failed
+                )
                 results.update(zip(group, done, strict=True))
         return [results[i] for i in range(len(rows))]
+
+    @staticmethod
+    def _with_room(
+        images: HfImages, image: int | None, run: Callable[[Sequence[int]], list[R]], batch: Sequence[int]
+    ) -> list[R]:
+        """A batch; where memory runs out, once more without the prefixes of other images, kept only for speed."""
+
+        def spare() -> bool:
+            others = [other for other in images.prefixes if other != image]
+            for other in others:
+                del images.prefixes[other]
+            return bool(others)
+
+        return with_room(lambda: run(batch), spare)
 
     def _paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
         """Members whose rows may be padded to one length.

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agevlm.errors import CheckpointError, DataError
+from agevlm.vlm.batching import memory_message
 from agevlm.vlm.contract import Ask
 from agevlm.vlm.hf.general import QUESTION
-from agevlm.vlm.hf.memory import is_out_of_memory
+from agevlm.vlm.hf.memory import is_out_of_memory, release_memory
 from agevlm.vlm.hf.plain import generate, plain_inputs
 from agevlm.vlm.hf.prefix import prefill, step
 from agevlm.vlm.reuse import Reuse
@@ -35,18 +36,19 @@ class Sharing:
     """What asks with an image, and asks without one, share; settled once each."""
 
     def __init__(self, family: Family, proven: bool) -> None:
+        self._proven = proven
         self._most = Reuse(prefix=family.shares_prefix, why=family.why_not)
         self._settled: dict[bool, Reuse] = {True: self._most, False: self._most} if proven else {}
 
     def refuse(self, error: Exception) -> bool:
-        """Note that images cannot be encoded ahead and why; False where that is no reason, and the error stands.
+        """Whether an image that cannot be encoded ahead is to be asked about the plain way; if not, the error stands.
 
-        A prompt that cannot be written as the processor does is one for any family; no other error of a known one is.
+        A prompt that cannot be written as the processor does is a reason for any family, and for all images to come; of
+        a type that nobody vouches for any other error is one, for this image.
         """
-        if True in self._settled and not isinstance(error, CheckpointError):
-            return False
-        self._settled[True] = Reuse(False, False, _one_line(error))
-        return True
+        if isinstance(error, CheckpointError):
+            self._settled[True] = Reuse(False, False, _one_line(error))
+        return isinstance(error, CheckpointError) or not self._proven
 
     @property
     def encodes(self) -> bool:
@@ -60,14 +62,23 @@ class Sharing:
     def of(self, vlm: HfVlm, images: HfImages, ask: Ask) -> Reuse:
         """What an ask may share; the first one of its kind is asked in more than one way to find out."""
         shown = ask.image is not None
+        if ask.image is not None and images.features[ask.image] is None:
+            return Reuse(False, False, "the image could not be encoded ahead")
+        if _stretches(vlm, images, ask):
+            return Reuse(False, False, "the length of the longest row decides the positions of all")
         if shown not in self._settled:
-            self._settled[shown] = _try(vlm, images, ask)
+            found, final = _tried(vlm, images, ask)
+            if not final:
+                return found
+            self._settled[shown] = found
         return self._settled[shown]
 
     def facts(self) -> dict[str, object]:
-        """For `describe`; of asks without an image only where there were no others."""
-        known = self._settled.get(True) or self._settled.get(False)
-        return (known or replace(self._most, why="not tried yet: settled by the first question")).facts()
+        """For `describe`; of asks without an image where there were no others, or they share something else."""
+        shown, blind = (self._settled.get(key) for key in (True, False))
+        known = shown or blind
+        found = (known or replace(self._most, why="not tried yet: settled by the first question")).facts()
+        return found | ({"without_image": blind.facts()} if shown and blind and blind != shown else {})
 
 
 def falling_back(plainly: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -97,16 +108,43 @@ Step = tuple[list[int], list[int], list[torch.Tensor]]
 """Token ids of a prompt, the first generated one or two, and the logits that gave them."""
 
 
-def _try(vlm: HfVlm, images: HfImages, ask: Ask) -> Reuse:
-    """What leaves the answers to an ask, and to a longer one, alone: all shared, or the image, or nothing."""
+def _stretches(vlm: HfVlm, images: HfImages, ask: Ask) -> bool:
+    if vlm.family.stretch is None:
+        return False
+    row = vlm._row(images, ask)[1]
+    return len(row.ids) + row.limit > vlm.family.stretch
+
+
+def _tried(vlm: HfVlm, images: HfImages, ask: Ask) -> tuple[Reuse, bool]:
+    """What an ask may share, and whether that is known for others of its kind as well."""
     asks = [replace(ask, prompt=prompt) for prompt in (ask.prompt, f"{ask.prompt} {QUESTION}")]
-    picture = None if ask.image is None else images.pictures[ask.image]
+    problem = ""
+    while asks:
+        try:
+            found, numbers = _try(vlm, images, asks)
+        except DataError as error:
+            problem = _one_line(error)  # the longer one is too long for the model's context
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = memory_message(error)
+            vlm.batcher.size = 1
+        else:
+            # One row shows nothing of padding, and logits that are no numbers show nothing at all.
+            return found, len(asks) > 1 and numbers
+        images.prefixes.clear()
+        release_memory()
+        asks.pop()
+    return Reuse(False, False, problem), False
+
+
+def _try(vlm: HfVlm, images: HfImages, asks: list[Ask]) -> tuple[Reuse, bool]:
+    """What leaves the answers to some asks alone: all shared, or the image, or nothing; and whether they are numbers."""
+    picture = None if asks[0].image is None else images.pictures[asks[0].image]
     # Not guarded: a model whose own generate fails cannot be asked at all.
-    expected = [_plain(vlm, picture, asks[0])]
-    try:
-        expected.append(_plain(vlm, picture, asks[1]))
-    except DataError:
-        asks.pop()  # too long for the model's context
+    expected = [_plain(vlm, picture, ask) for ask in asks]
+    if any(bool(logits.isnan().any()) for _, _, steps in expected for logits in steps):
+        return Reuse(False, False, "logits that are no numbers"), False
     problems: list[str] = []
     for prefix in (True, False):
         try:
@@ -117,9 +155,9 @@ def _try(vlm: HfVlm, images: HfImages, ask: Ask) -> Reuse:
                 raise
             problem = _one_line(error)
         if not problem:
-            return Reuse(prefix=prefix, why="".join(problems))
+            return Reuse(prefix=prefix, why="".join(problems)), True
         problems.append(problem)
-    return Reuse(False, False, problems[-1])
+    return Reuse(False, False, problems[-1]), True
 
 
 def _plain(vlm: HfVlm, picture: Any, ask: Ask) -> Step:

@@ -31,6 +31,24 @@ FAMILIES: dict[str, type[Family]] = {
 """By model type, with the fusion after a slash where there are several: families whose answers are shown to equal plain
 generation by the tests. Any other type is checked on the first image of a run."""
 
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "age_vlm": ("age_vlm_text",),
+    "gemma3": ("gemma3_text",),
+    "idefics3": ("llama",),
+    "internvl": ("qwen2",),
+    "llava": ("llama", "mistral", "qwen2"),
+    "llava_next": ("llama", "mistral", "qwen2"),
+    "llava_onevision": ("qwen2",),
+    "mllama": ("mllama_text_model",),
+    "paligemma": ("gemma",),
+    "qwen2_5_vl": ("qwen2_5_vl_text",),
+    "qwen2_vl": ("qwen2_vl_text",),
+    "qwen3_vl": ("qwen3_vl_text",),
+    "smolvlm": ("llama",),
+}
+"""Language models with which they are shown. With any other (some have positions in their biases, or states that are no
+keys and values) a checkpoint is checked like one of an unknown type."""
+
 ROW_MARKS = ("pixtral",)
 """Vision towers of LLaVA whose prompts hold a mark after each row of patches: not what `Llava` expects."""
 
@@ -57,9 +75,10 @@ def family_class(config: Mapping[str, Any]) -> type[Family] | None:
 
 
 def find_family(model: Any, processor: Any) -> tuple[Family, bool]:
-    """The family of a loaded model, and whether the table vouches for it."""
-    found = family_class(model.config.to_dict())
+    """The family of a loaded model, and whether the tables vouch for it."""
+    config = model.config
+    found = family_class(config.to_dict())
     if found is not None:
-        return found(model, processor), True
+        return found(model, processor), config.get_text_config().model_type in LANGUAGES[config.model_type]
     mrope = hasattr(getattr(model, "model", None), "get_rope_index")
     return (MRope if mrope else General)(model, processor), False
