@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Ask, EncodedImages, Reply, Vlm
+
+NOT_NUMBERS = "the options' log-probabilities are not numbers; the model's dtype may be too narrow for it"
 
 
 def with_ranks(
@@ -15,7 +18,8 @@ def with_ranks(
     """Replies in which an ask with options has their log-probabilities in the place of its candidates'.
 
     Such a reply's `logprobs` map each option to its summed natural-log probability as the continuation of the prompt;
-    empty where the model cannot rank. Replies that are errors, and asks without options, stay as they are.
+    empty where the model cannot rank. One whose log-probabilities are not numbers becomes an error. Replies that are
+    errors, and asks without options, stay as they are.
 
     Raises:
         DataError: ranking failed, with what the model says.
@@ -32,6 +36,9 @@ def with_ranks(
             what = f"{type(error).__name__}: {error}"
             raise DataError(f"the options cannot be ranked ({what}); --no-rank asks without") from error
     for i, values in zip(wanted, scores, strict=True):
+        if any(map(math.isnan, values)):
+            found[i] = Reply.failed(NOT_NUMBERS)
+            continue
         # Nothing of a model that cannot rank: its candidates might be taken for options of the same text.
         found[i] = replace(found[i], logprobs=dict(zip(options[i], values, strict=True)) if values else {})
     return found

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+# How long an example takes says what else the machine does, not whether the code is right.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # A merge must not depend on luck: CI tries the same examples every time, developers' runs keep exploring.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

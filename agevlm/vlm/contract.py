@@ -173,7 +173,8 @@ class Vlm(ABC):
             options: for each ask its options, as text.
 
         Returns:
-            For each ask one log-probability per option, in order.
+            For each ask one log-probability per option, in order; NaN where the model's logits are not numbers, which
+            ranks nowhere.
         """
 
     def probe(

@@ -7,6 +7,7 @@ lmms-eval itself would lose everything.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from agevlm.errors import AgeVlmError, NotSupported, RunFolderError
 from agevlm.vlm.contract import Ask, Vlm
 from benchmarks.lmms.wanted import Images, Wanted
 from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining
+from benchmarks.ranking import NOT_NUMBERS
 from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter, answer_key
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
 from benchmarks.run_folder import RunFolder
@@ -206,7 +208,9 @@ def _rank_rows(vlm: Vlm, rows: Sequence[_Ranked], image: Image | Exception | Non
     scores = vlm.rank(encoded, asks, [row.options for row in rows])
     replies = vlm.answer(encoded, asks)
     return [
-        _ranked_record(row, reply.text, dict(zip(row.options, values, strict=True)), reply.error)
+        _ranked_record(row, error=NOT_NUMBERS)
+        if any(map(math.isnan, values))
+        else _ranked_record(row, reply.text, dict(zip(row.options, values, strict=True)), reply.error)
         for row, values, reply in zip(rows, scores, replies, strict=True)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from agevlm.data.annotations import InstanceImage, Instances
+from agevlm.errors import CheckpointError
 from agevlm.scenes.categories import CATEGORIES
 from agevlm.scenes.questions import CV_KINDS, cv_scenes
 from agevlm.vlm.contract import Ask, EncodedImages, Vlm
@@ -113,6 +115,8 @@ def _ranked(
 
 
 def _best(scores: Mapping[str, float], options: Sequence[str]) -> str:
+    if any(math.isnan(scores[option]) for option in options):
+        raise CheckpointError("the model's log-probabilities are not numbers: nothing can be said of its answers")
     return max(options, key=lambda option: scores[option])
 
 

@@ -207,7 +207,7 @@ def test_nothing_differs_and_positions_off_by_one_would_be_noticed(vlm, pictures
         ("gemma3", "beginning", lambda self, ids, features, prompts: {}),
         ("paligemma", "beginning", lambda self, ids, features, prompts: {}),
         ("paligemma", "shares_prefix", True),
-        ("mllama", "further", lambda self, features, rows, length: {
+        ("mllama", "further", lambda self, features, rows, length, past: {
             "cross_attention_mask": torch.ones_like(features.tiles).expand(rows, length, -1, -1)}),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from agevlm.vlm.hf.checkpoint import find_checkpoint
 from agevlm.vlm.hf.general import General
 from agevlm.vlm.hf.reference import find_flips
 from agevlm.vlm.hf.session import HfVlm
-from agevlm.vlm.hf.table import FAMILIES
+from agevlm.vlm.hf.table import FAMILIES, LANGUAGES
 from agevlm.vlm.reuse import remark
 from tests.vlm.conftest import QUESTIONS, asks_about
 from tests.vlm.test_families import longhand
@@ -119,7 +119,7 @@ WRONG = {
     "positions": ("shift", lambda self, features: 1, False, "second answer token.*away from plain"),
     "a prefix that may not be shared": (
         "further",
-        lambda self, features, rows, length: {"position_ids": None} if length > 1 else {},
+        lambda self, features, rows, length, past: {"position_ids": None} if length > 1 else {},
         True,
         "TypeError.*position_ids",
     ),
@@ -147,6 +147,7 @@ def test_what_would_give_other_answers_is_not_shared_and_told_once(folder, pictu
 
 def test_a_known_family_whose_prompt_cannot_be_repeated_is_asked_plainly(folder, pictures, monkeypatch):
     monkeypatch.setitem(FAMILIES, "vipllava", General)
+    monkeypatch.setitem(LANGUAGES, "vipllava", ("llama",))
     monkeypatch.setattr(General, "written", lambda self, text, expansion: text)
     model = load(folder("vipllava"))
     asks = asks_about(0, 3)
@@ -156,6 +157,7 @@ def test_a_known_family_whose_prompt_cannot_be_repeated_is_asked_plainly(folder,
 
 def test_other_errors_of_a_known_family_are_raised(folder, pictures, monkeypatch):
     monkeypatch.setitem(FAMILIES, "vipllava", General)
+    monkeypatch.setitem(LANGUAGES, "vipllava", ("llama",))
     model = load(folder("vipllava"))
     monkeypatch.setattr(model.family, "preprocess", lambda image: {}["x"])
     with pytest.raises(KeyError):
@@ -187,9 +189,8 @@ def test_memory_that_runs_out_during_the_check_is_no_reason_to_share_less(folder
     encoded = model.encode(pictures[:1])
     with monkeypatch.context() as patch:
         full_above(model, patch, 0)
-        with pytest.raises(torch.OutOfMemoryError):
-            model.answer(encoded, asks_about(0, 2))
-    model.answer(encoded, asks_about(0, 2))
+        assert all("out of memory" in reply.error for reply in model.answer(encoded, asks_about(0, 2)))
+    assert all(reply.error is None for reply in model.answer(encoded, asks_about(0, 2)))
     assert model.describe()["reuse"] == {"image": True, "prefix": True}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import torch
 from PIL.Image import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from agevlm.errors import CheckpointError, DataError
+from agevlm.errors import DataError
 from agevlm.vlm.batching import memory_message
 from agevlm.vlm.contract import Ask, Reply
 from agevlm.vlm.hf import prompts
@@ -140,11 +139,4 @@ def rank_plainly(vlm: HfVlm, images: HfImages, ask: Ask, options: Sequence[str])
             )
         pairs = zip(tokens, logits, strict=True)
         scores.append(sum(float(step[0].float().log_softmax(-1)[token]) for token, step in pairs))
-    return checked_ranking([scores], vlm.model.dtype)[0]
-
-
-def checked_ranking(scores: list[list[float]], dtype: torch.dtype) -> list[list[float]]:
-    """Log-probabilities of options as they are. Raises CheckpointError where any is no number: it would rank as one."""
-    if any(math.isnan(score) for of_ask in scores for score in of_ask):
-        raise CheckpointError(f"the model's logits are not numbers; {dtype} may be too narrow for it")
     return scores

@@ -30,7 +30,7 @@ from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.images import HfImages, Row
 from agevlm.vlm.hf.memory import is_out_of_memory, release_memory, with_room
 from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill_packed, worth_packing
-from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, checked_ranking, rank_plainly
+from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 from agevlm.vlm.hf.sharing import Sharing, falling_back
 from agevlm.vlm.hf.table import find_family
@@ -219,7 +219,7 @@ class HfVlm(Vlm):
             raise MemoryError(message)
 
         scored = self._over_images(images, rows, run, failed)
-        return checked_ranking([[scored[row][last] for row, last in own] for own in places], self.model.dtype)
+        return [[scored[row][last] for row, last in own] for own in places]
 
     @torch.inference_mode()
     def probe(

@@ -37,6 +37,8 @@ class Sharing:
 
     def __init__(self, family: Family, proven: bool) -> None:
         self._proven = proven
+        self._last: dict[bool, Reuse] = {}
+        """What was last found for some asks alone, where that says nothing of others."""
         self._most = Reuse(prefix=family.shares_prefix, why=family.why_not)
         self._settled: dict[bool, Reuse] = {True: self._most, False: self._most} if proven else {}
 
@@ -46,8 +48,9 @@ class Sharing:
         A prompt that cannot be written as the processor does is a reason for any family, and for all images to come; of
         a type that nobody vouches for any other error is one, for this image.
         """
+        self._last[True] = Reuse(False, False, _one_line(error))
         if isinstance(error, CheckpointError):
-            self._settled[True] = Reuse(False, False, _one_line(error))
+            self._settled[True] = self._last[True]
         return isinstance(error, CheckpointError) or not self._proven
 
     @property
@@ -63,21 +66,23 @@ class Sharing:
         """What an ask may share; the first one of its kind is asked in more than one way to find out."""
         shown = ask.image is not None
         if ask.image is not None and images.features[ask.image] is None:
-            return Reuse(False, False, "the image could not be encoded ahead")
+            return self._last[True]
         if _stretches(vlm, images, ask):
-            return Reuse(False, False, "the length of the longest row decides the positions of all")
+            self._last[shown] = Reuse(False, False, "the length of the longest row decides the positions of all")
+            return self._last[shown]
         if shown not in self._settled:
             found, final = _tried(vlm, images, ask)
             if not final:
+                self._last[shown] = found
                 return found
             self._settled[shown] = found
         return self._settled[shown]
 
     def facts(self) -> dict[str, object]:
         """For `describe`; of asks without an image where there were no others, or they share something else."""
-        shown, blind = (self._settled.get(key) for key in (True, False))
-        known = shown or blind
-        found = (known or replace(self._most, why="not tried yet: settled by the first question")).facts()
+        shown, blind = (self._settled.get(key) or self._last.get(key) for key in (True, False))
+        untried = replace(self._most, why="not tried yet: settled by the first question")
+        found = (shown or blind or untried).facts()
         return found | ({"without_image": blind.facts()} if shown and blind and blind != shown else {})
 
 
@@ -122,8 +127,10 @@ def _tried(vlm: HfVlm, images: HfImages, ask: Ask) -> tuple[Reuse, bool]:
     while asks:
         try:
             found, numbers = _try(vlm, images, asks)
-        except DataError as error:
-            problem = _one_line(error)  # the longer one is too long for the model's context
+        except DataError:
+            if len(asks) == 1:
+                raise
+            # The longer one is too long for the model's context.
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -139,7 +146,7 @@ def _tried(vlm: HfVlm, images: HfImages, ask: Ask) -> tuple[Reuse, bool]:
 
 
 def _try(vlm: HfVlm, images: HfImages, asks: list[Ask]) -> tuple[Reuse, bool]:
-    """What leaves the answers to some asks alone: all shared, or the image, or nothing; and whether they are numbers."""
+    """What leaves the answers to asks alone: all shared, the image, or nothing; and whether they are numbers."""
     picture = None if asks[0].image is None else images.pictures[asks[0].image]
     # Not guarded: a model whose own generate fails cannot be asked at all.
     expected = [_plain(vlm, picture, ask) for ask in asks]

@@ -79,6 +79,6 @@ def find_family(model: Any, processor: Any) -> tuple[Family, bool]:
     config = model.config
     found = family_class(config.to_dict())
     if found is not None:
-        return found(model, processor), config.get_text_config().model_type in LANGUAGES[config.model_type]
+        return found(model, processor), config.get_text_config().model_type in LANGUAGES.get(config.model_type, ())
     mrope = hasattr(getattr(model, "model", None), "get_rope_index")
     return (MRope if mrope else General)(model, processor), False
