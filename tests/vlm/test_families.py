@@ -208,7 +208,7 @@ def test_nothing_differs_and_positions_off_by_one_would_be_noticed(vlm, pictures
         ("paligemma", "beginning", lambda self, ids, features, prompts: {}),
         ("paligemma", "shares_prefix", True),
         ("mllama", "further", lambda self, features, rows, length, past: {
-            "cross_attention_mask": torch.ones_like(features.tiles).expand(rows, length, -1, -1)}),
+            "cross_attention_mask": torch.ones_like(features.tiles).expand(rows, past + length, -1, -1)}),
     ],
 )  # fmt: skip
 def test_what_a_family_adds_would_be_missed(folder, pictures, monkeypatch, kind, name, mutant):
