@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Prepared, Reply, Vlm, pictures
-from agevlm.vlm.fingerprint import fingerprint_folder, fingerprint_parts
+from agevlm.vlm.fingerprint import fingerprint_parts
 from agevlm.vlm.peer.children import ended, environment, finish, lmms_eval_version, start, tail
+from agevlm.vlm.peer.content import content_parts
 from agevlm.vlm.peer.wrapper import Asked, Said
 
 if TYPE_CHECKING:
@@ -65,26 +66,23 @@ class Selector:
 
 
 def fingerprint(choice: ModelChoice) -> Fingerprint:
-    """Wrapper, lmms-eval's version, arguments; folders that the arguments name count by their content.
+    """Wrapper, lmms-eval's version, arguments; files and folders that the arguments name count by their content.
 
     A hub id counts by its name alone: what the wrapper fetches is not seen from here.
 
     Raises:
-        CheckpointError: lmms-eval is not installed or has no such wrapper, or the arguments cannot be read.
+        CheckpointError: lmms-eval is not installed or has no such wrapper, or the arguments, or a file that they
+            name, cannot be read.
     """
     version = lmms_eval_version()
     selector = Selector.of(choice)
     _require_known(selector.name)
     parts = {"wrapper": selector.name, "lmms_eval": version, "dtype": choice.dtype}
-    plain = {}
-    for key, value in selector.items().items():
-        folder = Path(value)
-        if value and folder.is_dir():
-            for part, digest in fingerprint_folder(folder, {}).parts.items():
-                parts[f"{key} {part}"] = digest
-        else:
-            plain[key] = value
-    return fingerprint_parts({**parts, "arguments": json.dumps(dict(sorted(plain.items())))})
+    arguments = selector.items()
+    content = content_parts(arguments)
+    by_content = {name.partition(" ")[0] for name in content}
+    plain = {key: value for key, value in sorted(arguments.items()) if key not in by_content}
+    return fingerprint_parts({**content, **parts, "arguments": json.dumps(plain)})
 
 
 def _require_known(name: str) -> None:

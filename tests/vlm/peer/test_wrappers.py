@@ -16,7 +16,7 @@ from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm import Ask
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.hf.session import HfVlm
-from agevlm.vlm.peer import children
+from agevlm.vlm.peer import children, session
 from agevlm.vlm.peer.session import Selector
 from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.records import AnswerWriter, load_answers
@@ -192,6 +192,38 @@ class TestFingerprint:
         assert parts(f"pretrained={folder},device_map=cpu", dtype="bfloat16").changed(first.parts) == ["dtype"]
         assert first.parts["lmms_eval"] == children.lmms_eval_version()
         assert first.parts["wrapper"] == "llava_hf"
+
+    def test_any_file_of_a_folder_and_a_named_file_count(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(session, "_require_known", lambda name: None)
+        folder, template = tmp_path / "model", tmp_path / "chat.jinja"
+        (folder / "below" / ".cache").mkdir(parents=True)
+        (folder / ".git").mkdir()
+        (folder / "loop").symlink_to(folder)
+        template.write_text("{{ a }}")
+        for name in ("pytorch_model.bin", "modeling_own.py", "below/weights.pt", "config.json"):
+            (folder / name).write_text("1")
+
+        def parts():
+            return ModelChoice(f"lmms:mine?pretrained={folder},chat_template={template},x=1").fingerprint()
+
+        first = parts()
+        assert parts() == first
+        for path, part in {
+            folder / "pytorch_model.bin": "pretrained other files",
+            folder / "modeling_own.py": "pretrained other files",
+            folder / "below/weights.pt": "pretrained other files",
+            folder / "config.json": "pretrained config",
+            template: "chat_template",
+        }.items():
+            path.write_text("2")
+            assert parts().changed(first.parts) == [part], path
+            path.write_text("1" if path != template else "{{ a }}")
+            assert parts() == first
+        for aside in (".git/index", "below/.cache/x"):
+            (folder / aside).write_text("1")
+        assert parts() == first
+        (folder / "below/weights.pt").rename(folder / "weights.pt")
+        assert parts().changed(first.parts) == ["pretrained other files"]
 
     def test_an_unknown_wrapper_is_refused_with_near_names(self):
         with pytest.raises(CheckpointError, match="no wrapper 'lava_hf'; near: llava_hf"):
