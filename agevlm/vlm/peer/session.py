@@ -24,7 +24,7 @@ from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Prepared, Reply, Vlm, pictures
 from agevlm.vlm.fingerprint import fingerprint_parts
-from agevlm.vlm.peer.children import ended, environment, finish, lmms_eval_version, start, tail
+from agevlm.vlm.peer.children import alone, ended, environment, finish, lmms_eval_version, start, tail
 from agevlm.vlm.peer.content import content_parts
 from agevlm.vlm.peer.wrapper import Asked, Said
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 PREFIX = "lmms:"
 GRACE = 3.0
 """Seconds that a wrapper's process has to end once nothing more is asked."""
+PULSE = 0.5
+"""Seconds between looks at whether the wrapper's process is still there."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,16 @@ class PeerVlm(Vlm):
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        variables, device = alone(environment(), device)
         offered = {"dtype": choice.dtype, "device": device, "batch_size": 1}
         handle, name = tempfile.mkstemp(prefix="agevlm-lmms-", suffix=".log")
         self._log = Path(name)
         self._pipe, theirs = multiprocessing.Pipe()
         with os.fdopen(handle, "wb") as log, contextlib.closing(theirs):
-            self._process = start("agevlm.vlm.peer.child", [str(theirs.fileno())], log, [theirs.fileno()])
+            self._process = start("agevlm.vlm.peer.child", [str(theirs.fileno())], log, [theirs.fileno()], variables)
         try:
             self._pipe.send(("load", self._selector.name, self._selector.arguments, offered))
-            kind, said = self._pipe.recv()
+            kind, said = self._receive()
         except (EOFError, OSError):
             kind, said = "failed", f"its process {ended(self._process)}: {tail(self._log)}"
         except BaseException:
@@ -170,8 +173,10 @@ class PeerVlm(Vlm):
             return []
         sent = [Asked(ask.prompt, ask.image, ask.max_new_tokens) for ask in asks]
         try:
+            # Before sending too: a worker that outlives the wrapper keeps the pipe open, and nobody reads it.
+            self._require_alive()
             self._pipe.send(("ask", list(encoded.images), sent))
-            _, said = self._pipe.recv()
+            _, said = self._receive()
         except (EOFError, OSError) as error:
             raise RuntimeError(
                 f"the wrapper's process {ended(self._process)}; its log {self._log} ends: {tail(self._log)}"
@@ -184,6 +189,17 @@ class PeerVlm(Vlm):
     def close(self) -> None:
         self._end()
         self._log.unlink(missing_ok=True)
+
+    def _receive(self) -> Any:
+        """The child's next words. Raises EOFError if it ends without any, whoever else still holds the pipe."""
+        while not self._pipe.poll(PULSE):
+            if self._process.poll() is not None and not self._pipe.poll(0):
+                raise EOFError
+        return self._pipe.recv()
+
+    def _require_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise EOFError
 
     def _end(self) -> None:
         self._pipe.close()

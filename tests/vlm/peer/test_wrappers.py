@@ -24,6 +24,14 @@ from benchmarks.run import RunStopped, run_groups
 from tests.benchmarks.lmms.harness import needs_lmms_eval, write_distribution
 from tests.vlm.conftest import asks_about
 
+LAUNCHED = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "ROLE_RANK": "1", "ROLE_NAME": "default", "ROLE_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": "5,7",
+}  # fmt: skip
+"""What torchrun tells its second process."""
+
 
 @pytest.fixture(scope="module")
 def plugged(tmp_path_factory):
@@ -38,7 +46,10 @@ def plugged(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faulty(plugged):
-    vlm = ModelChoice("lmms:faulty?word=a b,force_simple=True", dtype="bfloat16", device="cpu").load()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LAUNCHED.items():
+            patch.setenv(name, value)
+        vlm = ModelChoice("lmms:faulty?word=a b,force_simple=True", dtype="bfloat16", device="cuda:1").load()
     yield vlm
     vlm.close()
 
@@ -58,9 +69,12 @@ def said(vlm, image, *prompts, tokens=8):
 @needs_lmms_eval
 class TestFaults:
     def test_settings_reach_a_wrapper_that_has_a_name_for_them(self, faulty, square):
-        assert said(faulty, square, "settings") == ["bfloat16 cpu 1 a b"]
+        assert said(faulty, square, "settings") == ["bfloat16 cuda 1 a b"]
         assert said(faulty, square, "tokens", tokens=5) == ["5"]
         assert faulty.describe()["interface"] == "simple"
+
+    def test_a_wrapper_is_no_rank_of_its_parents_launch_and_sees_its_parents_gpu_alone(self, faulty, square):
+        assert said(faulty, square, "environment") == ["CUDA_VISIBLE_DEVICES=7"]
 
     def test_answers_come_in_order_about_the_image_that_was_asked_about(self, faulty):
         images = faulty.encode([Image.new("RGB", (4, 5)), Image.new("RGB", (7, 8))])
@@ -100,7 +114,7 @@ class TestFaults:
         assert said(vlm, square, "one") == ["one (chat) (6, 6)"]
         assert vlm.answer(vlm.encode([]), [Ask("b", None)])[0].text == "b (chat) blind"
         writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
-        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "die"),)) for n in range(5)]
+        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "fork and die"),)) for n in range(5)]
         with pytest.raises(RunStopped, match="killed by signal 9"):
             run_groups(vlm, groups, lambda _: square, writer, max_new_tokens=4)
         writer.close()
@@ -175,6 +189,24 @@ def assert_gone(number):
             return
         time.sleep(0.05)
     pytest.fail(f"process {number} lives on")
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        ("cuda:1", {"WORLD_SIZE": "2"}, ("1", "cuda")),
+        ("cuda:1", {"WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}, ("GPU-b", "cuda")),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,5"}, ("4,5", "cuda:1")),
+        ("cuda", {"WORLD_SIZE": "2"}, (None, "cuda")),
+        ("cpu", {"WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4"}, ("4", "cpu")),
+    ],
+)
+def test_a_rank_s_wrapper_gets_the_rank_s_gpu(device, given, expected):
+    variables, named = children.alone(
+        {**LAUNCHED, "WORLD_SIZE": "1", "CUDA_VISIBLE_DEVICES": "", **given, "HOME": "h"}, device
+    )
+    assert (variables.get("CUDA_VISIBLE_DEVICES") or None, named) == expected
+    assert set(variables) == {"HOME", "CUDA_VISIBLE_DEVICES"}
 
 
 @needs_lmms_eval
