@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +32,17 @@ def main() -> None:
     """Run and write the outcome."""
     parent, settings, outcome = int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     end_with(parent)
+    # Our caller asks us to end by this signal; one that was started in the background has handed down that it be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         written: dict[str, Any] = {"results": run(settings)}
     except AgeVlmError as error:
         written = {"error": str(error), "code": error.exit_code}
     except KeyboardInterrupt:
-        sys.exit(130)
+        # Every answer is on disk; a task's or an engine's threads would be waited for otherwise.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
     except Exception as error:
         traceback.print_exc()
         written = {"error": f"lmms-eval: {_reason(error)}", "code": AgeVlmError.exit_code}

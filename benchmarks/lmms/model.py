@@ -198,8 +198,16 @@ class AgeVlm(lmms):
 
         self._say(wanted)
         distinct = len({(None if w.shown is None else w.shown.identity, w.prompt, w.decoding) for w in wanted})
-        with tqdm(total=distinct, desc="agevlm", disable=self.rank != 0) as bar:
-            records = how(wanted, images, self.vlm, self.fingerprint.digest, self.records, bar.update)
+        try:
+            with tqdm(total=distinct, desc="agevlm", disable=self.rank != 0) as bar:
+                records = how(wanted, images, self.vlm, self.fingerprint.digest, self.records, bar.update)
+        except BaseException as error:
+            # Or threads that still ask would be waited for when the interpreter ends, for answers that nobody takes.
+            self.clean()
+            if isinstance(error, KeyboardInterrupt):
+                kept = f"agevlm: interrupted; what is answered is kept in {self.records.path}"
+                print(f"{kept}, and the same command goes on from there", file=sys.stderr)
+            raise
         count, example = asking.missing(wanted, records)
         if count:
             what = f"{count} of {len(wanted)} requests have no answer; the first: {example}"

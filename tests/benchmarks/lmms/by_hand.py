@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import io
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from lmms_eval.api.instance import Instance
@@ -14,6 +19,7 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 
 from agevlm.vlm.choice import ModelChoice
+from agevlm.vlm.contract import Reply, Vlm
 from benchmarks.lmms.child import known_tasks, output_types
 from benchmarks.lmms.command import TASK_FILES
 from benchmarks.lmms.model import AgeVlm
@@ -53,6 +59,55 @@ def refused(model, documents, settings):
         return str(model.generate_until(made))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+class Slow(Vlm):
+    """As a served model: many groups under way, each waited for until the model is closed."""
+
+    capabilities = frozenset({"blind"})
+    parallel_groups = 4
+
+    def __init__(self):
+        self.closed = threading.Event()
+
+    def encode(self, images):
+        return images
+
+    def answer(self, encoded, asks):
+        if "cup?0" in asks[0].prompt:
+            return [Reply("first", "eos") for _ in asks]
+        os.kill(os.getpid(), signal.SIGINT)
+        self.closed.wait(60)
+        return [Reply.failed("closed") for _ in asks]
+
+    def rank(self, encoded, asks, options):
+        raise NotImplementedError
+
+    def describe(self):
+        return {}
+
+    def close(self):
+        self.closed.set()
+
+
+def interrupted(name, documents):
+    """What Ctrl-C leaves: whether the model was closed, and what is kept."""
+    model = AgeVlm(pretrained=name, device="cpu", records="interrupted")
+    first = documents[0]["images"][0]
+    documents = [{"suffix": f"{n}", "images": [first.rotate(n)]} for n in range(3)]
+    model.task_dict, made = requests_of(documents, {"max_new_tokens": 4, "temperature": 0})
+    model._vlm = slow = Slow()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            model.generate_until(made)
+        ended = "no"
+    except KeyboardInterrupt:
+        ended = "yes"
+    closed = slow.closed.is_set()
+    slow.closed.set()
+    kept = [r.text for r in RunFolder(Path("interrupted")).answers().values()]
+    return {"ended": ended, "closed": closed, "kept": kept, "said": said.getvalue()}
 
 
 def main() -> None:
@@ -120,6 +175,7 @@ def main() -> None:
     lenient = AgeVlm(pretrained=name, device="cpu", records="lenient", on_error="empty")
     lenient.task_dict, made = requests_of(documents(), greedy)
     seen["empty_when_asked_for"] = [a.text for a in lenient.generate_until(made)]
+    seen["interrupted"] = interrupted(name, documents()[2:])
     seen["refused_arguments"], seen["batch_sizes"] = [], []
     for arguments in (
         "dtype=float32",

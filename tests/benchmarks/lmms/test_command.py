@@ -20,7 +20,7 @@ from benchmarks.lmms.child import known_tasks
 from benchmarks.lmms.command import TASK_FILES, metric_rows
 from benchmarks.run_folder import RunFolder
 from tests.benchmarks.lmms.harness import declared
-from tests.benchmarks.runs.launch import command_here
+from tests.benchmarks.runs.launch import command_here, environment
 
 RESULTS = {
     "results": {
@@ -186,6 +186,25 @@ def test_ctrl_c_ends_the_child_too_and_says_what_is_kept(monkeypatch):
     assert "interrupted: 0 answers are safe in run" in done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("child").read_text()), 0)
+
+
+def test_the_child_ends_at_once_when_told_to_whatever_its_threads_and_its_callers_shell_do(tmp_path):
+    Path("settings.json").write_text("{}")
+    program = (
+        "import os, signal, sys, threading, time\n"
+        "from benchmarks.lmms import child\n"
+        "def run(settings):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "child.run = run\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "sys.argv[1:] = [str(os.getppid()), 'settings.json', 'outcome.json']\n"
+        "child.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=40, cwd=tmp_path, env=environment())
+    assert done.returncode == 130
+    assert not Path("outcome.json").exists()
 
 
 def test_without_lmms_eval_it_says_how_to_install_it(monkeypatch):

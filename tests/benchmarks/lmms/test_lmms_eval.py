@@ -265,3 +265,11 @@ def test_sampling_and_several_images_are_refused_before_anything_is_asked(by_han
     seen, _ = by_hand
     assert "asks for sampling (temperature=0.7)" in seen["sampling"]
     assert "has 2 images" in seen["two_images"]
+
+
+def test_ctrl_c_closes_the_model_and_says_what_is_kept(by_hand):
+    seen, _ = by_hand
+    found = seen["interrupted"]
+    assert (found["ended"], found["closed"]) == ("yes", True)
+    assert set(found["kept"]) <= {"first"}
+    assert "interrupted; what is answered is kept in interrupted" in found["said"]
