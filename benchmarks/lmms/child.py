@@ -32,7 +32,7 @@ def main() -> None:
     """Run and write the outcome."""
     parent, settings, outcome = int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     end_with(parent)
-    # Our caller asks us to end by this signal; one that was started in the background has handed down that it be ignored.
+    # Our caller ends us by this signal; one that a shell started in the background hands down that it be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         written: dict[str, Any] = {"results": run(settings)}
@@ -64,7 +64,7 @@ def _reason(error: BaseException) -> str:
 
 
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the tasks; the results as lmms-eval has them, without samples.
+    """Evaluate the tasks; the results as lmms-eval has them, without samples, with what the model remarks on them.
 
     Raises:
         DataError: unknown task names, or a judge without a key.
@@ -111,10 +111,11 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in samples:
         tracker.save_results_samples(task_name=name, samples=samples[name])
     _require_saved(Path(settings["output"]), samples, tracker.date_id)
+    kept = ("results", "higher_is_better", "n-samples", "n_recorded", "versions", "config", "group_subtasks")
     return {
-        key: results[key]
-        for key in ("results", "higher_is_better", "n-samples", "n_recorded", "versions", "config", "group_subtasks")
-        if key in results
+        **{key: results[key] for key in kept if key in results},
+        "missing": model.missing,
+        "remarks": model.remarks,
     }
 
 

@@ -173,8 +173,9 @@ def main() -> None:
         "errors": sum(r.error is not None for r in kept),
     }
     lenient = AgeVlm(pretrained=name, device="cpu", records="lenient", on_error="empty")
-    lenient.task_dict, made = requests_of(documents(), greedy)
+    lenient.task_dict, made = requests_of(documents(), {**greedy, "repetition_penalty": 1.3})
     seen["empty_when_asked_for"] = [a.text for a in lenient.generate_until(made)]
+    seen["missing"], seen["remarks"] = lenient.missing, lenient.remarks
     seen["interrupted"] = interrupted(name, documents()[2:])
     seen["refused_arguments"], seen["batch_sizes"] = [], []
     for arguments in (

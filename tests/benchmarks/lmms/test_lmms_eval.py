@@ -106,6 +106,7 @@ def test_a_killed_run_goes_on_and_asks_only_what_is_missing(killed, again, local
     assert manifest["launches"][0]["answers_before"] == first
     assert manifest["packages"]["lmms-eval"]
     assert manifest["model"]["fingerprint"]
+    assert (manifest["launches"][0]["missing"], manifest["launches"][0]["answers"]) == (0, distinct)
     assert len(list((run / "lmms-eval").rglob("*_samples_*.jsonl"))) == 6
 
 
@@ -259,6 +260,10 @@ def test_a_request_without_an_answer_stops_the_run_after_all_others(by_hand):
     assert seen["recorded_when_stopped"] == {"answers": 6, "errors": 2}
     assert seen["empty_when_asked_for"].count("") == 2
     assert all(seen["empty_when_asked_for"][2:])
+    assert seen["missing"] == 2
+    ignored, missing = seen["remarks"]
+    assert ignored == "generation settings ignored: repetition_penalty"
+    assert missing.startswith("2 of 8 requests have no answer; the first: made/test/0: ")
 
 
 def test_sampling_and_several_images_are_refused_before_anything_is_asked(by_hand):
