@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 PREFIX = "lmms:"
 GRACE = 3.0
 """Seconds that a wrapper's process has to end once nothing more is asked."""
+FOREIGN_OPTIONS = ("batch_size", "chat_template", "device_map", "concurrency", "timeout")
+"""Options of a model that a wrapper does not get."""
+NAMED = re.compile(r"""([\w.-]+)["']?\s*[=:]\s*["']?([^,"'}]*)""")
+"""A name and its value, at any depth (a wrapper may take JSON)."""
+HARMLESS = ("image", "video", "audio", "pad", "bos", "eos", "eot", "unk", "sep", "cls", "mask")
+"""What stands before `token` or `key` in names that are no secrets."""
 PULSE = 0.5
 """Seconds between looks at whether the wrapper's process is still there."""
 
@@ -51,10 +57,20 @@ class Selector:
         name, _, arguments = choice.name.removeprefix(PREFIX).partition("?")
         if not name:
             raise CheckpointError(f"{choice.name}: name a wrapper of lmms-eval, as in lmms:llava_hf?pretrained=DIR")
-        if choice.chat_template is not None:
-            raise CheckpointError(f"{choice.name}: takes no --chat-template; where the wrapper has an argument for it, "
-                                  "give it after the ?")  # fmt: skip
-        return Selector(name, arguments)
+        selector = Selector(name, arguments)
+        # First of all: other messages may quote the arguments.
+        if secret := next((key for key, value in NAMED.findall(arguments) if is_secret(key, value.strip())), None):
+            raise CheckpointError(
+                f"{PREFIX}{name}: argument {secret!r} looks like a secret, and arguments are written to the run "
+                "folder's name and files; leave it out, and set the environment variable that the provider's client "
+                "reads (OPENAI_API_KEY, HF_TOKEN, ...)"
+            )
+        given = [f for f in fields(choice) if f.name in FOREIGN_OPTIONS and getattr(choice, f.name) != f.default]
+        if given:
+            names = ", ".join("--" + f.name.replace("_", "-") for f in given)
+            raise CheckpointError(f"{choice.name}: takes no {names}; where the wrapper has an argument for it, give it "
+                                  "after the ?")  # fmt: skip
+        return selector
 
     def items(self) -> dict[str, str]:
         """The arguments as texts. Raises CheckpointError for one without a value."""
@@ -65,6 +81,20 @@ class Selector:
                 raise CheckpointError(f"{PREFIX}{self.name}: argument {part!r} is no KEY=VALUE")
             found[key.strip()] = value.strip()
         return found
+
+
+def is_secret(key: str, value: str) -> bool:
+    """Whether an argument's name says that its value must not be written down: `api_key`, `hf_token`, `password`.
+
+    Not `max_new_tokens`, `tokenizer`, `pad_token`, `video_key`, nor a mere `use_auth_token=True`.
+    """
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower())
+    if not words or value.lower() in ("", "true", "false", "none"):
+        return False
+    if any(word in word_of_key for word in ("secret", "password", "passwd") for word_of_key in words):
+        return True
+    kind = next((kind for kind in ("key", "token") if words[-1].endswith(kind)), None)
+    return kind is not None and not (words[-1] == kind and len(words) > 1 and words[-2] in HARMLESS)
 
 
 def fingerprint(choice: ModelChoice) -> Fingerprint:

@@ -49,7 +49,7 @@ def killed(local, env):
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, cwd=local.folder, stdout=output, stderr=subprocess.STDOUT)
         answers = run / "answers-00000.jsonl"
-        while process.poll() is None and not (answers.exists() and answers.stat().st_size):
+        while process.poll() is None and not (answers.exists() and any(True for _ in read_commits(answers))):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         code = process.wait()

@@ -276,6 +276,46 @@ def test_a_name_that_cannot_be_read_says_so(name, template, problem):
         Selector.of(ModelChoice(name, chat_template=template)).items()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("batch_size", 4), ("device_map", "auto"), ("concurrency", 3), ("timeout", 5.0)]
+)
+def test_an_option_that_no_wrapper_gets_is_refused(option, value):
+    with pytest.raises(CheckpointError, match=f"takes no --{option.replace('_', '-')}; .* after the \\?"):
+        ModelChoice("lmms:llava_hf?pretrained=x", **{option: value}).fingerprint()
+    Selector.of(ModelChoice("lmms:llava_hf", dtype="bfloat16", device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    "key", ["api_key", "apiKey", "APIKEY", "hf_token", "token", "client_secret", "db_password", "key"]
+)
+def test_a_secret_is_refused_and_not_repeated(key):
+    with pytest.raises(CheckpointError, match=f"argument '{key}' looks like a secret.*environment variable") as raised:
+        ModelChoice(f"lmms:mine?x,pretrained=x, {key} = sk-SECRET", batch_size=3).fingerprint()
+    assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("arguments", ["pretrained=x,api-key=sk-SECRET", 'extra={"a": 1, "api_key": "sk-SECRET"}'])
+def test_a_secret_inside_another_argument_is_refused_too(arguments):
+    with pytest.raises(CheckpointError, match=r"argument 'api.key' looks like a secret"):
+        Selector.of(ModelChoice(f"lmms:mine?{arguments}"))
+
+
+def test_arguments_that_are_no_secrets_pass():
+    names = [
+        "max_new_tokens",
+        "tokenizer",
+        "token_merge_ratio",
+        "image_token",
+        "pad_token_id",
+        "video_key",
+        "key_frames",
+    ]
+    arguments = (
+        ",".join(f"{name}=1" for name in names) + ",use_auth_token=True,reasoner_api_key_env=MY_KEY,url=http://h:8/v1"
+    )
+    assert len(Selector.of(ModelChoice(f"lmms:mine?{arguments}")).items()) == len(names) + 3
+
+
 def test_commas_belong_to_the_value_unless_a_key_follows():
     selector = Selector.of(ModelChoice("lmms:x?pretrained=/a,b/c,max=3,words=yes,no, last = 1"))
     assert selector.items() == {"pretrained": "/a,b/c", "max": "3", "words": "yes,no", "last": "1"}
