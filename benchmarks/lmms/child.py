@@ -19,6 +19,7 @@ from typing import Any
 from agevlm.errors import AgeVlmError, DataError
 from agevlm.vlm.peer.children import end_with
 from benchmarks.lmms.plugin import MODEL
+from benchmarks.lmms.wanted import token_budget
 
 ALIASES = {"hallusion_bench": "hallusion_bench_image"}
 """Names that users write, and what lmms-eval 0.7 calls it."""
@@ -67,7 +68,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate the tasks; the results as lmms-eval has them, without samples, with what the model remarks on them.
 
     Raises:
-        DataError: unknown task names, or a judge without a key.
+        DataError: unknown task names, a judge without a key, or generation settings that cannot be read.
         AnswersMissing, RunStopped, CheckpointError: see the plug-in's classes.
     """
     from lmms_eval import evaluator
@@ -78,6 +79,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     from benchmarks.lmms.model import AgeVlm, AgeVlmChat
 
+    require_settings(settings["gen_kwargs"])
     manager = TaskManager("WARNING", include_path=list(settings["include"]), model_name=MODEL)
     tasks = known_tasks(settings["tasks"], manager.all_tasks)
     require_judges(tasks, os.environ)
@@ -139,6 +141,19 @@ def known_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
     if problems:
         raise DataError(f"lmms-eval has no task {'; '.join(problems)}; `lmms-eval tasks list` shows all it has")
     return list(dict.fromkeys(found))
+
+
+def require_settings(text: str) -> None:
+    """Raise DataError for generation settings that lmms-eval cannot read, or with a token budget that is none."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        parsed = simple_parse_args_string(text)
+    except ValueError:
+        raise DataError(
+            f"--gen-kwargs {text}: each setting is KEY=VALUE, as in max_new_tokens=16,temperature=0"
+        ) from None
+    token_budget(parsed, "--gen-kwargs")
 
 
 def require_judges(tasks: Sequence[str], variables: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from lmms_eval.tasks import TaskManager
 
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Reply, Vlm
-from benchmarks.lmms.child import known_tasks, output_types
+from benchmarks.lmms.child import known_tasks, output_types, require_settings
 from benchmarks.lmms.command import TASK_FILES
 from benchmarks.lmms.model import AgeVlm
 from benchmarks.run_folder import RunFolder
@@ -188,6 +188,12 @@ def main() -> None:
             AgeVlm.create_from_arg_string(arguments)
         except Exception as error:
             seen["refused_arguments"].append(f"{type(error).__name__}: {error}")
+    seen["refused_settings"] = []
+    for text in ("max_new_tokens", "max_new_tokens=0", "max_new_tokens=4,temperature=0", ""):
+        try:
+            seen["refused_settings"].append(require_settings(text))
+        except Exception as error:
+            seen["refused_settings"].append(f"{type(error).__name__}: {error}")
     for arguments, given in (
         ("", "1"),
         ("", 1),

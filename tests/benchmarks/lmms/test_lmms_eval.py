@@ -250,6 +250,12 @@ def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours
     assert on_error == "DataError: agevlm: on_error=ignore: give raise or empty"
     assert unknown.startswith("DataError: agevlm: unknown model_args colour; known: pretrained, dtype,")
     assert size == "DataError: agevlm: batch_size=auto: give a number of at least 1"
+    assert seen["refused_settings"] == [
+        "DataError: --gen-kwargs max_new_tokens: each setting is KEY=VALUE, as in max_new_tokens=16,temperature=0",
+        "DataError: --gen-kwargs: max_new_tokens=0: give a whole number of at least 1",
+        None,
+        None,
+    ]
     assert seen["batch_sizes"] == [None, None, None, 8, 1, None]
 
 
