@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from agevlm.errors import AgeVlmError, DataError
 from agevlm.vlm.peer.children import end_with
 from benchmarks.lmms.plugin import MODEL
+from benchmarks.lmms.wanted import token_budget
 
 ALIASES = {"hallusion_bench": "hallusion_bench_image"}
 """Names that users write, and what lmms-eval 0.7 calls it."""
@@ -31,12 +33,17 @@ def main() -> None:
     """Run and write the outcome."""
     parent, settings, outcome = int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     end_with(parent)
+    # Our caller ends us by this signal; one that a shell started in the background hands down that it be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         written: dict[str, Any] = {"results": run(settings)}
     except AgeVlmError as error:
         written = {"error": str(error), "code": error.exit_code}
     except KeyboardInterrupt:
-        sys.exit(130)
+        # Every answer is on disk; a task's or an engine's threads would be waited for otherwise.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
     except Exception as error:
         traceback.print_exc()
         written = {"error": f"lmms-eval: {_reason(error)}", "code": AgeVlmError.exit_code}
@@ -58,10 +65,10 @@ def _reason(error: BaseException) -> str:
 
 
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate the tasks; the results as lmms-eval has them, without samples.
+    """Evaluate the tasks; the results as lmms-eval has them, without samples, with what the model remarks on them.
 
     Raises:
-        DataError: unknown task names, or a judge without a key.
+        DataError: unknown task names, a judge without a key, or generation settings that cannot be read.
         AnswersMissing, RunStopped, CheckpointError: see the plug-in's classes.
     """
     from lmms_eval import evaluator
@@ -72,6 +79,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     from benchmarks.lmms.model import AgeVlm, AgeVlmChat
 
+    require_settings(settings["gen_kwargs"])
     manager = TaskManager("WARNING", include_path=list(settings["include"]), model_name=MODEL)
     tasks = known_tasks(settings["tasks"], manager.all_tasks)
     require_judges(tasks, os.environ)
@@ -105,10 +113,11 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name in samples:
         tracker.save_results_samples(task_name=name, samples=samples[name])
     _require_saved(Path(settings["output"]), samples, tracker.date_id)
+    kept = ("results", "higher_is_better", "n-samples", "n_recorded", "versions", "config", "group_subtasks")
     return {
-        key: results[key]
-        for key in ("results", "higher_is_better", "n-samples", "n_recorded", "versions", "config", "group_subtasks")
-        if key in results
+        **{key: results[key] for key in kept if key in results},
+        "missing": model.missing,
+        "remarks": model.remarks,
     }
 
 
@@ -132,6 +141,19 @@ def known_tasks(names: Sequence[str], known: Sequence[str]) -> list[str]:
     if problems:
         raise DataError(f"lmms-eval has no task {'; '.join(problems)}; `lmms-eval tasks list` shows all it has")
     return list(dict.fromkeys(found))
+
+
+def require_settings(text: str) -> None:
+    """Raise DataError for generation settings that lmms-eval cannot read, or with a token budget that is none."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    try:
+        parsed = simple_parse_args_string(text)
+    except ValueError:
+        raise DataError(
+            f"--gen-kwargs {text}: each setting is KEY=VALUE, as in max_new_tokens=16,temperature=0"
+        ) from None
+    token_budget(parsed, "--gen-kwargs")
 
 
 def require_judges(tasks: Sequence[str], variables: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ run.json            manifest: tasks, model fingerprint, versions, command, every
 answers-*.jsonl     answer records, shared by all tasks of the folder
 lmms-eval/ID/       lmms-eval's own results and samples; ID stands for the model and the generation settings
 lmms-eval.log       what it said
-scores.json         the rows of the table
+scores.json         the rows of the table, how many answers are missing, and remarks
 """
 
 from __future__ import annotations
@@ -124,13 +124,16 @@ def run_lmms(settings: LmmsSettings, console: Console, notes: Console) -> int:
             notes.print(f"{', '.join(settings.tasks)} by lmms-eval {version} → {folder.path}")
             results = _run_child(settings.for_child(folder, fingerprint), folder, notes)
             rows = metric_rows(results)
-            folder.write_json("scores.json", {"rows": rows})
+            told = {"missing": results["missing"], "remarks": results["remarks"]}
+            folder.write_json("scores.json", {"rows": rows, **told})
             _close_launch(folder, results)
     finally:
         folder.release()
     write_json(rows, settings.json_out)
     if settings.json_out != "-":
         console.print(metric_table(rows, f"lmms-eval {version} · {settings.model.name}"))
+    for remark in results["remarks"]:
+        notes.print(f"warning: {remark}", style="yellow", markup=False)
     if settings.limit is not None:
         notes.print(
             f"limited to the first {settings.limit} documents of each task: no published number", style="yellow"
@@ -161,16 +164,26 @@ def _open_launch(settings: LmmsSettings, folder: RunFolder, fingerprint: Fingerp
             },
             **known,
             "packages": {**known["packages"], "lmms-eval": version},
-            "launches": [*old.get("launches", []), {"started": now(), "answers_before": len(folder.answers())}],
+            "launches": [*old.get("launches", []), {"started": now(), "answers_before": _answered(folder)}],
         },
     )
 
 
 def _close_launch(folder: RunFolder, results: Mapping[str, Any]) -> None:
     manifest = folder.manifest()
-    manifest["launches"][-1] |= {"ended": now(), "answers": len(folder.answers())}
+    manifest["launches"][-1] |= {
+        "ended": now(),
+        "answers": _answered(folder),
+        "missing": results["missing"],
+        "remarks": results["remarks"],
+    }
     manifest["lmms_eval"] = {"versions": results.get("versions"), "interface": results["config"].get("interface")}
     folder.write_json("run.json", manifest)
+
+
+def _answered(folder: RunFolder) -> int:
+    """Answers in a folder; a record of an error is none."""
+    return sum(record.error is None for record in folder.answers().values())
 
 
 def _run_child(settings: Mapping[str, Any], folder: RunFolder, notes: Console) -> dict[str, Any]:

@@ -121,6 +121,10 @@ class AgeVlm(lmms):
         self.fingerprint: Fingerprint = self.choice.fingerprint()
         self._vlm: Vlm | None = None
         self._said: set[str] = set()
+        self.missing = 0
+        """Requests that were given an empty answer because they have none."""
+        self.remarks: list[str] = []
+        """What a reader of the scores must know."""
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> AgeVlm:
@@ -198,8 +202,16 @@ class AgeVlm(lmms):
 
         self._say(wanted)
         distinct = len({(None if w.shown is None else w.shown.identity, w.prompt, w.decoding) for w in wanted})
-        with tqdm(total=distinct, desc="agevlm", disable=self.rank != 0) as bar:
-            records = how(wanted, images, self.vlm, self.fingerprint.digest, self.records, bar.update)
+        try:
+            with tqdm(total=distinct, desc="agevlm", disable=self.rank != 0) as bar:
+                records = how(wanted, images, self.vlm, self.fingerprint.digest, self.records, bar.update)
+        except BaseException as error:
+            # Or threads that still ask would be waited for when the interpreter ends, for answers that nobody takes.
+            self.clean()
+            if isinstance(error, KeyboardInterrupt):
+                kept = f"agevlm: interrupted; what is answered is kept in {self.records.path}"
+                print(f"{kept}, and the same command goes on from there", file=sys.stderr)
+            raise
         count, example = asking.missing(wanted, records)
         if count:
             what = f"{count} of {len(wanted)} requests have no answer; the first: {example}"
@@ -208,7 +220,8 @@ class AgeVlm(lmms):
                     f"{what}. All others are kept in {self.records.path}, and the same command asks the missing ones "
                     "again. To score all the same, with these as empty answers: on_error=empty"
                 )
-            print(f"agevlm: {what}. They are scored as empty answers (on_error=empty)", file=sys.stderr)
+            self.missing += count
+            self._remark(f"{what}. They are scored as empty answers")
         return records
 
     def _read(self, requests: list[Instance]) -> Iterable[Instance]:
@@ -222,7 +235,11 @@ class AgeVlm(lmms):
         ignored = {name for one in wanted for name in one.decoding.ignored} - self._said
         if ignored:
             self._said |= ignored
-            print(f"agevlm: generation settings ignored: {', '.join(sorted(ignored))}", file=sys.stderr)
+            self._remark(f"generation settings ignored: {', '.join(sorted(ignored))}")
+
+    def _remark(self, text: str) -> None:
+        self.remarks.append(text)
+        print(f"agevlm: {text}", file=sys.stderr)
 
     def _document(self, task: str, split: str, number: int) -> Any:
         return self.task_dict[task][split][number]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agevlm.errors import NotSupported
+from agevlm.errors import DataError, NotSupported
 from benchmarks.plan import Shown
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def read_decoding(settings: Mapping[str, Any], where: str) -> Decoding:
 
     Raises:
         NotSupported: sampling or beams: a sampled answer would be none that could be kept or compared.
+        DataError: a token budget that is none.
     """
     temperature, sampled = settings.get("temperature"), settings.get("do_sample")
     if sampled is not False and (float(temperature or 0) > 0 or (sampled and temperature is None)):
@@ -75,10 +76,23 @@ def read_decoding(settings: Mapping[str, Any], where: str) -> Decoding:
         )
     until = settings.get("until") or ()
     return Decoding(
-        int(settings.get("max_new_tokens") or DEFAULT_TOKENS),
+        token_budget(settings, where),
         tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop),
         tuple(sorted(k for k, v in settings.items() if k not in KNOWN and v is not None)),
     )
+
+
+def token_budget(settings: Mapping[str, Any], where: str) -> int:
+    """Most tokens of an answer, `DEFAULT_TOKENS` where the settings state none. Raises DataError."""
+    stated = settings.get("max_new_tokens")
+    if stated is None:
+        return DEFAULT_TOKENS
+    try:
+        if isinstance(stated, bool) or int(stated) != float(stated) or int(stated) < 1:
+            raise ValueError
+        return int(stated)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{where}: max_new_tokens={stated}: give a whole number of at least 1") from None
 
 
 def _some(settings: Mapping[str, Any], *names: str) -> str:

@@ -18,6 +18,8 @@ from agevlm.vlm.peer.wrapper import Wrapper
 def main() -> None:
     """Serve until the pipe closes."""
     end_with(int(sys.argv[1]))
+    # Not for the programs that a wrapper starts: one that outlived this process would hold the pipe open.
+    os.set_inheritable(int(sys.argv[2]), False)
     pipe: Connection = Connection(int(sys.argv[2]))
     _, name, arguments, offered = pipe.recv()
     try:

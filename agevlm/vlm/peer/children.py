@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,11 @@ import agevlm
 from agevlm.errors import CheckpointError
 
 INSTALL = 'lmms-eval is not installed: pip install "agevlm[lmms]"'
+LAUNCHER = re.compile(
+    r"(?:LOCAL_|GROUP_|ROLE_)?(?:RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(?:ADDR|PORT)|CROSS_RANK"
+    r"|(?:TORCHELASTIC|PMI|OMPI_COMM_WORLD|MV2_COMM_WORLD)_.*"
+)
+"""Variables by which torchrun, accelerate and MPI tell a process its place among others."""
 TAIL = 6
 """Lines of a child's log that a message quotes."""
 
@@ -41,16 +47,39 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
+def alone(variables: Mapping[str, str], device: str) -> tuple[dict[str, str], str]:
+    """An environment, and the device's name in it, for a child that is no rank of the launch that its parent is in.
+
+    A wrapper's `Accelerator()` would join the parents' rendezvous and wait there for ever. Of the GPUs it is shown the
+    parent's own: wrappers that are alone take the first they see, or spread over all, whatever device they are given.
+    """
+    kept = {name: value for name, value in variables.items() if not LAUNCHER.fullmatch(name)}
+    kind, _, index = device.partition(":")
+    if int(variables.get("WORLD_SIZE") or 1) < 2 or kind != "cuda" or not index.isdecimal():
+        return kept, device
+    visible = [name.strip() for name in variables.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if visible and int(index) >= len(visible):
+        raise CheckpointError(f"{device}: only {len(visible)} GPUs are visible (CUDA_VISIBLE_DEVICES)")
+    return {**kept, "CUDA_VISIBLE_DEVICES": visible[int(index)] if visible else index}, kind
+
+
 def start(
-    module: str, arguments: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()
+    module: str,
+    arguments: Sequence[str],
+    log: IO[bytes],
+    pass_fds: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Run a module of ours as a process group whose output goes to a log; a terminal's Ctrl-C does not reach it."""
+    """Run a module of ours as a process group whose output goes to a log; a terminal's Ctrl-C does not reach it.
+
+    Its environment is `environment()` where no variables are given.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, str(os.getpid()), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=environment(),
+        env=environment() if variables is None else variables,
         pass_fds=pass_fds,
         start_new_session=True,
     )

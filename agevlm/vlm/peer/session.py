@@ -16,15 +16,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Ask, Capability, EncodedImages, Fingerprint, Prepared, Reply, Vlm, pictures
-from agevlm.vlm.fingerprint import fingerprint_folder, fingerprint_parts
-from agevlm.vlm.peer.children import ended, environment, finish, lmms_eval_version, start, tail
+from agevlm.vlm.fingerprint import fingerprint_parts
+from agevlm.vlm.peer.children import alone, ended, environment, finish, lmms_eval_version, start, tail
+from agevlm.vlm.peer.content import content_parts
 from agevlm.vlm.peer.wrapper import Asked, Said
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 PREFIX = "lmms:"
 GRACE = 3.0
 """Seconds that a wrapper's process has to end once nothing more is asked."""
+FOREIGN_OPTIONS = ("batch_size", "chat_template", "device_map", "concurrency", "timeout")
+"""Options of a model that a wrapper does not get."""
+NAMED = re.compile(r"""([\w.-]+)["']?\s*[=:]\s*["']?([^,"'}]*)""")
+"""A name and its value, at any depth (a wrapper may take JSON)."""
+HARMLESS = ("image", "video", "audio", "pad", "bos", "eos", "eot", "unk", "sep", "cls", "mask")
+"""What stands before `token` or `key` in names that are no secrets."""
+PULSE = 0.5
+"""Seconds between looks at whether the wrapper's process is still there."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,20 @@ class Selector:
         name, _, arguments = choice.name.removeprefix(PREFIX).partition("?")
         if not name:
             raise CheckpointError(f"{choice.name}: name a wrapper of lmms-eval, as in lmms:llava_hf?pretrained=DIR")
-        if choice.chat_template is not None:
-            raise CheckpointError(f"{choice.name}: takes no --chat-template; where the wrapper has an argument for it, "
-                                  "give it after the ?")  # fmt: skip
-        return Selector(name, arguments)
+        selector = Selector(name, arguments)
+        # First of all: other messages may quote the arguments.
+        if secret := next((key for key, value in NAMED.findall(arguments) if is_secret(key, value.strip())), None):
+            raise CheckpointError(
+                f"{PREFIX}{name}: argument {secret!r} looks like a secret, and arguments are written to the run "
+                "folder's name and files; leave it out, and set the environment variable that the provider's client "
+                "reads (OPENAI_API_KEY, HF_TOKEN, ...)"
+            )
+        given = [f for f in fields(choice) if f.name in FOREIGN_OPTIONS and getattr(choice, f.name) != f.default]
+        if given:
+            names = ", ".join("--" + f.name.replace("_", "-") for f in given)
+            raise CheckpointError(f"{choice.name}: takes no {names}; where the wrapper has an argument for it, give it "
+                                  "after the ?")  # fmt: skip
+        return selector
 
     def items(self) -> dict[str, str]:
         """The arguments as texts. Raises CheckpointError for one without a value."""
@@ -64,27 +83,38 @@ class Selector:
         return found
 
 
+def is_secret(key: str, value: str) -> bool:
+    """Whether an argument's name says that its value must not be written down: `api_key`, `hf_token`, `password`.
+
+    Not `max_new_tokens`, `tokenizer`, `pad_token`, `video_key`, nor a mere `use_auth_token=True`.
+    """
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower())
+    if not words or value.lower() in ("", "true", "false", "none"):
+        return False
+    if any(word in word_of_key for word in ("secret", "password", "passwd") for word_of_key in words):
+        return True
+    kind = next((kind for kind in ("key", "token") if words[-1].endswith(kind)), None)
+    return kind is not None and not (words[-1] == kind and len(words) > 1 and words[-2] in HARMLESS)
+
+
 def fingerprint(choice: ModelChoice) -> Fingerprint:
-    """Wrapper, lmms-eval's version, arguments; folders that the arguments name count by their content.
+    """Wrapper, lmms-eval's version, arguments; files and folders that the arguments name count by their content.
 
     A hub id counts by its name alone: what the wrapper fetches is not seen from here.
 
     Raises:
-        CheckpointError: lmms-eval is not installed or has no such wrapper, or the arguments cannot be read.
+        CheckpointError: lmms-eval is not installed or has no such wrapper, or the arguments, or a file that they
+            name, cannot be read.
     """
     version = lmms_eval_version()
     selector = Selector.of(choice)
     _require_known(selector.name)
     parts = {"wrapper": selector.name, "lmms_eval": version, "dtype": choice.dtype}
-    plain = {}
-    for key, value in selector.items().items():
-        folder = Path(value)
-        if value and folder.is_dir():
-            for part, digest in fingerprint_folder(folder, {}).parts.items():
-                parts[f"{key} {part}"] = digest
-        else:
-            plain[key] = value
-    return fingerprint_parts({**parts, "arguments": json.dumps(dict(sorted(plain.items())))})
+    arguments = selector.items()
+    content = content_parts(arguments)
+    by_content = {name.partition(" ")[0] for name in content}
+    plain = {key: value for key, value in sorted(arguments.items()) if key not in by_content}
+    return fingerprint_parts({**content, **parts, "arguments": json.dumps(plain)})
 
 
 def _require_known(name: str) -> None:
@@ -137,15 +167,16 @@ class PeerVlm(Vlm):
             import torch
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        variables, device = alone(environment(), device)
         offered = {"dtype": choice.dtype, "device": device, "batch_size": 1}
         handle, name = tempfile.mkstemp(prefix="agevlm-lmms-", suffix=".log")
         self._log = Path(name)
         self._pipe, theirs = multiprocessing.Pipe()
         with os.fdopen(handle, "wb") as log, contextlib.closing(theirs):
-            self._process = start("agevlm.vlm.peer.child", [str(theirs.fileno())], log, [theirs.fileno()])
+            self._process = start("agevlm.vlm.peer.child", [str(theirs.fileno())], log, [theirs.fileno()], variables)
         try:
             self._pipe.send(("load", self._selector.name, self._selector.arguments, offered))
-            kind, said = self._pipe.recv()
+            kind, said = self._receive()
         except (EOFError, OSError):
             kind, said = "failed", f"its process {ended(self._process)}: {tail(self._log)}"
         except BaseException:
@@ -172,8 +203,10 @@ class PeerVlm(Vlm):
             return []
         sent = [Asked(ask.prompt, ask.image, ask.max_new_tokens) for ask in asks]
         try:
+            # Before sending too: a worker that outlives the wrapper keeps the pipe open, and nobody reads it.
+            self._require_alive()
             self._pipe.send(("ask", list(encoded.images), sent))
-            _, said = self._pipe.recv()
+            _, said = self._receive()
         except (EOFError, OSError) as error:
             raise RuntimeError(
                 f"the wrapper's process {ended(self._process)}; its log {self._log} ends: {tail(self._log)}"
@@ -186,6 +219,17 @@ class PeerVlm(Vlm):
     def close(self) -> None:
         self._end()
         self._log.unlink(missing_ok=True)
+
+    def _receive(self) -> Any:
+        """The child's next words. Raises EOFError if it ends without any, whoever else still holds the pipe."""
+        while not self._pipe.poll(PULSE):
+            if self._process.poll() is not None and not self._pipe.poll(0):
+                raise EOFError
+        return self._pipe.recv()
+
+    def _require_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise EOFError
 
     def _end(self) -> None:
         self._pipe.close()

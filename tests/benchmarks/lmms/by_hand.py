@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import io
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from lmms_eval.api.instance import Instance
@@ -14,7 +19,8 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 
 from agevlm.vlm.choice import ModelChoice
-from benchmarks.lmms.child import known_tasks, output_types
+from agevlm.vlm.contract import Reply, Vlm
+from benchmarks.lmms.child import known_tasks, output_types, require_settings
 from benchmarks.lmms.command import TASK_FILES
 from benchmarks.lmms.model import AgeVlm
 from benchmarks.run_folder import RunFolder
@@ -53,6 +59,55 @@ def refused(model, documents, settings):
         return str(model.generate_until(made))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+class Slow(Vlm):
+    """As a served model: many groups under way, each waited for until the model is closed."""
+
+    capabilities = frozenset({"blind"})
+    parallel_groups = 4
+
+    def __init__(self):
+        self.closed = threading.Event()
+
+    def encode(self, images):
+        return images
+
+    def answer(self, encoded, asks):
+        if "cup?0" in asks[0].prompt:
+            return [Reply("first", "eos") for _ in asks]
+        os.kill(os.getpid(), signal.SIGINT)
+        self.closed.wait(60)
+        return [Reply.failed("closed") for _ in asks]
+
+    def rank(self, encoded, asks, options):
+        raise NotImplementedError
+
+    def describe(self):
+        return {}
+
+    def close(self):
+        self.closed.set()
+
+
+def interrupted(name, documents):
+    """What Ctrl-C leaves: whether the model was closed, and what is kept."""
+    model = AgeVlm(pretrained=name, device="cpu", records="interrupted")
+    first = documents[0]["images"][0]
+    documents = [{"suffix": f"{n}", "images": [first.rotate(n)]} for n in range(3)]
+    model.task_dict, made = requests_of(documents, {"max_new_tokens": 4, "temperature": 0})
+    model._vlm = slow = Slow()
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            model.generate_until(made)
+        ended = "no"
+    except KeyboardInterrupt:
+        ended = "yes"
+    closed = slow.closed.is_set()
+    slow.closed.set()
+    kept = [r.text for r in RunFolder(Path("interrupted")).answers().values()]
+    return {"ended": ended, "closed": closed, "kept": kept, "said": said.getvalue()}
 
 
 def main() -> None:
@@ -118,8 +173,10 @@ def main() -> None:
         "errors": sum(r.error is not None for r in kept),
     }
     lenient = AgeVlm(pretrained=name, device="cpu", records="lenient", on_error="empty")
-    lenient.task_dict, made = requests_of(documents(), greedy)
+    lenient.task_dict, made = requests_of(documents(), {**greedy, "repetition_penalty": 1.3})
     seen["empty_when_asked_for"] = [a.text for a in lenient.generate_until(made)]
+    seen["missing"], seen["remarks"] = lenient.missing, lenient.remarks
+    seen["interrupted"] = interrupted(name, documents()[2:])
     seen["refused_arguments"], seen["batch_sizes"] = [], []
     for arguments in (
         "dtype=float32",
@@ -131,6 +188,12 @@ def main() -> None:
             AgeVlm.create_from_arg_string(arguments)
         except Exception as error:
             seen["refused_arguments"].append(f"{type(error).__name__}: {error}")
+    seen["refused_settings"] = []
+    for text in ("max_new_tokens", "max_new_tokens=0", "max_new_tokens=4,temperature=0", ""):
+        try:
+            seen["refused_settings"].append(require_settings(text))
+        except Exception as error:
+            seen["refused_settings"].append(f"{type(error).__name__}: {error}")
     for arguments, given in (
         ("", "1"),
         ("", 1),

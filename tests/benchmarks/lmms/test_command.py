@@ -18,9 +18,10 @@ from agevlm.errors import DataError
 from benchmarks.lmms import child, command
 from benchmarks.lmms.child import known_tasks
 from benchmarks.lmms.command import TASK_FILES, metric_rows
+from benchmarks.records import AnswerRecord, AnswerWriter
 from benchmarks.run_folder import RunFolder
 from tests.benchmarks.lmms.harness import declared
-from tests.benchmarks.runs.launch import command_here
+from tests.benchmarks.runs.launch import command_here, environment
 
 RESULTS = {
     "results": {
@@ -42,6 +43,8 @@ RESULTS = {
     "n_recorded": {"one": 4, "two": 6},
     "config": {"interface": "chat"},
     "versions": {"one": 1.0},
+    "missing": 2,
+    "remarks": ["2 of 10 requests have no answer; the first: [one]/test/3: gone", "generation settings ignored: dola"],
 }
 
 
@@ -72,6 +75,12 @@ def test_rows_have_lmms_evals_numbers_and_n(monkeypatch):
     child_that(
         monkeypatch, f"open(OUTCOME,'w').write(json.dumps({{'results': {RESULTS!r}}}))".replace("nan", "float('nan')")
     )
+    records = [AnswerRecord(k, None, None, "q", None if e else "a", "error" if e else "eos", error=e)
+               for k, e in (("1", None), ("2", "gone"), ("3", None))]  # fmt: skip
+    Path("run").mkdir()
+    writer = AnswerWriter(Path("run/answers-00000.jsonl"))
+    writer.commit(records)
+    writer.close()
     done = lmms("--json", "-", "--limit", "4")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
@@ -92,12 +101,20 @@ def test_rows_have_lmms_evals_numbers_and_n(monkeypatch):
     )
     assert rows[3]["stderr"] == 0.3
     assert "no published number" in done.stderr
+    for remark in RESULTS["remarks"]:
+        assert f"warning: {remark}" in done.stderr
+    told = {"missing": 2, "remarks": RESULTS["remarks"]}
+    assert told.items() <= json.loads(Path("run/scores.json").read_text()).items()
     manifest = RunFolder(Path("run")).manifest()
     assert manifest["benchmark"] == "lmms"
     assert manifest["packages"]["lmms-eval"] == "0.7.3"
     assert manifest["lmms_eval"] == {"versions": {"one": 1.0}, "interface": "chat"}
     assert manifest["model"]["fingerprint"]
-    assert "ended" in manifest["launches"][0]
+    launch = manifest["launches"][0]
+    assert "ended" in launch
+    # Of the three records one is an error.
+    assert (launch["answers_before"], launch["answers"]) == (2, 2)
+    assert told.items() <= launch.items()
 
 
 def test_the_table_shows_each_metric_with_its_errors(monkeypatch):
@@ -186,6 +203,25 @@ def test_ctrl_c_ends_the_child_too_and_says_what_is_kept(monkeypatch):
     assert "interrupted: 0 answers are safe in run" in done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path("child").read_text()), 0)
+
+
+def test_the_child_ends_at_once_when_told_to_whatever_its_threads_and_its_callers_shell_do(tmp_path):
+    Path("settings.json").write_text("{}")
+    program = (
+        "import os, signal, sys, threading, time\n"
+        "from benchmarks.lmms import child\n"
+        "def run(settings):\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "child.run = run\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "sys.argv[1:] = [str(os.getppid()), 'settings.json', 'outcome.json']\n"
+        "child.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=40, cwd=tmp_path, env=environment())
+    assert done.returncode == 130
+    assert not Path("outcome.json").exists()
 
 
 def test_without_lmms_eval_it_says_how_to_install_it(monkeypatch):

@@ -49,7 +49,7 @@ def killed(local, env):
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, cwd=local.folder, stdout=output, stderr=subprocess.STDOUT)
         answers = run / "answers-00000.jsonl"
-        while process.poll() is None and not (answers.exists() and answers.stat().st_size):
+        while process.poll() is None and not (answers.exists() and any(True for _ in read_commits(answers))):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         code = process.wait()
@@ -106,6 +106,7 @@ def test_a_killed_run_goes_on_and_asks_only_what_is_missing(killed, again, local
     assert manifest["launches"][0]["answers_before"] == first
     assert manifest["packages"]["lmms-eval"]
     assert manifest["model"]["fingerprint"]
+    assert (manifest["launches"][0]["missing"], manifest["launches"][0]["answers"]) == (0, distinct)
     assert len(list((run / "lmms-eval").rglob("*_samples_*.jsonl"))) == 6
 
 
@@ -249,6 +250,12 @@ def test_arguments_are_checked_and_lmms_evals_default_batch_size_is_none_of_ours
     assert on_error == "DataError: agevlm: on_error=ignore: give raise or empty"
     assert unknown.startswith("DataError: agevlm: unknown model_args colour; known: pretrained, dtype,")
     assert size == "DataError: agevlm: batch_size=auto: give a number of at least 1"
+    assert seen["refused_settings"] == [
+        "DataError: --gen-kwargs max_new_tokens: each setting is KEY=VALUE, as in max_new_tokens=16,temperature=0",
+        "DataError: --gen-kwargs: max_new_tokens=0: give a whole number of at least 1",
+        None,
+        None,
+    ]
     assert seen["batch_sizes"] == [None, None, None, 8, 1, None]
 
 
@@ -259,9 +266,21 @@ def test_a_request_without_an_answer_stops_the_run_after_all_others(by_hand):
     assert seen["recorded_when_stopped"] == {"answers": 6, "errors": 2}
     assert seen["empty_when_asked_for"].count("") == 2
     assert all(seen["empty_when_asked_for"][2:])
+    assert seen["missing"] == 2
+    ignored, missing = seen["remarks"]
+    assert ignored == "generation settings ignored: repetition_penalty"
+    assert missing.startswith("2 of 8 requests have no answer; the first: made/test/0: ")
 
 
 def test_sampling_and_several_images_are_refused_before_anything_is_asked(by_hand):
     seen, _ = by_hand
     assert "asks for sampling (temperature=0.7)" in seen["sampling"]
     assert "has 2 images" in seen["two_images"]
+
+
+def test_ctrl_c_closes_the_model_and_says_what_is_kept(by_hand):
+    seen, _ = by_hand
+    found = seen["interrupted"]
+    assert (found["ended"], found["closed"]) == ("yes", True)
+    assert set(found["kept"]) <= {"first"}
+    assert "interrupted; what is answered is kept in interrupted" in found["said"]

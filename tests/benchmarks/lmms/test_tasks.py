@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.cvbench.score import official_mean
@@ -25,6 +25,7 @@ rows_of_answers = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows_of_answers)
 def test_popes_metrics_are_those_of_our_own_table(rows):
     questions, answers, entries = [], {}, []
@@ -74,6 +75,7 @@ def test_a_label_that_is_neither_yes_nor_no_is_refused():
 rows_of_sources = st.lists(st.tuples(st.sampled_from(["ADE20K", "COCO", "Omni3D"]), st.booleans()), max_size=20)
 
 
+@settings(deadline=None)
 @given(rows_of_sources)
 def test_the_mean_of_both_cvbench_tasks_is_the_official_number(extra):
     rows = [("ADE20K", True), ("COCO", False), ("Omni3D", True), *extra]

@@ -173,3 +173,11 @@ def test_a_tasks_own_placeholder_makes_room_for_the_image():
     assert plain_prompt("<image>\nIs it red?", with_image=True) == "Is it red?"
     assert plain_prompt("<image>\nIs it red?", with_image=False) == "<image>\nIs it red?"
     assert plain_prompt(" Is it red?\n", with_image=True) == " Is it red?\n"
+
+
+@pytest.mark.parametrize("tokens", [0, -1, "many", "", 1.5, True, float("inf")])
+def test_a_token_budget_that_is_none_is_refused_and_not_taken_for_the_default(tokens):
+    with pytest.raises(DataError, match=r"task/test/0: max_new_tokens=.* at least 1"):
+        read_decoding({"max_new_tokens": tokens}, "task/test/0")
+    assert read_decoding({"max_new_tokens": 8.0}, "").max_new_tokens == 8
+    assert read_decoding({"max_new_tokens": "8"}, "").max_new_tokens == 8

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
@@ -58,6 +59,12 @@ class Faulty(lmms):
             return "dropped"
         if "nothing" in prompt:
             return None
+        if "environment" in prompt:
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "TORCHELASTIC_RUN_ID", "CUDA_VISIBLE_DEVICES")
+            return " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        if "fork" in prompt and os.fork() == 0:
+            time.sleep(120)  # holds the pipe
+            os._exit(0)
         if "die" in prompt:
             os.kill(os.getpid(), signal.SIGKILL)
         if "log" in prompt:

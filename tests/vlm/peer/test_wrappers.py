@@ -16,13 +16,21 @@ from agevlm.errors import CheckpointError, NotSupported
 from agevlm.vlm import Ask
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.hf.session import HfVlm
-from agevlm.vlm.peer import children
+from agevlm.vlm.peer import children, session
 from agevlm.vlm.peer.session import Selector
 from benchmarks.plan import Group, PlannedAsk, Shown
 from benchmarks.records import AnswerWriter, load_answers
 from benchmarks.run import RunStopped, run_groups
 from tests.benchmarks.lmms.harness import needs_lmms_eval, write_distribution
 from tests.vlm.conftest import asks_about
+
+LAUNCHED = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "ROLE_RANK": "1", "ROLE_NAME": "default", "ROLE_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_USE_AGENT_STORE": "True", "CUDA_VISIBLE_DEVICES": "5,7",
+}  # fmt: skip
+"""What torchrun tells its second process."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,10 @@ def plugged(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def faulty(plugged):
-    vlm = ModelChoice("lmms:faulty?word=a b,force_simple=True", dtype="bfloat16", device="cpu").load()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LAUNCHED.items():
+            patch.setenv(name, value)
+        vlm = ModelChoice("lmms:faulty?word=a b,force_simple=True", dtype="bfloat16", device="cuda:1").load()
     yield vlm
     vlm.close()
 
@@ -58,9 +69,12 @@ def said(vlm, image, *prompts, tokens=8):
 @needs_lmms_eval
 class TestFaults:
     def test_settings_reach_a_wrapper_that_has_a_name_for_them(self, faulty, square):
-        assert said(faulty, square, "settings") == ["bfloat16 cpu 1 a b"]
+        assert said(faulty, square, "settings") == ["bfloat16 cuda 1 a b"]
         assert said(faulty, square, "tokens", tokens=5) == ["5"]
         assert faulty.describe()["interface"] == "simple"
+
+    def test_a_wrapper_is_no_rank_of_its_parents_launch_and_sees_its_parents_gpu_alone(self, faulty, square):
+        assert said(faulty, square, "environment") == ["CUDA_VISIBLE_DEVICES=7"]
 
     def test_answers_come_in_order_about_the_image_that_was_asked_about(self, faulty):
         images = faulty.encode([Image.new("RGB", (4, 5)), Image.new("RGB", (7, 8))])
@@ -100,7 +114,7 @@ class TestFaults:
         assert said(vlm, square, "one") == ["one (chat) (6, 6)"]
         assert vlm.answer(vlm.encode([]), [Ask("b", None)])[0].text == "b (chat) blind"
         writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
-        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "die"),)) for n in range(5)]
+        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "fork and die"),)) for n in range(5)]
         with pytest.raises(RunStopped, match="killed by signal 9"):
             run_groups(vlm, groups, lambda _: square, writer, max_new_tokens=4)
         writer.close()
@@ -177,6 +191,24 @@ def assert_gone(number):
     pytest.fail(f"process {number} lives on")
 
 
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        ("cuda:1", {"WORLD_SIZE": "2"}, ("1", "cuda")),
+        ("cuda:1", {"WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}, ("GPU-b", "cuda")),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,5"}, ("4,5", "cuda:1")),
+        ("cuda", {"WORLD_SIZE": "2"}, (None, "cuda")),
+        ("cpu", {"WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "4"}, ("4", "cpu")),
+    ],
+)
+def test_a_rank_s_wrapper_gets_the_rank_s_gpu(device, given, expected):
+    variables, named = children.alone(
+        {**LAUNCHED, "WORLD_SIZE": "1", "CUDA_VISIBLE_DEVICES": "", **given, "HOME": "h"}, device
+    )
+    assert (variables.get("CUDA_VISIBLE_DEVICES") or None, named) == expected
+    assert set(variables) == {"HOME", "CUDA_VISIBLE_DEVICES"}
+
+
 @needs_lmms_eval
 class TestFingerprint:
     def test_a_folder_counts_by_content_and_other_arguments_by_text(self, checkpoint, copy_of):
@@ -192,6 +224,38 @@ class TestFingerprint:
         assert parts(f"pretrained={folder},device_map=cpu", dtype="bfloat16").changed(first.parts) == ["dtype"]
         assert first.parts["lmms_eval"] == children.lmms_eval_version()
         assert first.parts["wrapper"] == "llava_hf"
+
+    def test_any_file_of_a_folder_and_a_named_file_count(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(session, "_require_known", lambda name: None)
+        folder, template = tmp_path / "model", tmp_path / "chat.jinja"
+        (folder / "below" / ".cache").mkdir(parents=True)
+        (folder / ".git").mkdir()
+        (folder / "loop").symlink_to(folder)
+        template.write_text("{{ a }}")
+        for name in ("pytorch_model.bin", "modeling_own.py", "below/weights.pt", "config.json"):
+            (folder / name).write_text("1")
+
+        def parts():
+            return ModelChoice(f"lmms:mine?pretrained={folder},chat_template={template},x=1").fingerprint()
+
+        first = parts()
+        assert parts() == first
+        for path, part in {
+            folder / "pytorch_model.bin": "pretrained other files",
+            folder / "modeling_own.py": "pretrained other files",
+            folder / "below/weights.pt": "pretrained other files",
+            folder / "config.json": "pretrained config",
+            template: "chat_template",
+        }.items():
+            path.write_text("2")
+            assert parts().changed(first.parts) == [part], path
+            path.write_text("1" if path != template else "{{ a }}")
+            assert parts() == first
+        for aside in (".git/index", "below/.cache/x"):
+            (folder / aside).write_text("1")
+        assert parts() == first
+        (folder / "below/weights.pt").rename(folder / "weights.pt")
+        assert parts().changed(first.parts) == ["pretrained other files"]
 
     def test_an_unknown_wrapper_is_refused_with_near_names(self):
         with pytest.raises(CheckpointError, match="no wrapper 'lava_hf'; near: llava_hf"):
@@ -210,6 +274,46 @@ class TestFingerprint:
 def test_a_name_that_cannot_be_read_says_so(name, template, problem):
     with pytest.raises(CheckpointError, match=problem):
         Selector.of(ModelChoice(name, chat_template=template)).items()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("batch_size", 4), ("device_map", "auto"), ("concurrency", 3), ("timeout", 5.0)]
+)
+def test_an_option_that_no_wrapper_gets_is_refused(option, value):
+    with pytest.raises(CheckpointError, match=f"takes no --{option.replace('_', '-')}; .* after the \\?"):
+        ModelChoice("lmms:llava_hf?pretrained=x", **{option: value}).fingerprint()
+    Selector.of(ModelChoice("lmms:llava_hf", dtype="bfloat16", device="cuda:1"))
+
+
+@pytest.mark.parametrize(
+    "key", ["api_key", "apiKey", "APIKEY", "hf_token", "token", "client_secret", "db_password", "key"]
+)
+def test_a_secret_is_refused_and_not_repeated(key):
+    with pytest.raises(CheckpointError, match=f"argument '{key}' looks like a secret.*environment variable") as raised:
+        ModelChoice(f"lmms:mine?x,pretrained=x, {key} = sk-SECRET", batch_size=3).fingerprint()
+    assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("arguments", ["pretrained=x,api-key=sk-SECRET", 'extra={"a": 1, "api_key": "sk-SECRET"}'])
+def test_a_secret_inside_another_argument_is_refused_too(arguments):
+    with pytest.raises(CheckpointError, match=r"argument 'api.key' looks like a secret"):
+        Selector.of(ModelChoice(f"lmms:mine?{arguments}"))
+
+
+def test_arguments_that_are_no_secrets_pass():
+    names = [
+        "max_new_tokens",
+        "tokenizer",
+        "token_merge_ratio",
+        "image_token",
+        "pad_token_id",
+        "video_key",
+        "key_frames",
+    ]
+    arguments = (
+        ",".join(f"{name}=1" for name in names) + ",use_auth_token=True,reasoner_api_key_env=MY_KEY,url=http://h:8/v1"
+    )
+    assert len(Selector.of(ModelChoice(f"lmms:mine?{arguments}")).items()) == len(names) + 3
 
 
 def test_commas_belong_to_the_value_unless_a_key_follows():
