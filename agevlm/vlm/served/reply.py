@@ -18,6 +18,10 @@ VERSION = r"-(\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})|@[\w./-]+"
 """What endpoints add to the name of a model that has versions: a date or number, or a revision."""
 
 
+class NoAnswer(EndpointError):
+    """A reply that holds no answer. It says nothing of what the server makes of other requests."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens as the server counted them; 0 where it did not say."""
@@ -72,23 +76,24 @@ def read_completion(body: Any) -> Completion:
     """Read the JSON body of /chat/completions.
 
     Raises:
-        EndpointError: it holds no answer: no choices, no text, no finish reason.
+        NoAnswer: no choices, no text, no finish reason; or the limit was reached before any text.
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, Mapping):
-        raise EndpointError("the reply holds no choices, so no answer", "no choices")
+        raise NoAnswer("the reply holds no choices, so no answer", "no choices")
     finish = choice.get("finish_reason")
     if not isinstance(finish, str) or not finish:
-        raise EndpointError(f"the reply does not say why it ended (finish_reason is {finish!r})", "no finish reason")
+        raise NoAnswer(f"the reply does not say why it ended (finish_reason is {finish!r})", "no finish reason")
     text = _text(choice.get("message"))
-    if text is None:
+    # At the limit, an empty text is none yet: models that reason first have it empty until they answer.
+    if text is None or (text == "" and finish == "length"):
         reasons = {
             "content_filter": "the server's content filter withheld it",
-            "length": "a model that reasons first may have used up its tokens: allow more",
+            "length": "a model that reasons first may have used up its tokens: allow more (--max-new-tokens)",
         }
         hint = reasons.get(finish, "the server sent null in its place")
-        raise EndpointError(f"the reply holds no text (finish reason {finish}): {hint}", f"no text {finish}")
+        raise NoAnswer(f"the reply holds no text (finish reason {finish}): {hint}", f"no text {finish}")
     name = body.get("model")
     positions: tuple[Position, ...] = ()
     problem = None

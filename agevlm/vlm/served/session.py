@@ -20,7 +20,7 @@ from agevlm.vlm.fingerprint import fingerprint_parts
 from agevlm.vlm.served.address import parse_address
 from agevlm.vlm.served.candidates import candidate_logprobs, first_token_problem
 from agevlm.vlm.served.client import Client, Message, Request
-from agevlm.vlm.served.reply import Completion
+from agevlm.vlm.served.reply import Completion, NoAnswer
 from agevlm.vlm.served.transport import Rejected
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ class ServedVlm(Vlm):
         prefix cache when the others follow, all together. (It also shows at the price of one request that a server
         refuses everything.)
 
-        An ask that fails while others are answered is a `Reply.failed`; if all fail, the first one's error is raised.
+        An ask that fails while others are answered is a `Reply.failed`; if all fail with the same sort of trouble, the
+        first one's error is raised.
         """
         if not isinstance(encoded, ServedImages):
             raise TypeError(f"these images were encoded by another adapter: {type(encoded).__name__}")
@@ -181,7 +182,7 @@ class ServedVlm(Vlm):
             others = [i for i in range(len(asks)) if i not in results]
             results |= self._together(encoded, asks, others, order)
         errors = [r for _, r in sorted(results.items()) if isinstance(r, EndpointError)]
-        if errors and len(errors) == len(results):
+        if len(errors) == len(results) and len({error.kind for error in errors}) == 1:
             if self.served.others and isinstance(errors[0], Rejected) and errors[0].status == 404:
                 raise Rejected(f"{errors[0]}. The endpoint lists: {_some(self.served.others)}", 404)
             raise errors[0]
@@ -251,7 +252,7 @@ class ServedVlm(Vlm):
 
 
 def _of_the_request(error: EndpointError) -> bool:
-    return isinstance(error, Rejected) and error.status in (400, 413, 422)
+    return isinstance(error, NoAnswer) or (isinstance(error, Rejected) and error.status in (400, 413, 422))
 
 
 def _message(encoded: ServedImages, ask: Ask) -> Message:

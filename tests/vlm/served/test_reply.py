@@ -85,6 +85,15 @@ def test_text_in_parts_is_joined_and_an_empty_text_is_an_answer():
     assert read_completion(changed(("choices", 0, "message", "content"), "")).text == ""
 
 
+@pytest.mark.parametrize("message", [{"content": ""}, {"content": "", "reasoning_content": "Let me look"}])
+def test_an_empty_text_at_the_limit_is_no_answer(message):
+    body = changed(("choices", 0, "message"), message)
+    body["choices"][0]["finish_reason"] = "length"
+    with pytest.raises(EndpointError, match="used up its tokens: allow more .--max-new-tokens") as caught:
+        read_completion(body)
+    assert caught.value.kind == "no text length"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [

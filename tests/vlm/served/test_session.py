@@ -165,6 +165,16 @@ def test_the_questions_of_an_image_are_adjacent_when_many_are_asked_at_a_time(se
     assert sum(spans) / len(spans) < 16
 
 
+def finish(reason, content):
+    """Edits a reply so."""
+
+    def edit(body):
+        choice = {**body["choices"][0], "finish_reason": reason, "message": {"content": content}, "logprobs": None}
+        return {**body, "choices": [choice]}
+
+    return edit
+
+
 def test_one_failing_question_costs_the_others_nothing_and_all_failing_is_an_exception(server, vlm):
     def trouble(request, handler):
         return handler.say(400, {"error": "bad"}) if request.prompt in (PROMPTS[0], PROMPTS[3]) else None
@@ -178,6 +188,33 @@ def test_one_failing_question_costs_the_others_nothing_and_all_failing_is_an_exc
     server.trouble = lambda _, handler: handler.say(400, {"error": "bad"})
     with pytest.raises(Rejected, match="HTTP 400: bad"):
         one.answer(one.encode([picture(1)]), asks())
+
+
+NO_ANSWERS = {
+    "filtered": (finish("content_filter", None), "content filter"),
+    "null": (finish("stop", None), "null in its place"),
+    "no reason": (finish(None, "Yes"), "finish_reason"),
+    "no choices": (lambda body: {**body, "choices": []}, "no choices"),
+}
+
+
+@pytest.mark.parametrize(("edit", "said"), NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_a_reply_without_an_answer_to_the_first_question_costs_the_others_nothing(server, vlm, edit, said):
+    server.edit = lambda request, body: edit(body) if request.prompt == PROMPTS[0] else body
+    one = vlm()
+    first, *others = one.answer(one.encode([picture(1)]), asks())
+    assert first.text is None
+    assert said in first.error
+    assert [r.text for r in others] == [rule(digest(picture(1)), p)[0] for p in PROMPTS[1:]]
+
+
+def test_each_of_several_failing_questions_has_its_own_reason(server, vlm):
+    server.edit = lambda request, body: finish("content_filter", None)(body) if request.prompt == PROMPTS[0] else body
+    server.trouble = lambda request, h: h.say(400, {"error": "bad"}) if request.prompt != PROMPTS[0] else None
+    one = vlm()
+    first, *others = one.answer(one.encode([picture(1)]), asks())
+    assert "content filter" in first.error
+    assert all("HTTP 400: bad" in reply.error for reply in others)
 
 
 def test_an_endpoint_that_refuses_everything_is_asked_once_an_image(server, vlm):
@@ -197,23 +234,15 @@ def test_a_name_that_is_not_listed_may_do_and_if_it_does_not_the_listed_ones_are
     one.close()
 
 
-def finished(reason, content="Yes"):
-    def edit(_, body):
-        choice = {**body["choices"][0], "finish_reason": reason, "message": {"content": content}, "logprobs": None}
-        return {**body, "choices": [choice]}
-
-    return edit
-
-
 def test_why_an_answer_ended(server, vlm):
     one = vlm()
     images = one.encode([picture(1)])
-    server.edit = finished("length")
+    server.edit = lambda _, body: finish("length", "Yes")(body)
     assert one.answer(images, asks())[0].stop == "length"
-    server.edit = finished("stop", "")
+    server.edit = lambda _, body: finish("stop", "")(body)
     assert one.answer(images, asks())[0].text == ""
     for reason in ("content_filter", "tool_calls", "abort"):
-        server.edit = finished(reason)
+        server.edit = lambda _, body, reason=reason: finish(reason, "Yes")(body)
         assert {r.text for r in one.answer(images, asks())} == {None}
         assert all(reason in r.error for r in one.answer(images, asks()))
 
