@@ -226,7 +226,7 @@ class Transport:
     def _refusal(self, response: httpx.Response, data: bytes) -> Exception:
         """What an HTTP status other than success means."""
         status = response.status_code
-        said = f"HTTP {status}: {self._words(data) or response.reason_phrase}"
+        said = f"HTTP {status}: {self._words(data) or self._quote(response.reason_phrase)}"
         if passes(status) and b"insufficient_quota" not in data:
             asked = retry_after(response.headers.get("retry-after"), self._clock.wall())
             return _Passing(EndpointError(f"{self.url} is in trouble: {said}", f"HTTP {status}"), asked)

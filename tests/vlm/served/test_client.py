@@ -336,6 +336,27 @@ def test_a_key_that_the_server_repeats_is_in_no_error(server, client, code, said
     assert KEY not in f"{one!r} {vars(one)!r} {vars(one._transport)['_http']!r} {one._transport._http.headers!r}"
 
 
+@pytest.mark.parametrize("code", [302, 400, 500])
+def test_a_key_in_a_status_line_is_in_no_error(server, client, code):
+    def trouble(_, handler):
+        handler.send_response(code, f"No key {KEY}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    server.trouble = trouble
+    with pytest.raises(EndpointError, match=rf"HTTP {code}: No key \[key\]"):
+        client(patience=Patience(tries=1)).chat(CHAT, REQUEST)
+
+
+def test_a_key_in_what_is_no_http_is_in_no_error(server, client):
+    server.trouble = lambda _, h: h.wfile.write(f"{KEY} is no status line\r\n\r\n".encode()) and h.reset()
+    with pytest.raises(EndpointError, match="cannot be reached") as caught:
+        client(patience=Patience(tries=1)).chat(CHAT, REQUEST)
+    assert "[key]" in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
 def test_a_key_that_the_server_puts_into_a_reply_is_in_no_reply(server, client):
     def echo(request, body):
         body = completion(request)
