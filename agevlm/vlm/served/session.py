@@ -101,7 +101,7 @@ def _refuse_options(choice: ModelChoice) -> None:
 
 def _served(client: Client) -> Served:
     """The model that the client is to ask; its name where none was given."""
-    listed = client.models()
+    listed = _listed(client)
     if client.model is not None:
         found = next((m for m in listed or () if m["id"] == client.model), None)
         # Not refused here: hosted endpoints answer to names that they do not list.
@@ -114,6 +114,22 @@ def _served(client: Client) -> Served:
         raise EndpointError(f"{client.url} {which}: openai:URL#NAME")
     client.model = listed[0]["id"]
     return Served(listed[0]["id"], listed[0])
+
+
+def _listed(client: Client) -> list[Mapping[str, Any]] | None:
+    """What the endpoint serves; None where it does not say, or not to this key and a model is named."""
+    try:
+        return client.models()
+    except Rejected as refusal:
+        # Keys may be good for asking a model and for nothing else.
+        if refusal.status not in (401, 403):
+            raise
+        if client.model is None:
+            raise Rejected(
+                f"{refusal}; or, if it is only the list of models that it refuses, name the model: openai:URL#NAME",
+                refusal.status,
+            ) from None
+        return None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -296,6 +296,22 @@ def test_the_only_model_is_found_and_of_several_one_must_be_named(server, vlm):
     assert choice(server).fingerprint().parts["model"] == MODEL
 
 
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_key_that_may_not_list_models_may_ask_the_one_that_is_named(server, vlm, code):
+    listed = vlm().fingerprint.parts
+    server.refuse_models = code
+    one = vlm()
+    assert one.answer(one.encode([]), asks(None))[0].text == rule(None, PROMPTS[0])[0]
+    assert one.fingerprint.changed(listed) == ["server_root"]
+    assert choice(server).fingerprint() == one.fingerprint
+    with pytest.raises(Rejected, match=f"HTTP {code}: not for this key; .*name the model: openai:URL#NAME") as caught:
+        choice(server, None).load()
+    assert caught.value.status == code
+    server.refuse_models = 400
+    with pytest.raises(Rejected, match="HTTP 400"):
+        choice(server).load()
+
+
 def test_the_fingerprint_stays_over_restarts_and_changes_with_what_the_server_says_of_the_weights(server):
     first = choice(server).fingerprint()
     assert first == choice(server, concurrency=2, timeout=5).fingerprint()
