@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 from agevlm.errors import EndpointError
 
+QUOTED = 300
+"""Most characters of a server's own words in a message."""
 ABOVE_ZERO = 1e-3
 """A log-probability may exceed 0 by so much, from rounding in narrow floats."""
 LEAST = -1e300
@@ -81,18 +84,20 @@ def read_completion(body: Any) -> Completion:
     choices = body.get("choices") if isinstance(body, Mapping) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, Mapping):
-        raise NoAnswer("the reply holds no choices, so no answer", "no choices")
+        said = f": {brief(server_words(body))}" if isinstance(body, Mapping) and body.get("error") else ""
+        raise NoAnswer(f"the reply holds no choices, so no answer{said}", "no choices")
     finish = choice.get("finish_reason")
     if not isinstance(finish, str) or not finish:
         raise NoAnswer(f"the reply does not say why it ended (finish_reason is {finish!r})", "no finish reason")
     text = _text(choice.get("message"))
+    refusal = _refusal(choice.get("message"))
     # At the limit, an empty text is none yet: models that reason first have it empty until they answer.
-    if text is None or (text == "" and finish == "length"):
+    if text is None or (text == "" and (refusal or finish == "length")):
         reasons = {
             "content_filter": "the server's content filter withheld it",
             "length": "a model that reasons first may have used up its tokens: allow more (--max-new-tokens)",
         }
-        hint = reasons.get(finish, "the server sent null in its place")
+        hint = f"the model refuses: {brief(refusal)}" if refusal else reasons.get(finish, "the server sent null for it")
         raise NoAnswer(f"the reply holds no text (finish reason {finish}): {hint}", f"no text {finish}")
     name = body.get("model")
     positions: tuple[Position, ...] = ()
@@ -102,6 +107,26 @@ def read_completion(body: Any) -> Completion:
     except ValueError as error:
         problem = str(error)
     return Completion(text, finish, name if isinstance(name, str) else None, _usage(body), positions, problem)
+
+
+def server_words(body: Any) -> str:
+    """What a server's JSON says of its trouble."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("detail") or error
+    return error if isinstance(error, str) else json.dumps(error)
+
+
+def brief(text: str) -> str:
+    """A server's words in one short line."""
+    text = " ".join(text.split())
+    return text if len(text) <= QUOTED else text[:QUOTED] + "..."
+
+
+def _refusal(message: Any) -> str:
+    """A model's own words for not answering, apart from its text (OpenAI's models)."""
+    refusal = message.get("refusal") if isinstance(message, Mapping) else None
+    return refusal if isinstance(refusal, str) else ""
 
 
 def _text(message: Any) -> str | None:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx
 
 from agevlm.errors import EndpointError
 from agevlm.vlm.served.address import KEYS
+from agevlm.vlm.served.reply import brief, server_words
 from agevlm.vlm.served.retry import AT_ONCE, Patience, passes, retry_after
 
 CONNECT = 10.0
@@ -25,8 +26,6 @@ LARGEST = 64 * 2**20
 """Most bytes of a reply."""
 SECRET = 8
 """A shorter key is a placeholder (EMPTY, none): its letters may stand in any answer."""
-QUOTED = 300
-"""Most characters of a server's own words in a message."""
 LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 ADVICE = {
     401: f"set the right key in the environment ({' or '.join(KEYS)})",
@@ -230,7 +229,8 @@ class Transport:
         if passes(status) and b"insufficient_quota" not in data:
             asked = retry_after(response.headers.get("retry-after"), self._clock.wall())
             return _Passing(EndpointError(f"{self.url} is in trouble: {said}", f"HTTP {status}"), asked)
-        advice = "give the URL that it leads to" if 300 <= status < 400 else ADVICE.get(status)
+        redirects = 300 <= status < 400
+        advice = self._leads_to(response.headers.get("location", "")) if redirects else ADVICE.get(status)
         return Rejected(f"{self.url} refuses: {said}" + (f"; {advice}" if advice else ""), status)
 
     def _words(self, data: bytes) -> str:
@@ -240,14 +240,19 @@ class Transport:
             body = json.loads(text)
         except (ValueError, RecursionError):
             return "" if _is_page(data) else self._quote(text)
-        error = body.get("error", body) if isinstance(body, Mapping) else body
-        if isinstance(error, Mapping):
-            error = error.get("message") or error.get("detail") or error
-        return self._quote(error if isinstance(error, str) else json.dumps(error))
+        return self._quote(server_words(body))
 
     def _quote(self, text: str) -> str:
-        text = self.hide(" ".join(text.split()))
-        return text if len(text) <= QUOTED else text[:QUOTED] + "..."
+        return brief(self.hide(text))
+
+    def _leads_to(self, location: str) -> str:
+        """What to do about a redirect; without what may be a secret in its target."""
+        try:
+            parts = urlsplit(location)
+            target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        except ValueError:
+            target = ""
+        return f"it leads to {self._quote(target)}; give that URL" if target else "give the URL that it leads to"
 
     def _without_key(self, value: Any) -> Any:
         """Parsed JSON without the key, wherever a server has put it."""

@@ -175,6 +175,45 @@ def test_what_is_no_answer_is_an_error(server, client, act, said):
         client().chat(CHAT, REQUEST)
 
 
+SAYING = {
+    "error": ({"error": {"message": f"no room\n for {KEY}", "code": 500}}, r"no choices.*: no room for \[key\]$"),
+    "error as text": ({"error": "no room"}, "no choices.*: no room$"),
+    "long error": ({"error": "no room " * 100}, r"no choices.*: no room .{280,295}\.\.\.$"),
+    "refusal": (
+        {"choices": [{"message": {"content": None, "refusal": "I cannot help"}, "finish_reason": "stop"}]},
+        "no text .*: the model refuses: I cannot help$",
+    ),
+    "refusal beside an empty text": (
+        {"choices": [{"message": {"content": "", "refusal": "I cannot help"}, "finish_reason": "stop"}]},
+        "no text .*: the model refuses: I cannot help$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), SAYING.values(), ids=SAYING)
+def test_what_the_server_says_in_place_of_an_answer_is_said(server, client, body, said):
+    server.trouble = raw(body)
+    with pytest.raises(EndpointError, match=said):
+        client().chat(CHAT, REQUEST)
+
+
+LOCATIONS = {
+    f"https://me:hunter2@other.example/v1/chat?token=hunter2&k={KEY}#hunter2": "it leads to https://other.example/v1/chat;",
+    f"/{KEY}/v1": r"it leads to /\[key\]/v1;",
+    "http://[hunter2": "give the URL that it leads to",
+    "?hunter2": "give the URL that it leads to",
+}
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_where_a_redirect_leads_is_said_without_secrets(server, client, location):
+    server.trouble = status(307, {"Location": location})
+    with pytest.raises(Rejected, match=LOCATIONS[location]) as caught:
+        client().chat(CHAT, REQUEST)
+    assert "hunter2" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
 def test_an_endless_reply_ends(server, client, monkeypatch):
     monkeypatch.setattr("agevlm.vlm.served.transport.LARGEST", 1000)
     server.trouble = raw(b" " * 2000)

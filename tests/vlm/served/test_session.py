@@ -192,9 +192,10 @@ def test_one_failing_question_costs_the_others_nothing_and_all_failing_is_an_exc
 
 NO_ANSWERS = {
     "filtered": (finish("content_filter", None), "content filter"),
-    "null": (finish("stop", None), "null in its place"),
+    "null": (finish("stop", None), "null for it"),
     "no reason": (finish(None, "Yes"), "finish_reason"),
     "no choices": (lambda body: {**body, "choices": []}, "no choices"),
+    "error in place of choices": (lambda body: {"error": {"message": "bad luck"}}, "bad luck"),
 }
 
 
