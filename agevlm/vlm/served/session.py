@@ -220,6 +220,7 @@ class ServedVlm(Vlm):
             "server": {k: v for k, v in self.served.facts.items() if isinstance(v, str | int | float | None)},
             "weights": "not shown by the endpoint: known by the model's name alone",
             "concurrency": self.client.concurrency,
+            "request_changes": list(self.client.changes),
             "requests": tally.requests,
             "retries": tally.retries,
             "replies": tally.replies,

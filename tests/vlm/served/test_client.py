@@ -271,6 +271,73 @@ def test_a_server_that_wants_the_limit_by_its_newer_name_gets_it(server, client)
     assert [r.body.get("max_completion_tokens") for r in server.received] == [None, 8, 8]
 
 
+def picky(*complaints):
+    """A server that knows some parameters not, and says so of one at a time."""
+
+    def trouble(request, handler):
+        for name, body in complaints:
+            if name in request.body:
+                return handler.say(422 if isinstance(body, dict) and "detail" in body else 400, body)
+        return None
+
+    return trouble
+
+
+NEWER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+ONE = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+EXTRA = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+TOKENS = {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not allowed"}]}
+PICKY = {
+    "temperature": ([("temperature", {"error": {"message": ONE}})], ("no temperature",)),
+    "seed": ([("seed", EXTRA)], ("no seed",)),
+    "limit": ([("max_tokens", TOKENS)], ("max_completion_tokens for max_tokens",)),
+    "all": (
+        [
+            ("max_tokens", {"error": NEWER}),
+            ("temperature", {"error": ONE}),
+            ("seed", EXTRA),
+            ("logprobs", {"error": "?"}),
+        ],
+        ("max_completion_tokens for max_tokens", "no seed", "no temperature"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("complaints", "changes"), PICKY.values(), ids=PICKY)
+def test_parameters_that_a_server_does_not_take_are_left_out_once_and_for_all(server, client, complaints, changes):
+    server.trouble = picky(*complaints)
+    one = client()
+    assert one.changes == ()
+    for _ in range(3):
+        assert one.chat(CHAT, Request(8, top_logprobs=20)).text == TEXT
+    assert len(server.received) == len(complaints) + 3
+    assert one.changes == changes
+    assert one.logprobs_refused is ("logprobs" in dict(complaints))
+    taken = {"temperature", "seed", "max_tokens", "max_completion_tokens", "logprobs"} & server.received[-1].body.keys()
+    everything = {"temperature", "seed", "max_tokens", "logprobs"}
+    renamed = {"max_completion_tokens"} if "max_tokens" in dict(complaints) else set()
+    assert taken == everything - dict(complaints).keys() | renamed
+
+
+@pytest.mark.parametrize("said", ["8 max_tokens are too many beside 4090 of the prompt", "odd seed, odd temperature"])
+def test_what_does_not_help_is_not_remembered_and_a_limit_is_never_lost(server, client, said):
+    server.trouble = status(400, message=said)
+    one = client()
+    with pytest.raises(Rejected, match=said):
+        one.chat(CHAT, Request(8, top_logprobs=20))
+    assert all(r.body.get("max_tokens") == 8 for r in server.received)
+    assert one.changes == ()
+    server.trouble = lambda *_: None
+    one.chat(CHAT, REQUEST)
+    assert server.received[-1].body == {
+        "model": MODEL,
+        "messages": CHAT,
+        "temperature": 0.0,
+        "max_tokens": 8,
+        "seed": 0,
+    }
+
+
 def test_as_many_requests_as_allowed_are_under_way_and_never_more(server, client):
     together = threading.Barrier(3)
 

@@ -280,6 +280,23 @@ def test_a_server_without_logprobs(server, vlm):
     assert one.describe()["logprobs"] == "refused by the server"
 
 
+def test_a_server_that_takes_no_temperature_and_the_limit_by_its_newer_name_is_noted(server, vlm):
+    def trouble(request, handler):
+        for name in ("max_tokens", "temperature"):
+            if name in request.body:
+                return handler.say(400, {"error": {"message": f"Unsupported parameter: '{name}'", "param": name}})
+        return None
+
+    server.trouble = trouble
+    one = vlm()
+    assert one.describe()["request_changes"] == []
+    replies = one.answer(one.encode([picture(1)]), asks())
+    assert [r.text for r in replies] == [rule(digest(picture(1)), p)[0] for p in PROMPTS]
+    assert all(r.logprobs for r in replies)
+    assert len(server.received) == len(PROMPTS) + 2
+    assert one.describe()["request_changes"] == ["max_completion_tokens for max_tokens", "no temperature"]
+
+
 def test_the_only_model_is_found_and_of_several_one_must_be_named(server, vlm):
     one = vlm(model=None)
     one.answer(one.encode([]), asks(None))
