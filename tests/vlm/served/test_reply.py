@@ -181,6 +181,11 @@ def test_the_first_token_must_be_the_answers():
     assert first_token_problem(Position(Token("<|im_end|>", -1, b"<|im_end|>"), ()), "") is None
     # A character in two tokens: its first bytes.
     assert first_token_problem(Position(Token("\ufffd", -1, "é".encode()[:1]), ()), "été") is None
+    # No bytes from the server, so those of the text: how SentencePiece and byte-level BPE write a leading space.
+    for mark in ("▁", "Ġ"):
+        assert first_token_problem(Position(Token(f"{mark}Yes", -1, f"{mark}Yes".encode()), ()), "Yes, it is") is None
+        assert first_token_problem(Position(Token(f"{mark}Yes", -1, f"{mark}Yes".encode()), ()), f"{mark}Yes") is None
+        assert f"{mark}No" in first_token_problem(Position(Token(f"{mark}No", -1, f"{mark}No".encode()), ()), "Yes")
     assert "<think>" in first_token_problem(Position(Token("<think>", -1, b"<think>"), ()), "Yes")
 
 

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import math
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -114,6 +116,24 @@ def test_where_readers_could_differ_the_pixels_go_as_a_png_without_loss(server, 
     assert request.image != data
     assert request.media_type == "image/png"
     assert digest(Image.open(io.BytesIO(request.image))) == digest(image)
+
+
+def test_a_colour_file_of_16_bits_goes_as_it_is_with_the_pixels_that_pillow_reads(server, vlm):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    image, one = decode(EncodedFile("x", data)), vlm()
+    assert (np.asarray(image) == pixels >> 8).all()
+    one.answer(one.encode([image]), asks(prompts=PROMPTS[:1]))
+    (request,) = server.received
+    assert (request.image, request.media_type) == (data, "image/png")
+    assert digest(Image.open(io.BytesIO(request.image)).convert("RGB")) == digest(image)
 
 
 def test_an_image_that_was_changed_or_made_here_goes_as_it_is(server, vlm):
@@ -269,6 +289,21 @@ def test_wrong_logprobs_are_left_out_and_counted(server, vlm, entry, problem):
     ((said, count),) = one.describe()["logprobs"].items()
     assert problem in said
     assert count == len(PROMPTS)
+
+
+@pytest.mark.parametrize("mark", ["▁", "Ġ"])
+def test_tokens_as_tokenizers_write_them_are_usable(server, vlm, mark):
+    def edit(_, body):
+        entry = {"token": f"{mark}Yes", "logprob": -0.5, "bytes": None}
+        top = [entry, {"token": f"{mark}No", "logprob": -1.5, "bytes": None}]
+        choice = {**body["choices"][0], "message": {"content": "Yes"}}
+        return {**body, "choices": [{**choice, "logprobs": {"content": [{**entry, "top_logprobs": top}]}}]}
+
+    server.edit = edit
+    one = vlm()
+    replies = one.answer(one.encode([picture(1)]), asks())
+    assert [dict(r.logprobs) for r in replies] == [{"yes": -0.5, "no": -1.5}] * len(PROMPTS)
+    assert one.describe()["logprobs"] == {"used": len(PROMPTS)}
 
 
 def test_a_server_without_logprobs(server, vlm):
