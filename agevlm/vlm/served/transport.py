@@ -17,6 +17,7 @@ import httpx
 
 from agevlm.errors import EndpointError
 from agevlm.vlm.served.address import KEYS
+from agevlm.vlm.served.deadline import Deadline, limit
 from agevlm.vlm.served.reply import brief, server_words
 from agevlm.vlm.served.retry import AT_ONCE, Patience, passes, retry_after
 
@@ -112,6 +113,8 @@ class Transport:
             timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
+        self._deadline = Deadline(self._clock.monotonic)
+        limit(self._http, self._deadline)
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._unlogged)
         self._closed = threading.Event()
@@ -176,7 +179,10 @@ class Transport:
     def _once(self, method: str, path: str, content: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
-            with self._http.stream(method, self.url + path, content=content, headers=headers) as response:
+            with (
+                self._deadline.within(self.timeout),
+                self._http.stream(method, self.url + path, content=content, headers=headers) as response,
+            ):
                 data = self._read(response)
         except httpx.ConnectTimeout:
             raise _Passing(self._late("take a connection", min(CONNECT, self.timeout))) from None
@@ -195,15 +201,11 @@ class Transport:
         return self._parse(data, self.url + path)
 
     def _read(self, response: httpx.Response) -> bytes:
-        """The body; a server that sends a little now and then is timed out too."""
-        end = self._clock.monotonic() + self.timeout
         data = bytearray()
         for chunk in response.iter_bytes():
             data += chunk
             if len(data) > LARGEST:
                 raise EndpointError(f"{self.url}: the reply is longer than {LARGEST // 2**20} MiB", "too long")
-            if self._clock.monotonic() > end:
-                raise _Passing(self._late("answer", self.timeout))
         return bytes(data)
 
     def _late(self, what: str, seconds: float) -> EndpointError:

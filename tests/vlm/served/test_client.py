@@ -378,11 +378,30 @@ def test_a_slow_server_is_timed_out_even_if_it_sends_a_little_now_and_then(serve
             handler.wfile.write(body[50:])
         return True
 
+    def slow_headers(request, handler):
+        body = json.dumps(completion(request)).encode()
+        with contextlib.suppress(ConnectionError):
+            handler.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n".encode())
+            for n in range(50):
+                handler.wfile.write(f"X-{n}: .\r\n".encode())
+                real_time.sleep(0.02)
+            handler.wfile.write(b"\r\n" + body)
+        return True
+
+    def late_in_two_steps(request, handler):
+        body = json.dumps(completion(request)).encode()
+        with contextlib.suppress(ConnectionError):
+            real_time.sleep(0.15)
+            handler.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            real_time.sleep(0.15)
+            handler.wfile.write(body)
+        return True
+
     def silent(request, handler):
         real_time.sleep(1)
         return True
 
-    for trouble in (dribble, silent):
+    for trouble in (dribble, slow_headers, late_in_two_steps, silent):
         server.trouble = trouble
         server.received.clear()
         one = Client(server.url, MODEL, timeout=0.2, patience=Patience(tries=2, base=0.01))
