@@ -27,7 +27,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 GIVE_UP = 3
-"""So many groups in a row in which the model itself fails with the same error end the run: it is no accident then.
+"""So many groups in a row (as they are asked) in which the model itself fails with the same error end the run: it is no
+accident then.
 Groups that failed in an earlier launch do not count, or a few hopeless images would keep a run from ever ending."""
 PREFETCH = 4
 """Images decoded and prepared ahead of the model."""
@@ -86,6 +87,31 @@ class Failure:
         return Failure(line, error.kind if isinstance(error, EndpointError) else line)
 
 
+class _Streak:
+    """Failures of one kind on groups that follow each other in the order of asking, in whatever order they come.
+
+    Refusals come faster than answers: in the order of coming, a few bad images far apart would be neighbours.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        counting = (group for group in groups if not group.failed_before)
+        self._place = {id(group): place for place, group in enumerate(counting)}
+        self._kinds: dict[int, str] = {}
+
+    def grown(self, group: Group, failure: Failure) -> int:
+        """Note a failure; the number of groups in the streak that it belongs to, 0 if the group does not count."""
+        place = self._place.get(id(group))
+        if place is None:
+            return 0
+        self._kinds[place] = failure.kind
+        first = last = place
+        while self._kinds.get(first - 1) == failure.kind:
+            first -= 1
+        while self._kinds.get(last + 1) == failure.kind:
+            last += 1
+        return last - first + 1
+
+
 def run_groups(
     vlm: Vlm,
     groups: Sequence[Group],
@@ -117,7 +143,7 @@ def run_groups(
     """
     tally = Tally()
     started = time.perf_counter()
-    failures: list[str] = []
+    streak = _Streak(groups)
 
     def pixels(group: Group) -> Image | Prepared | None:
         return None if group.shown is None else vlm.prepare(load(group.shown))
@@ -135,10 +161,7 @@ def run_groups(
             tally.groups += 1
             tally.seconds = time.perf_counter() - started
             advance(group, tally)
-            if not group.failed_before:
-                kind = "" if failure is None else failure.kind
-                failures = [f for f in [*failures, kind] if f == kind != ""]
-            if failure is not None and len(failures) >= GIVE_UP and not stop:
+            if failure is not None and streak.grown(group, failure) >= GIVE_UP and not stop:
                 stop = f"the model failed on {GIVE_UP} images in a row: {failure.line}"
     if stop:
         raise RunStopped(

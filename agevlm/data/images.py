@@ -103,7 +103,8 @@ def original_bytes(image: Image) -> OriginalBytes | None:
 
     None for copies and anything else derived from a decoded image: Pillow does not hand such attributes on. (Pixels
     changed in place are not noticed; change a copy.) None too where our policy does something of its own: EXIF
-    orientation, transparency, several frames, 16 bits, unusual formats and colours.
+    orientation, transparency, several frames, 16-bit grey, unusual formats and colours. (Of 16-bit colours
+    Pillow reads the upper 8 bits, whoever asks it.)
     """
     found = getattr(image, _ORIGINAL, None)
     return found if isinstance(found, OriginalBytes) else None

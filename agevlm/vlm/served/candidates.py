@@ -12,8 +12,10 @@ from agevlm.vlm.served.reply import Position
 def first_token_problem(position: Position, text: str) -> str | None:
     """Why the first reported token is not the first of the answer (it is of a reasoning that was cut off, say)."""
     start = position.token.data.strip()
+    # Where a server gives no bytes, a leading space may be written as the tokenizer writes it.
+    starts = [start, *(start.removeprefix(mark.encode()) for mark in SPACES if mark.strip())]
     # An empty answer's only token is the end token.
-    if not text or text.encode("utf-8", "surrogatepass").lstrip().startswith(start):
+    if not text or text.encode("utf-8", "surrogatepass").lstrip().startswith(tuple(starts)):
         return None
     return f"they begin with {position.token.text!r}, the answer does not"
 

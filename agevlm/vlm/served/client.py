@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -44,20 +45,44 @@ class Tally:
     """Of all replies."""
 
 
+NOT_TAKEN = re.compile(
+    r"unsupported|unrecogni[sz]ed|unknown|unexpected|extra inputs|(not|n't) (be )?(support|permitted|allowed)", re.I
+)
+"""How servers say that they do not know a parameter."""
+
+
 @dataclass(frozen=True)
 class _Dialect:
     """What this server has been found to understand."""
 
     tokens: str = "max_tokens"
     logprobs: bool = True
+    left_out: frozenset[str] = frozenset()
+    """Parameters that it does not take: the model's own values hold."""
 
     def other(self, refusal: Rejected, request: Request) -> _Dialect | None:
         """Another way to put a refused request; None if there is none."""
         if refusal.status not in (400, 422):
             return None
-        if self.tokens == "max_tokens" and "max_completion_tokens" in str(refusal):
+        said = str(refusal)
+        # Not for a limit that is merely too large: a server may overlook the other name, and so any limit.
+        unknown = _names("max_tokens", said) and NOT_TAKEN.search(said)
+        if self.tokens == "max_tokens" and ("max_completion_tokens" in said or unknown):
             return replace(self, tokens="max_completion_tokens")
+        for name in ("temperature", "seed"):
+            if _names(name, said) and name not in self.left_out and (name != "seed" or request.seed is not None):
+                return replace(self, left_out=self.left_out | {name})
         return replace(self, logprobs=False) if self.logprobs and request.top_logprobs else None
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """How requests differ from what was wanted, log-probabilities aside."""
+        renamed = () if self.tokens == "max_tokens" else (f"{self.tokens} for max_tokens",)
+        return (*renamed, *(f"no {name}" for name in sorted(self.left_out)))
+
+
+def _names(parameter: str, text: str) -> bool:
+    return re.search(rf"\b{parameter}\b", text) is not None
 
 
 class Client:
@@ -115,6 +140,11 @@ class Client:
     def logprobs_refused(self) -> bool:
         """Whether the server was found to take requests only without log-probabilities."""
         return not self._dialect.logprobs
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """How requests are put differently because the server refused them as they were: "no temperature", say."""
+        return self._dialect.changes
 
     def models(self) -> list[Mapping[str, Any]] | None:
         """What the endpoint says it serves (GET /models), each with its `id`; None where it does not say.
@@ -176,12 +206,12 @@ class Client:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": list(messages),
-            "temperature": request.temperature,
             dialect.tokens: request.max_tokens,
             **request.extra,
         }
-        if request.seed is not None:
-            body["seed"] = request.seed
+        for name, value in (("temperature", request.temperature), ("seed", request.seed)):
+            if value is not None and name not in dialect.left_out:
+                body[name] = value
         if request.top_logprobs and dialect.logprobs:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         got = self._transport.exchange("POST", "/chat/completions", body, self._patience)

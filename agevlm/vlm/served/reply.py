@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,12 +11,18 @@ from typing import Any
 
 from agevlm.errors import EndpointError
 
+QUOTED = 300
+"""Most characters of a server's own words in a message."""
 ABOVE_ZERO = 1e-3
 """A log-probability may exceed 0 by so much, from rounding in narrow floats."""
 LEAST = -1e300
 """Below it, a log-probability is minus infinity (JSON knows integers that no float can hold)."""
 VERSION = r"-(\d{3,4}|\d{6}|\d{8}|\d{4}-\d{2}-\d{2})|@[\w./-]+"
 """What endpoints add to the name of a model that has versions: a date or number, or a revision."""
+
+
+class NoAnswer(EndpointError):
+    """A reply that holds no answer. It says nothing of what the server makes of other requests."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +79,26 @@ def read_completion(body: Any) -> Completion:
     """Read the JSON body of /chat/completions.
 
     Raises:
-        EndpointError: it holds no answer: no choices, no text, no finish reason.
+        NoAnswer: no choices, no text, no finish reason; or the limit was reached before any text.
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, Mapping):
-        raise EndpointError("the reply holds no choices, so no answer", "no choices")
+        said = f": {brief(server_words(body))}" if isinstance(body, Mapping) and body.get("error") else ""
+        raise NoAnswer(f"the reply holds no choices, so no answer{said}", "no choices")
     finish = choice.get("finish_reason")
     if not isinstance(finish, str) or not finish:
-        raise EndpointError(f"the reply does not say why it ended (finish_reason is {finish!r})", "no finish reason")
+        raise NoAnswer(f"the reply does not say why it ended (finish_reason is {finish!r})", "no finish reason")
     text = _text(choice.get("message"))
-    if text is None:
+    refusal = _refusal(choice.get("message"))
+    # At the limit, an empty text is none yet: models that reason first have it empty until they answer.
+    if text is None or (text == "" and (refusal or finish == "length")):
         reasons = {
             "content_filter": "the server's content filter withheld it",
-            "length": "a model that reasons first may have used up its tokens: allow more",
+            "length": "a model that reasons first may have used up its tokens: allow more (--max-new-tokens)",
         }
-        hint = reasons.get(finish, "the server sent null in its place")
-        raise EndpointError(f"the reply holds no text (finish reason {finish}): {hint}", f"no text {finish}")
+        hint = f"the model refuses: {brief(refusal)}" if refusal else reasons.get(finish, "the server sent null for it")
+        raise NoAnswer(f"the reply holds no text (finish reason {finish}): {hint}", f"no text {finish}")
     name = body.get("model")
     positions: tuple[Position, ...] = ()
     problem = None
@@ -97,6 +107,26 @@ def read_completion(body: Any) -> Completion:
     except ValueError as error:
         problem = str(error)
     return Completion(text, finish, name if isinstance(name, str) else None, _usage(body), positions, problem)
+
+
+def server_words(body: Any) -> str:
+    """What a server's JSON says of its trouble."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("detail") or error
+    return error if isinstance(error, str) else json.dumps(error)
+
+
+def brief(text: str) -> str:
+    """A server's words in one short line."""
+    text = " ".join(text.split())
+    return text if len(text) <= QUOTED else text[:QUOTED] + "..."
+
+
+def _refusal(message: Any) -> str:
+    """A model's own words for not answering, apart from its text (OpenAI's models)."""
+    refusal = message.get("refusal") if isinstance(message, Mapping) else None
+    return refusal if isinstance(refusal, str) else ""
 
 
 def _text(message: Any) -> str | None:

@@ -20,7 +20,7 @@ from agevlm.vlm.fingerprint import fingerprint_parts
 from agevlm.vlm.served.address import parse_address
 from agevlm.vlm.served.candidates import candidate_logprobs, first_token_problem
 from agevlm.vlm.served.client import Client, Message, Request
-from agevlm.vlm.served.reply import Completion
+from agevlm.vlm.served.reply import Completion, NoAnswer
 from agevlm.vlm.served.transport import Rejected
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _refuse_options(choice: ModelChoice) -> None:
 
 def _served(client: Client) -> Served:
     """The model that the client is to ask; its name where none was given."""
-    listed = client.models()
+    listed = _listed(client)
     if client.model is not None:
         found = next((m for m in listed or () if m["id"] == client.model), None)
         # Not refused here: hosted endpoints answer to names that they do not list.
@@ -114,6 +114,22 @@ def _served(client: Client) -> Served:
         raise EndpointError(f"{client.url} {which}: openai:URL#NAME")
     client.model = listed[0]["id"]
     return Served(listed[0]["id"], listed[0])
+
+
+def _listed(client: Client) -> list[Mapping[str, Any]] | None:
+    """What the endpoint serves; None where it does not say, or not to this key and a model is named."""
+    try:
+        return client.models()
+    except Rejected as refusal:
+        # Keys may be good for asking a model and for nothing else.
+        if refusal.status not in (401, 403):
+            raise
+        if client.model is None:
+            raise Rejected(
+                f"{refusal}; or, if it is only the list of models that it refuses, name the model: openai:URL#NAME",
+                refusal.status,
+            ) from None
+        return None
 
 
 def _some(names: Sequence[str]) -> str:
@@ -166,7 +182,8 @@ class ServedVlm(Vlm):
         prefix cache when the others follow, all together. (It also shows at the price of one request that a server
         refuses everything.)
 
-        An ask that fails while others are answered is a `Reply.failed`; if all fail, the first one's error is raised.
+        An ask that fails while others are answered is a `Reply.failed`; if all fail with the same sort of trouble, the
+        first one's error is raised.
         """
         if not isinstance(encoded, ServedImages):
             raise TypeError(f"these images were encoded by another adapter: {type(encoded).__name__}")
@@ -181,7 +198,7 @@ class ServedVlm(Vlm):
             others = [i for i in range(len(asks)) if i not in results]
             results |= self._together(encoded, asks, others, order)
         errors = [r for _, r in sorted(results.items()) if isinstance(r, EndpointError)]
-        if errors and len(errors) == len(results):
+        if len(errors) == len(results) and len({error.kind for error in errors}) == 1:
             if self.served.others and isinstance(errors[0], Rejected) and errors[0].status == 404:
                 raise Rejected(f"{errors[0]}. The endpoint lists: {_some(self.served.others)}", 404)
             raise errors[0]
@@ -203,6 +220,7 @@ class ServedVlm(Vlm):
             "server": {k: v for k, v in self.served.facts.items() if isinstance(v, str | int | float | None)},
             "weights": "not shown by the endpoint: known by the model's name alone",
             "concurrency": self.client.concurrency,
+            "request_changes": list(self.client.changes),
             "requests": tally.requests,
             "retries": tally.retries,
             "replies": tally.replies,
@@ -251,7 +269,7 @@ class ServedVlm(Vlm):
 
 
 def _of_the_request(error: EndpointError) -> bool:
-    return isinstance(error, Rejected) and error.status in (400, 413, 422)
+    return isinstance(error, NoAnswer) or (isinstance(error, Rejected) and error.status in (400, 413, 422))
 
 
 def _message(encoded: ServedImages, ask: Ask) -> Message:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx
 
 from agevlm.errors import EndpointError
 from agevlm.vlm.served.address import KEYS
+from agevlm.vlm.served.deadline import Deadline, limit
+from agevlm.vlm.served.reply import brief, server_words
 from agevlm.vlm.served.retry import AT_ONCE, Patience, passes, retry_after
 
 CONNECT = 10.0
@@ -25,8 +27,6 @@ LARGEST = 64 * 2**20
 """Most bytes of a reply."""
 SECRET = 8
 """A shorter key is a placeholder (EMPTY, none): its letters may stand in any answer."""
-QUOTED = 300
-"""Most characters of a server's own words in a message."""
 LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 ADVICE = {
     401: f"set the right key in the environment ({' or '.join(KEYS)})",
@@ -113,6 +113,8 @@ class Transport:
             timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout), pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
+        self._deadline = Deadline(self._clock.monotonic)
+        limit(self._http, self._deadline)
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._unlogged)
         self._closed = threading.Event()
@@ -177,7 +179,10 @@ class Transport:
     def _once(self, method: str, path: str, content: bytes | None) -> Any:
         headers = {"Content-Type": "application/json"} if content is not None else {}
         try:
-            with self._http.stream(method, self.url + path, content=content, headers=headers) as response:
+            with (
+                self._deadline.within(self.timeout),
+                self._http.stream(method, self.url + path, content=content, headers=headers) as response,
+            ):
                 data = self._read(response)
         except httpx.ConnectTimeout:
             raise _Passing(self._late("take a connection", min(CONNECT, self.timeout))) from None
@@ -196,15 +201,11 @@ class Transport:
         return self._parse(data, self.url + path)
 
     def _read(self, response: httpx.Response) -> bytes:
-        """The body; a server that sends a little now and then is timed out too."""
-        end = self._clock.monotonic() + self.timeout
         data = bytearray()
         for chunk in response.iter_bytes():
             data += chunk
             if len(data) > LARGEST:
                 raise EndpointError(f"{self.url}: the reply is longer than {LARGEST // 2**20} MiB", "too long")
-            if self._clock.monotonic() > end:
-                raise _Passing(self._late("answer", self.timeout))
         return bytes(data)
 
     def _late(self, what: str, seconds: float) -> EndpointError:
@@ -226,11 +227,12 @@ class Transport:
     def _refusal(self, response: httpx.Response, data: bytes) -> Exception:
         """What an HTTP status other than success means."""
         status = response.status_code
-        said = f"HTTP {status}: {self._words(data) or response.reason_phrase}"
+        said = f"HTTP {status}: {self._words(data) or self._quote(response.reason_phrase)}"
         if passes(status) and b"insufficient_quota" not in data:
             asked = retry_after(response.headers.get("retry-after"), self._clock.wall())
             return _Passing(EndpointError(f"{self.url} is in trouble: {said}", f"HTTP {status}"), asked)
-        advice = "give the URL that it leads to" if 300 <= status < 400 else ADVICE.get(status)
+        redirects = 300 <= status < 400
+        advice = self._leads_to(response.headers.get("location", "")) if redirects else ADVICE.get(status)
         return Rejected(f"{self.url} refuses: {said}" + (f"; {advice}" if advice else ""), status)
 
     def _words(self, data: bytes) -> str:
@@ -240,14 +242,19 @@ class Transport:
             body = json.loads(text)
         except (ValueError, RecursionError):
             return "" if _is_page(data) else self._quote(text)
-        error = body.get("error", body) if isinstance(body, Mapping) else body
-        if isinstance(error, Mapping):
-            error = error.get("message") or error.get("detail") or error
-        return self._quote(error if isinstance(error, str) else json.dumps(error))
+        return self._quote(server_words(body))
 
     def _quote(self, text: str) -> str:
-        text = self.hide(" ".join(text.split()))
-        return text if len(text) <= QUOTED else text[:QUOTED] + "..."
+        return brief(self.hide(text))
+
+    def _leads_to(self, location: str) -> str:
+        """What to do about a redirect; without what may be a secret in its target."""
+        try:
+            parts = urlsplit(location)
+            target = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        except ValueError:
+            target = ""
+        return f"it leads to {self._quote(target)}; give that URL" if target else "give the URL that it leads to"
 
     def _without_key(self, value: Any) -> Any:
         """Parsed JSON without the key, wherever a server has put it."""

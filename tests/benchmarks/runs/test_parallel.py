@@ -134,6 +134,44 @@ def test_a_model_that_goes_on_failing_stops_the_run_and_what_was_under_way_is_ke
     assert load_answers([tmp_path / "a"]) == plain_answers(tmp_path, groups)
 
 
+def test_bad_images_far_apart_stop_nothing_though_they_fail_before_the_others_are_answered(tmp_path, groups):
+    shown = [digest(load(g.shown)) for g in groups if g.shown]
+    bad, refused = {shown[n] for n in (0, 2, 4)}, threading.Event()
+
+    def trouble(picture, _):
+        if picture in bad:
+            raise EndpointError("HTTP 400: bad image", "HTTP 400")
+        # Nothing is answered before all three refusals are on disk.
+        assert refused.wait(30)
+
+    def advance(_, tally):
+        if tally.errors == 3 * len(bad):
+            refused.set()
+
+    tally = go(tmp_path / "a", WideVlm(trouble=trouble), groups, advance)
+    assert (tally.groups, tally.errors) == (IMAGES + 1, 3 * len(bad))
+
+
+def test_failures_next_to_each_other_stop_the_run_whatever_comes_between_them(tmp_path, groups):
+    shown = [digest(load(g.shown)) for g in groups if g.shown]
+    last = threading.Event()
+
+    def trouble(picture, _):
+        if picture == shown[1]:
+            # The middle one of three fails when much else is answered.
+            assert last.wait(30)
+        if picture in shown[:3]:
+            raise EndpointError("down", "down")
+
+    def advance(_, tally):
+        if tally.groups == 12:
+            last.set()
+
+    with pytest.raises(RunStopped, match="3 images in a row: down"):
+        go(tmp_path / "a", WideVlm(trouble=trouble), groups, advance)
+    assert 13 <= len({r.image for r in load_answers([tmp_path / "a"]).values()}) <= 12 + 2 * WIDTH
+
+
 def test_failures_of_different_kinds_stop_nothing(tmp_path, groups):
     def trouble(shown, _):
         raise EndpointError("failed", f"{shown}")

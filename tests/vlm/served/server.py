@@ -85,6 +85,8 @@ class State:
     models: list[dict[str, Any]] | None = field(
         default_factory=lambda: [{"id": MODEL, "object": "model", "root": "/weights/tiny", "max_model_len": 4096}]
     )
+    refuse_models: int | None = None
+    """The HTTP status that /models is answered with."""
     received: list[Received] = field(default_factory=list)
     times: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     in_flight: int = 0
@@ -118,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def do_GET(self) -> None:
+        if self.state.refuse_models is not None:
+            self.say(self.state.refuse_models, {"error": {"message": "not for this key"}})
+            return
         if self.path != "/v1/models" or self.state.models is None:
             self.say(404, {"error": {"message": "Not Found"}})
             return

@@ -175,6 +175,45 @@ def test_what_is_no_answer_is_an_error(server, client, act, said):
         client().chat(CHAT, REQUEST)
 
 
+SAYING = {
+    "error": ({"error": {"message": f"no room\n for {KEY}", "code": 500}}, r"no choices.*: no room for \[key\]$"),
+    "error as text": ({"error": "no room"}, "no choices.*: no room$"),
+    "long error": ({"error": "no room " * 100}, r"no choices.*: no room .{280,295}\.\.\.$"),
+    "refusal": (
+        {"choices": [{"message": {"content": None, "refusal": "I cannot help"}, "finish_reason": "stop"}]},
+        "no text .*: the model refuses: I cannot help$",
+    ),
+    "refusal beside an empty text": (
+        {"choices": [{"message": {"content": "", "refusal": "I cannot help"}, "finish_reason": "stop"}]},
+        "no text .*: the model refuses: I cannot help$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), SAYING.values(), ids=SAYING)
+def test_what_the_server_says_in_place_of_an_answer_is_said(server, client, body, said):
+    server.trouble = raw(body)
+    with pytest.raises(EndpointError, match=said):
+        client().chat(CHAT, REQUEST)
+
+
+LOCATIONS = {
+    f"https://me:hunter2@other.example/v1/chat?token=hunter2&k={KEY}#hunter2": "it leads to https://other.example/v1/chat;",
+    f"/{KEY}/v1": r"it leads to /\[key\]/v1;",
+    "http://[hunter2": "give the URL that it leads to",
+    "?hunter2": "give the URL that it leads to",
+}
+
+
+@pytest.mark.parametrize("location", LOCATIONS)
+def test_where_a_redirect_leads_is_said_without_secrets(server, client, location):
+    server.trouble = status(307, {"Location": location})
+    with pytest.raises(Rejected, match=LOCATIONS[location]) as caught:
+        client().chat(CHAT, REQUEST)
+    assert "hunter2" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
 def test_an_endless_reply_ends(server, client, monkeypatch):
     monkeypatch.setattr("agevlm.vlm.served.transport.LARGEST", 1000)
     server.trouble = raw(b" " * 2000)
@@ -232,6 +271,73 @@ def test_a_server_that_wants_the_limit_by_its_newer_name_gets_it(server, client)
     assert [r.body.get("max_completion_tokens") for r in server.received] == [None, 8, 8]
 
 
+def picky(*complaints):
+    """A server that knows some parameters not, and says so of one at a time."""
+
+    def trouble(request, handler):
+        for name, body in complaints:
+            if name in request.body:
+                return handler.say(422 if isinstance(body, dict) and "detail" in body else 400, body)
+        return None
+
+    return trouble
+
+
+NEWER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+ONE = "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported."
+EXTRA = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+TOKENS = {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not allowed"}]}
+PICKY = {
+    "temperature": ([("temperature", {"error": {"message": ONE}})], ("no temperature",)),
+    "seed": ([("seed", EXTRA)], ("no seed",)),
+    "limit": ([("max_tokens", TOKENS)], ("max_completion_tokens for max_tokens",)),
+    "all": (
+        [
+            ("max_tokens", {"error": NEWER}),
+            ("temperature", {"error": ONE}),
+            ("seed", EXTRA),
+            ("logprobs", {"error": "?"}),
+        ],
+        ("max_completion_tokens for max_tokens", "no seed", "no temperature"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("complaints", "changes"), PICKY.values(), ids=PICKY)
+def test_parameters_that_a_server_does_not_take_are_left_out_once_and_for_all(server, client, complaints, changes):
+    server.trouble = picky(*complaints)
+    one = client()
+    assert one.changes == ()
+    for _ in range(3):
+        assert one.chat(CHAT, Request(8, top_logprobs=20)).text == TEXT
+    assert len(server.received) == len(complaints) + 3
+    assert one.changes == changes
+    assert one.logprobs_refused is ("logprobs" in dict(complaints))
+    taken = {"temperature", "seed", "max_tokens", "max_completion_tokens", "logprobs"} & server.received[-1].body.keys()
+    everything = {"temperature", "seed", "max_tokens", "logprobs"}
+    renamed = {"max_completion_tokens"} if "max_tokens" in dict(complaints) else set()
+    assert taken == everything - dict(complaints).keys() | renamed
+
+
+@pytest.mark.parametrize("said", ["8 max_tokens are too many beside 4090 of the prompt", "odd seed, odd temperature"])
+def test_what_does_not_help_is_not_remembered_and_a_limit_is_never_lost(server, client, said):
+    server.trouble = status(400, message=said)
+    one = client()
+    with pytest.raises(Rejected, match=said):
+        one.chat(CHAT, Request(8, top_logprobs=20))
+    assert all(r.body.get("max_tokens") == 8 for r in server.received)
+    assert one.changes == ()
+    server.trouble = lambda *_: None
+    one.chat(CHAT, REQUEST)
+    assert server.received[-1].body == {
+        "model": MODEL,
+        "messages": CHAT,
+        "temperature": 0.0,
+        "max_tokens": 8,
+        "seed": 0,
+    }
+
+
 def test_as_many_requests_as_allowed_are_under_way_and_never_more(server, client):
     together = threading.Barrier(3)
 
@@ -272,11 +378,30 @@ def test_a_slow_server_is_timed_out_even_if_it_sends_a_little_now_and_then(serve
             handler.wfile.write(body[50:])
         return True
 
+    def slow_headers(request, handler):
+        body = json.dumps(completion(request)).encode()
+        with contextlib.suppress(ConnectionError):
+            handler.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n".encode())
+            for n in range(50):
+                handler.wfile.write(f"X-{n}: .\r\n".encode())
+                real_time.sleep(0.02)
+            handler.wfile.write(b"\r\n" + body)
+        return True
+
+    def late_in_two_steps(request, handler):
+        body = json.dumps(completion(request)).encode()
+        with contextlib.suppress(ConnectionError):
+            real_time.sleep(0.15)
+            handler.wfile.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+            real_time.sleep(0.15)
+            handler.wfile.write(body)
+        return True
+
     def silent(request, handler):
         real_time.sleep(1)
         return True
 
-    for trouble in (dribble, silent):
+    for trouble in (dribble, slow_headers, late_in_two_steps, silent):
         server.trouble = trouble
         server.received.clear()
         one = Client(server.url, MODEL, timeout=0.2, patience=Patience(tries=2, base=0.01))
@@ -334,6 +459,27 @@ def test_a_key_that_the_server_repeats_is_in_no_error(server, client, code, said
         assert "[key]" in str(caught.value)
         assert KEY not in repr(caught.getrepr(showlocals=False, style="long")) + str(caught.value)
     assert KEY not in f"{one!r} {vars(one)!r} {vars(one._transport)['_http']!r} {one._transport._http.headers!r}"
+
+
+@pytest.mark.parametrize("code", [302, 400, 500])
+def test_a_key_in_a_status_line_is_in_no_error(server, client, code):
+    def trouble(_, handler):
+        handler.send_response(code, f"No key {KEY}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    server.trouble = trouble
+    with pytest.raises(EndpointError, match=rf"HTTP {code}: No key \[key\]"):
+        client(patience=Patience(tries=1)).chat(CHAT, REQUEST)
+
+
+def test_a_key_in_what_is_no_http_is_in_no_error(server, client):
+    server.trouble = lambda _, h: h.wfile.write(f"{KEY} is no status line\r\n\r\n".encode()) and h.reset()
+    with pytest.raises(EndpointError, match="cannot be reached") as caught:
+        client(patience=Patience(tries=1)).chat(CHAT, REQUEST)
+    assert "[key]" in str(caught.value)
+    assert KEY not in str(caught.value)
 
 
 def test_a_key_that_the_server_puts_into_a_reply_is_in_no_reply(server, client):

@@ -85,6 +85,15 @@ def test_text_in_parts_is_joined_and_an_empty_text_is_an_answer():
     assert read_completion(changed(("choices", 0, "message", "content"), "")).text == ""
 
 
+@pytest.mark.parametrize("message", [{"content": ""}, {"content": "", "reasoning_content": "Let me look"}])
+def test_an_empty_text_at_the_limit_is_no_answer(message):
+    body = changed(("choices", 0, "message"), message)
+    body["choices"][0]["finish_reason"] = "length"
+    with pytest.raises(EndpointError, match=r"used up its tokens: allow more [(]--max-new-tokens") as caught:
+        read_completion(body)
+    assert caught.value.kind == "no text length"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
@@ -172,6 +181,11 @@ def test_the_first_token_must_be_the_answers():
     assert first_token_problem(Position(Token("<|im_end|>", -1, b"<|im_end|>"), ()), "") is None
     # A character in two tokens: its first bytes.
     assert first_token_problem(Position(Token("\ufffd", -1, "é".encode()[:1]), ()), "été") is None
+    # No bytes from the server, so those of the text: how SentencePiece and byte-level BPE write a leading space.
+    for mark in ("▁", "Ġ"):
+        assert first_token_problem(Position(Token(f"{mark}Yes", -1, f"{mark}Yes".encode()), ()), "Yes, it is") is None
+        assert first_token_problem(Position(Token(f"{mark}Yes", -1, f"{mark}Yes".encode()), ()), f"{mark}Yes") is None
+        assert f"{mark}No" in first_token_problem(Position(Token(f"{mark}No", -1, f"{mark}No".encode()), ()), "Yes")
     assert "<think>" in first_token_problem(Position(Token("<think>", -1, b"<think>"), ()), "Yes")
 
 

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import math
+import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -116,6 +118,24 @@ def test_where_readers_could_differ_the_pixels_go_as_a_png_without_loss(server, 
     assert digest(Image.open(io.BytesIO(request.image))) == digest(image)
 
 
+def test_a_colour_file_of_16_bits_goes_as_it_is_with_the_pixels_that_pillow_reads(server, vlm):
+    pixels = np.random.default_rng(0).integers(0, 2**16, (20, 30, 3), dtype=np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    image, one = decode(EncodedFile("x", data)), vlm()
+    assert (np.asarray(image) == pixels >> 8).all()
+    one.answer(one.encode([image]), asks(prompts=PROMPTS[:1]))
+    (request,) = server.received
+    assert (request.image, request.media_type) == (data, "image/png")
+    assert digest(Image.open(io.BytesIO(request.image)).convert("RGB")) == digest(image)
+
+
 def test_an_image_that_was_changed_or_made_here_goes_as_it_is(server, vlm):
     original = decode(EncodedFile("x", file_of(picture(3, (50, 30)), "JPEG")))
     one = vlm()
@@ -165,6 +185,16 @@ def test_the_questions_of_an_image_are_adjacent_when_many_are_asked_at_a_time(se
     assert sum(spans) / len(spans) < 16
 
 
+def finish(reason, content):
+    """Edits a reply so."""
+
+    def edit(body):
+        choice = {**body["choices"][0], "finish_reason": reason, "message": {"content": content}, "logprobs": None}
+        return {**body, "choices": [choice]}
+
+    return edit
+
+
 def test_one_failing_question_costs_the_others_nothing_and_all_failing_is_an_exception(server, vlm):
     def trouble(request, handler):
         return handler.say(400, {"error": "bad"}) if request.prompt in (PROMPTS[0], PROMPTS[3]) else None
@@ -178,6 +208,34 @@ def test_one_failing_question_costs_the_others_nothing_and_all_failing_is_an_exc
     server.trouble = lambda _, handler: handler.say(400, {"error": "bad"})
     with pytest.raises(Rejected, match="HTTP 400: bad"):
         one.answer(one.encode([picture(1)]), asks())
+
+
+NO_ANSWERS = {
+    "filtered": (finish("content_filter", None), "content filter"),
+    "null": (finish("stop", None), "null for it"),
+    "no reason": (finish(None, "Yes"), "finish_reason"),
+    "no choices": (lambda body: {**body, "choices": []}, "no choices"),
+    "error in place of choices": (lambda body: {"error": {"message": "bad luck"}}, "bad luck"),
+}
+
+
+@pytest.mark.parametrize(("edit", "said"), NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_a_reply_without_an_answer_to_the_first_question_costs_the_others_nothing(server, vlm, edit, said):
+    server.edit = lambda request, body: edit(body) if request.prompt == PROMPTS[0] else body
+    one = vlm()
+    first, *others = one.answer(one.encode([picture(1)]), asks())
+    assert first.text is None
+    assert said in first.error
+    assert [r.text for r in others] == [rule(digest(picture(1)), p)[0] for p in PROMPTS[1:]]
+
+
+def test_each_of_several_failing_questions_has_its_own_reason(server, vlm):
+    server.edit = lambda request, body: finish("content_filter", None)(body) if request.prompt == PROMPTS[0] else body
+    server.trouble = lambda request, h: h.say(400, {"error": "bad"}) if request.prompt != PROMPTS[0] else None
+    one = vlm()
+    first, *others = one.answer(one.encode([picture(1)]), asks())
+    assert "content filter" in first.error
+    assert all("HTTP 400: bad" in reply.error for reply in others)
 
 
 def test_an_endpoint_that_refuses_everything_is_asked_once_an_image(server, vlm):
@@ -197,23 +255,15 @@ def test_a_name_that_is_not_listed_may_do_and_if_it_does_not_the_listed_ones_are
     one.close()
 
 
-def finished(reason, content="Yes"):
-    def edit(_, body):
-        choice = {**body["choices"][0], "finish_reason": reason, "message": {"content": content}, "logprobs": None}
-        return {**body, "choices": [choice]}
-
-    return edit
-
-
 def test_why_an_answer_ended(server, vlm):
     one = vlm()
     images = one.encode([picture(1)])
-    server.edit = finished("length")
+    server.edit = lambda _, body: finish("length", "Yes")(body)
     assert one.answer(images, asks())[0].stop == "length"
-    server.edit = finished("stop", "")
+    server.edit = lambda _, body: finish("stop", "")(body)
     assert one.answer(images, asks())[0].text == ""
     for reason in ("content_filter", "tool_calls", "abort"):
-        server.edit = finished(reason)
+        server.edit = lambda _, body, reason=reason: finish(reason, "Yes")(body)
         assert {r.text for r in one.answer(images, asks())} == {None}
         assert all(reason in r.error for r in one.answer(images, asks()))
 
@@ -241,6 +291,21 @@ def test_wrong_logprobs_are_left_out_and_counted(server, vlm, entry, problem):
     assert count == len(PROMPTS)
 
 
+@pytest.mark.parametrize("mark", ["▁", "Ġ"])
+def test_tokens_as_tokenizers_write_them_are_usable(server, vlm, mark):
+    def edit(_, body):
+        entry = {"token": f"{mark}Yes", "logprob": -0.5, "bytes": None}
+        top = [entry, {"token": f"{mark}No", "logprob": -1.5, "bytes": None}]
+        choice = {**body["choices"][0], "message": {"content": "Yes"}}
+        return {**body, "choices": [{**choice, "logprobs": {"content": [{**entry, "top_logprobs": top}]}}]}
+
+    server.edit = edit
+    one = vlm()
+    replies = one.answer(one.encode([picture(1)]), asks())
+    assert [dict(r.logprobs) for r in replies] == [{"yes": -0.5, "no": -1.5}] * len(PROMPTS)
+    assert one.describe()["logprobs"] == {"used": len(PROMPTS)}
+
+
 def test_a_server_without_logprobs(server, vlm):
     server.trouble = lambda r, h: h.say(400, {"error": "no"}) if "logprobs" in r.body else None
     one = vlm()
@@ -248,6 +313,23 @@ def test_a_server_without_logprobs(server, vlm):
     assert all(r.text is not None and r.logprobs == {} for r in replies)
     assert len(server.received) == len(PROMPTS) + 1
     assert one.describe()["logprobs"] == "refused by the server"
+
+
+def test_a_server_that_takes_no_temperature_and_the_limit_by_its_newer_name_is_noted(server, vlm):
+    def trouble(request, handler):
+        for name in ("max_tokens", "temperature"):
+            if name in request.body:
+                return handler.say(400, {"error": {"message": f"Unsupported parameter: '{name}'", "param": name}})
+        return None
+
+    server.trouble = trouble
+    one = vlm()
+    assert one.describe()["request_changes"] == []
+    replies = one.answer(one.encode([picture(1)]), asks())
+    assert [r.text for r in replies] == [rule(digest(picture(1)), p)[0] for p in PROMPTS]
+    assert all(r.logprobs for r in replies)
+    assert len(server.received) == len(PROMPTS) + 2
+    assert one.describe()["request_changes"] == ["max_completion_tokens for max_tokens", "no temperature"]
 
 
 def test_the_only_model_is_found_and_of_several_one_must_be_named(server, vlm):
@@ -265,6 +347,22 @@ def test_the_only_model_is_found_and_of_several_one_must_be_named(server, vlm):
     with pytest.raises(EndpointError, match="does not say what it serves; name the model"):
         choice(server, None).fingerprint()
     assert choice(server).fingerprint().parts["model"] == MODEL
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_key_that_may_not_list_models_may_ask_the_one_that_is_named(server, vlm, code):
+    listed = vlm().fingerprint.parts
+    server.refuse_models = code
+    one = vlm()
+    assert one.answer(one.encode([]), asks(None))[0].text == rule(None, PROMPTS[0])[0]
+    assert one.fingerprint.changed(listed) == ["server_root"]
+    assert choice(server).fingerprint() == one.fingerprint
+    with pytest.raises(Rejected, match=f"HTTP {code}: not for this key; .*name the model: openai:URL#NAME") as caught:
+        choice(server, None).load()
+    assert caught.value.status == code
+    server.refuse_models = 400
+    with pytest.raises(Rejected, match="HTTP 400"):
+        choice(server).load()
 
 
 def test_the_fingerprint_stays_over_restarts_and_changes_with_what_the_server_says_of_the_weights(server):
