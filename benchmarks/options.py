@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,9 @@ from agevlm.terminal import (
     chat_template_text,
 )
 from benchmarks.controls import CONTROLS
+
+if TYPE_CHECKING:
+    from agevlm.vlm.choice import ModelChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,11 +63,12 @@ VERIFY = click.option(
 )
 
 
-def run_options(default_folder: str) -> Callable[[Command], Command]:
-    """How to run a model: controls, sizes, device, run folder (by default this), plan, checks, seeds, output."""
-    out = click.option("--out", type=click.Path(path_type=Path), help=f"Run folder.  [{default_folder}]")
-    options = [CONTROL, LIMIT, MAX_NEW_TOKENS, DTYPE, DEVICE, DEVICE_MAP, BATCH_SIZE, CHAT_TEMPLATE]
-    options += [CONCURRENCY, TIMEOUT, out, FRESH, PLAN, VERIFY, DRAWS, SEED, JSON, PARTIAL]
+MODEL = (DTYPE, DEVICE, DEVICE_MAP, BATCH_SIZE, CHAT_TEMPLATE, CONCURRENCY, TIMEOUT)
+"""How to run a model, beside its name."""
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds these options to a command, in this order."""
 
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -74,12 +78,11 @@ def run_options(default_folder: str) -> Callable[[Command], Command]:
     return add
 
 
-def run_settings(options: Mapping[str, Any], hub: str) -> dict[str, Any]:
-    """The fields of `RunSettings` but its prompt from a command's options; `hub` is the default questions' hub id."""
+def model_choice(options: Mapping[str, Any]) -> ModelChoice:
+    """The model that `--ckpt` and the options of `MODEL` name. Raises DataError if its chat template cannot be read."""
     from agevlm.vlm.choice import ModelChoice
 
-    controls = options["controls"]
-    model = ModelChoice(
+    return ModelChoice(
         options["ckpt"],
         options["dtype"],
         options["device"],
@@ -89,9 +92,20 @@ def run_settings(options: Mapping[str, Any], hub: str) -> dict[str, Any]:
         concurrency=options["concurrency"],
         timeout=options["timeout"],
     )
+
+
+def run_options(default_folder: str) -> Callable[[Command], Command]:
+    """How to run a model: controls, sizes, device, run folder (by default this), plan, checks, seeds, output."""
+    out = click.option("--out", type=click.Path(path_type=Path), help=f"Run folder.  [{default_folder}]")
+    return with_options(CONTROL, LIMIT, MAX_NEW_TOKENS, *MODEL, out, FRESH, PLAN, VERIFY, DRAWS, SEED, JSON, PARTIAL)
+
+
+def run_settings(options: Mapping[str, Any], hub: str) -> dict[str, Any]:
+    """The fields of `RunSettings` but its prompt from a command's options; `hub` is the default questions' hub id."""
+    controls = options["controls"]
     same = ("images", "max_new_tokens", "limit", "seed", "draws", "out", "fresh", "verify", "json_out", "allow_partial")
     return {
-        "model": model,
+        "model": model_choice(options),
         "questions": options["questions"] or (SCENES if of_scenes(options) else hub,),
         "controls": CONTROLS if "all" in controls else controls,
         **{name: options[name] for name in same},

@@ -8,19 +8,8 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import (
-    BATCH_SIZE,
-    CHAT_TEMPLATE,
-    CKPT,
-    CONCURRENCY,
-    DEVICE,
-    DEVICE_MAP,
-    DTYPE,
-    JSON,
-    TIMEOUT,
-    chat_template_text,
-    consoles,
-)
+from agevlm.terminal import CKPT, JSON, consoles
+from benchmarks.options import MODEL, model_choice, with_options
 
 
 def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -47,13 +36,7 @@ def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) 
 @click.option(
     "--bootstrap", default=1000, show_default=True, type=click.IntRange(0), help="lmms-eval's bootstrap draws."
 )
-@DTYPE
-@DEVICE
-@DEVICE_MAP
-@BATCH_SIZE
-@CHAT_TEMPLATE
-@CONCURRENCY
-@TIMEOUT
+@with_options(*MODEL)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/lmms-MODEL-TASKS]")
 @JSON
 @click.option("--allow-partial", is_flag=True, help="Score requests without an answer as empty answers.")
@@ -78,26 +61,14 @@ def lmms(**options: Any) -> None:
     agevlm-eval lmms --tasks my_task --include-path tasks/ --ckpt DIR
     """
     from agevlm.errors import DataError
-    from agevlm.vlm.choice import ModelChoice
     from benchmarks.lmms.command import LmmsSettings, run_lmms
 
     tasks = tuple(dict.fromkeys(name.strip() for name in options["tasks"].split(",") if name.strip()))
     if not tasks:
         raise DataError("--tasks names no task")
-    template = options["chat_template"]
-    model = ModelChoice(
-        options["ckpt"],
-        options["dtype"],
-        options["device"],
-        options["batch_size"],
-        chat_template_text(template),
-        options["device_map"],
-        concurrency=options["concurrency"],
-        timeout=options["timeout"],
-    )
     settings = LmmsSettings(
-        model=model,
-        chat_template=template,
+        model=model_choice(options),
+        chat_template=options["chat_template"],
         tasks=tasks,
         include=options["include"],
         join_images=options["join_images"],
