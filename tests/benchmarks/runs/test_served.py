@@ -241,6 +241,35 @@ def test_an_endpoint_that_breaks_in_mid_run_stops_it_and_the_same_command_goes_o
     assert (cut / "scores.json").read_bytes() == (whole / "scores.json").read_bytes()
 
 
+def test_a_few_bad_images_far_apart_stop_nothing_though_refusals_come_fastest(tmp_path, server, unbroken):
+    data, whole = unbroken
+    seen, lock = [], threading.Lock()
+
+    def trouble(request, handler):
+        image = request.identity[0]
+        with lock:
+            begins = image not in seen
+            seen.extend([image] * begins)
+        if seen.index(image) in (2, 9, 16):
+            return handler.say(400, {"error": "cannot read this image"})
+        # The answers come when all three are refused.
+        time.sleep(begins)
+        return None
+
+    server.trouble = trouble
+    out = tmp_path / "run"
+    got = pope(server, data, out)
+    assert got.returncode == 3, got.stderr
+    failed = {r.key for r in answers(out).values() if r.error}
+    assert {answers(out)[key].shown for key in failed} == {seen[n] for n in (2, 9, 16)}
+    assert {k: r for k, r in answers(out).items() if k not in failed} == {
+        k: r for k, r in answers(whole).items() if k not in failed
+    }
+    server.trouble = lambda *_: None
+    assert pope(server, data, out).returncode == 0
+    assert answers(out) == answers(whole)
+
+
 def test_a_busy_server_costs_retries_and_no_answer(tmp_path, server, monkeypatch):
     monkeypatch.setattr("agevlm.vlm.served.client.Patience", lambda: Patience(tries=10, base=0.001))
     data, out = make_data(tmp_path / "data", 6), tmp_path / "run"
