@@ -28,7 +28,7 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
-RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.jsonl")
+RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.jsonl", "judge-audit.json")
 OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", *RESULTS)
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 

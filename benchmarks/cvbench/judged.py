@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agevlm.errors import DataError
+from benchmarks.controls import IMAGE
 from benchmarks.cvbench.questions import Question
 from benchmarks.cvbench.readers import JUDGED, MAIN, READERS, Reader
 from benchmarks.cvbench.results import Answered, Results
@@ -47,6 +48,16 @@ def cases_of(answered: Answered, which: str) -> Iterator[Case]:
             answer = answers.get(question.idx, Answer(None))
             if answer.text is not None and goes_to_judge(question, answer, which):
                 yield case_of(question, answer.text)
+
+
+def rules_of(answered: Answered) -> dict[Case, int | None]:
+    """The distinct answers about the own image, blank ones aside, with the option that the rules find in each."""
+    found: dict[Case, int | None] = {}
+    for question in answered.questions.questions:
+        answer = answered.answers.get(IMAGE, {}).get(question.idx, Answer(None))
+        if answer.text is not None and goes_to_judge(question, answer, "all"):
+            found[case_of(question, answer.text)] = _rules(question, answer).option
+    return found
 
 
 def judged_reader(judged: Judged, which: str) -> Reader:

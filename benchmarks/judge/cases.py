@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase as LETTERS
+from string import ascii_uppercase
 from typing import Any
 
 PROMPT_VERSION = "judge-1"
 """To be changed with every change of `messages` or `again`: verdicts are kept by it."""
+LETTERS = ascii_uppercase
 MAX_TOKENS = 256
 """Of a judge's reply. A verdict takes ten; models that cannot help a preamble are to reach its end."""
 HEAD, TAIL = 2000, 6000

@@ -16,6 +16,7 @@ SAME_ERRORS = 3
 """After so many errors of one kind in a row the judge is given up."""
 TRIES = 2
 """Replies asked for until an answer is undecided."""
+TOKENS = ("prompt", "completion")
 
 State = Literal["verdict", "undecided", "over the cap", "not judged"]
 
@@ -81,8 +82,11 @@ def judge_cases(
     if left:
         say(f"judge {choice.name}: {len(wanted) - len(left)} of {len(wanted)} answers judged before, {len(left)} to go")
         asking.run(left)
+        if asking.calls:
+            tokens = ", ".join(f"{sum(call.usage.get(name, 0) for call in asking.calls)} {name}" for name in TOKENS)
+            say(f"{len(asking.calls)} calls to the judge, tokens: {tokens}")
     outcomes = {case: _outcome(_replies(log, case, fingerprint), case, asking) for case in wanted}
-    return Judged(outcomes, choice.name, fingerprint, asking.trouble, asking.made)
+    return Judged(outcomes, choice.name, fingerprint, asking.trouble, len(asking.calls))
 
 
 def _replies(log: JudgeLog, case: Case, fingerprint: str) -> Sequence[Call]:
@@ -110,7 +114,8 @@ class _Asking:
         self.choice, self.fingerprint, self.log, self.max_calls = choice, fingerprint, log, max_calls
         self.trouble: str | None = None
         self.given_up = False
-        self.made = 0
+        self.calls: list[Call] = []
+        """Those that brought a reply."""
         self.capped: set[Case] = set()
 
     def run(self, left: Sequence[Case]) -> None:
@@ -145,8 +150,8 @@ class _Asking:
             case = cases[place]
             call = self._call(case, attempts[place], chats[place], said)
             self.log.append(call)
-            self.made += call.error is None
             if call.error is None:
+                self.calls.append(call)
                 failures.clear()
                 if not _done(_replies(self.log, case, self.fingerprint)):
                     more.append(place)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from agevlm.errors import RunFolderError
 from benchmarks.judge.cases import Message
@@ -130,9 +129,3 @@ class JudgeLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def usage_of(calls: Sequence[Call]) -> dict[str, Any]:
-    """Calls, tokens and seconds of some calls."""
-    tokens = {name: sum(int(call.usage.get(name, 0)) for call in calls) for name in ("prompt", "completion")}
-    return {"calls": len(calls), "tokens": tokens, "seconds": round(sum(call.latency for call in calls), 3)}
