@@ -10,11 +10,12 @@ from rich.console import Console
 
 from benchmarks import preview
 from benchmarks.cvbench.answers import load_run
-from benchmarks.cvbench.judged import check_judged, judge, judged_reader, print_judged, shares, to_json
+from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares, to_json
 from benchmarks.cvbench.questions import part_of_whole
 from benchmarks.cvbench.result import check_result, print_result
 from benchmarks.cvbench.results import Answered, Results, reading_rows, results
 from benchmarks.cvbench.settings import CvBenchSettings, load_data, make_plan, run_folder
+from benchmarks.judge.asking import check_judged, read_by_judge
 from benchmarks.launch import Job, launch, say_tally
 from benchmarks.run import Tally
 from benchmarks.run_folder import RunFolder
@@ -76,7 +77,7 @@ def _report(settings: CvBenchSettings, folder: RunFolder, total: Tally, console:
     code = 0
     if settings.judge is not None:
         which = settings.judge.which
-        judged = judge(answered, settings.judge, folder.path, notes)
+        judged = read_by_judge(cases_of(answered, which), settings.judge, folder.path, notes)
         readers = (*settings.readers, judged_reader(judged, which))
         found = results(answered, readers, draws=settings.draws, seed=settings.seed)
         share = shares(answered, found, which)

@@ -114,11 +114,12 @@ def score_cvbench(**options: Any) -> None:
     """
     from benchmarks.answer_files import given_answers
     from benchmarks.cvbench.answers import NOT_STATED, load_answered, load_run
-    from benchmarks.cvbench.judged import check_judged, judge, judged_reader, print_judged, shares
+    from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
     from benchmarks.cvbench.questions import load_all, part_of_whole
     from benchmarks.cvbench.readers import chosen_readers
     from benchmarks.cvbench.result import check_result, print_result
     from benchmarks.cvbench.results import results
+    from benchmarks.judge.asking import check_judged, read_by_judge
 
     readers = chosen_readers(options["readings"])
     judge_wanted = judge_settings(options)
@@ -140,7 +141,8 @@ def score_cvbench(**options: Any) -> None:
             )
     code = 0
     if judge_wanted is not None:
-        judged = judge(answered, judge_wanted, None if run is None else run.path, notes)
+        cases = cases_of(answered, judge_wanted.which)
+        judged = read_by_judge(cases, judge_wanted, None if run is None else run.path, notes)
         readers = (*readers, judged_reader(judged, judge_wanted.which))
         code = check_judged(judged, options["allow_partial"], notes)
     found = results(answered, readers, **given)

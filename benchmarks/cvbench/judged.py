@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from agevlm.errors import DataError
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.questions import Question
 from benchmarks.cvbench.readers import JUDGED, MAIN, READERS, Reader
 from benchmarks.cvbench.results import Answered, Results
 from benchmarks.cvbench.types import NO_ANSWER, Reading
 from benchmarks.judge.cases import PROMPT_VERSION, Case, stem
-from benchmarks.judge.judging import Judged, judge_cases
-from benchmarks.judge.log import FILE, JudgeLog
-from benchmarks.judge.options import JudgeSettings
+from benchmarks.judge.judging import Judged
 from benchmarks.records import Answer
-from benchmarks.remarks import ANSWERS_MISSING
 from benchmarks.tables import empty_table
 
 BY_JUDGE = "judge"
@@ -153,29 +149,7 @@ def to_json(judged: Judged, which: str, found: Sequence[Share]) -> dict[str, Any
     }
 
 
-# --- commands ---------------------------------------------------------------------------------------------------------
-
-
-def judge(answered: Answered, settings: JudgeSettings, run: Path | None, notes: Console) -> Judged:
-    """Have a run's answers read.
-
-    Args:
-        answered: the questions and answers.
-        settings: the judge.
-        run: the run folder, which keeps the calls unless the settings say where; None where there is none.
-        notes: for remarks (stderr).
-
-    Raises:
-        DataError: there is no place for the calls.
-        RunFolderError: their log cannot be written.
-        CheckpointError: the judge is not there.
-    """
-    path = settings.log or (run / FILE if run is not None else None)
-    if path is None:
-        raise DataError("these answers are in no run folder; say where the judge's calls are to be kept: --judge-log")
-    with JudgeLog(path) as log:
-        cases = cases_of(answered, settings.which)
-        return judge_cases(cases, settings.choice, log, max_calls=settings.max_calls, say=notes.print)
+# --- a table ----------------------------------------------------------------------------------------------------------
 
 
 def print_judged(judged: Judged, which: str, found: Sequence[Share], console: Console) -> None:
@@ -186,7 +160,7 @@ def print_judged(judged: Judged, which: str, found: Sequence[Share], console: Co
 def share_table(judged: Judged, which: str, found: Sequence[Share]) -> Table:
     """What the judge read, condition by condition."""
     read = "all answers, as in the paper" if which == "all" else f"the answers that {MAIN} cannot read"
-    title = f"The judge's share · {JUDGED[which]}: {judged.judge} reads {read} · prompt {PROMPT_VERSION}"
+    title = f"The judge's share · {JUDGED[which]}: {escape(judged.judge)} reads {read} · prompt {PROMPT_VERSION}"
     table = empty_table(title, "answers", *(one.condition for one in found))
     table.min_width = len(title)
     rows: dict[str, list[str]] = {
@@ -209,23 +183,3 @@ def share_table(judged: Judged, which: str, found: Sequence[Share]) -> Table:
 
 def _part(count: int, of: int) -> str:
     return f"{count} ({100 * count / of:.1f}%)" if of else str(count)
-
-
-def check_judged(judged: Judged, allow_partial: bool, notes: Console) -> int:
-    """Remarks on answers without a verdict; the exit code: 3 if the judge failed on some and that was not allowed."""
-    capped, undecided, failed = (judged.count(state) for state in ("over the cap", "undecided", "not judged"))
-    if undecided:
-        notes.print(f"{undecided} distinct answers are undecided: the judge's replies were no verdict", style="yellow")
-    if capped:
-        notes.print(
-            f"{capped} distinct answers are undecided: --judge-max-calls was reached; a larger one goes on",
-            style="yellow",
-        )
-    if not failed:
-        return 0
-    notes.print(
-        f"{failed} distinct answers were not judged ({judged.trouble}); the other readings stand, and the same "
-        "command (or agevlm-eval score cvbench with this --judge) goes on",
-        style="yellow",
-    )
-    return 0 if allow_partial else ANSWERS_MISSING

@@ -41,7 +41,8 @@ def judge_audit(run: Path, **options: Any) -> None:
     """
     from agevlm.errors import DataError
     from benchmarks.cvbench.answers import load_run
-    from benchmarks.cvbench.judged import check_judged, rules_of
+    from benchmarks.cvbench.judged import rules_of
+    from benchmarks.judge.asking import check_judged
     from benchmarks.judge.audit import audit
     from benchmarks.judge.log import FILE as LOG
     from benchmarks.judge.log import JudgeLog
