@@ -277,7 +277,9 @@ class _Table:
             if protocol.read_question is not None:
                 scores |= self._undecided_bounds(name, condition, protocol, mask)
             if split == PAIRED:
-                scores["pair_accuracy"] = self._pairs(condition, mask, self.readings[name, protocol.name].effects)
+                readings = self.readings[name, protocol.name]
+                decided = np.array([label is not Label.UNDECIDED for label in readings.labels], dtype=bool)
+                scores["pair_accuracy"] = self._pairs(condition, mask & decided, readings.effects)
             if name != IMAGE and IMAGE in self.conditions:
                 scores["gain_accuracy"] = self._gain(split, name, protocol.name)
             extra[split] = scores
