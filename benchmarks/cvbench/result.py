@@ -25,10 +25,7 @@ def check_result(results: Results, main: str, allow_partial: bool, notes: Consol
     """Remarks on doubtful results; the exit code: 3 if answers are missing and that was not allowed."""
     for remark in _remarks(results, main):
         notes.print(remark, style="yellow")
-    # Missing answers are the same ones under every reading.
-    missing = {r.condition: r.score.missing for r in results.rows if r.score.name == ROW_MEAN and not r.is_floor}
-    total = sum(missing.values())
-    if not total:
+    if not (total := sum(results.missing.values())):
         return 0
     notes.print(f"{total} answers are missing; scores are over those that are there", style="yellow")
     return 0 if allow_partial else ANSWERS_MISSING

@@ -119,6 +119,8 @@ class Results:
     readings: list[ReadingCount]
     absent: dict[tuple[str, str], int]
     """(condition, reading) -> answers whose records lack what the reading needs: it has no rows there."""
+    missing: dict[str, int]
+    """Condition -> questions without an answer, whatever can be read in the others."""
     errors: dict[str, int]
     """Condition -> error records that stand in an answer's place."""
     agreement: dict[tuple[str, str], int]
@@ -138,6 +140,7 @@ class Results:
             "rows": self.json_rows(),
             "readings": [r.to_json() for r in self.readings],
             "without": [{"condition": c, "reading": r, "answers": n} for (c, r), n in self.absent.items()],
+            "missing": self.missing,
             "errors": self.errors,
             "agreement": [{"readings": list(pair), "alike": n} for pair, n in self.agreement.items()],
             "disagreements": [_disagreement(d) for d in self.disagreements],
@@ -163,8 +166,10 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
     counts: list[ReadingCount] = []
     absent: dict[tuple[str, str], int] = {}
     found: dict[tuple[str, str], list[Reading]] = {}
+    missing: dict[str, int] = {}
     for condition, answers in answered.answers.items():
         given = [answers.get(q.idx, Answer(None)) for q in questions]
+        missing[condition] = sum(answer.text is None for answer in given)
         main = _read(READERS[MAIN], questions, given)
         for reader in readers:
             readings = _read(reader, questions, given)
@@ -193,6 +198,7 @@ def results(answered: Answered, readers: Sequence[Reader], *, draws: int = DRAWS
         rows=rows,
         readings=counts,
         absent=absent,
+        missing=missing,
         errors={c: sum(a.text is None for a in answers.values()) for c, answers in answered.answers.items()},
         agreement=agreement(own),
         disagreements=disagreements(asked, own),

@@ -174,6 +174,16 @@ def test_a_model_that_cannot_rank_has_no_ranked_rows(cvbench: Run, stub: CvStub,
     assert all(record.logprobs == {} for record in answers(tmp_path / "run").values())
 
 
+def test_missing_answers_are_told_though_the_only_reading_has_no_rows(cvbench: Run, stub: CvStub, data: CvData) -> None:
+    stub.capabilities = frozenset({"blind"})  # type: ignore[misc]
+    (data.images / "img/7.png").write_text("this is no image")
+    done = cvbench("--reading", "ranked-text")
+    assert done.returncode == 3
+    assert "no answers about images that ranked-text can read: no leading scores" in done.stderr
+    assert "2 answers are missing" in done.stderr
+    assert "floor:" in done.stdout
+
+
 def test_ranking_can_be_left_out_and_done_later(cvbench: Run, stub: CvStub) -> None:
     with patch.object(CvStub, "rank", side_effect=AssertionError("ranked")):
         done = cvbench("--no-rank", "--json", "-")

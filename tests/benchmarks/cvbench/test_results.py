@@ -91,6 +91,7 @@ def test_numbers_of_every_condition(whole: Results) -> None:
         assert found["row mean"].score.missing == len(QUESTIONS) - len(given) + failed > 0
         assert found["row mean"].score.unparsed == sum(a.text == "I cannot tell." for a in given.values()) > 0
         assert whole.errors[condition] == failed
+        assert whole.missing[condition] == len(QUESTIONS) - len(given) + failed
         assert {r.reading for r in whole.rows if r.condition == condition} == set(READERS)
 
 
