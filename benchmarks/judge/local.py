@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agevlm.data.checkpoint_files import check_weights, find_folder, read_config
+from agevlm.data.checkpoint_files import check_weights, find_folder, one_line, read_config
 from agevlm.errors import CheckpointError
 from agevlm.vlm.batching import AUTOMATIC, Batcher
 from agevlm.vlm.contract import Fingerprint
@@ -61,9 +61,13 @@ class LocalJudge:
         order = sorted(range(len(chats)), key=lambda place: sum(len(one["content"]) for one in chats[place]))
         while order:
             now, order = order[: self._batcher.size], order[self._batcher.size :]
-            replies = self._batcher.map(
-                [chats[place] for place in now], self._replies, lambda _, why: Said(None, error=why, kind="memory")
-            )
+            asked = [chats[place] for place in now]
+            try:
+                replies = self._batcher.map(asked, self._replies, lambda _, why: Said(None, error=why, kind="memory"))
+            except Exception as error:
+                # A template or a model that cannot take these chats: a reason in the log, not the end of the scoring.
+                kind = type(error).__name__
+                replies = [Said(None, error=f"{kind}: {one_line(error)}", kind=kind)] * len(now)
             yield from zip(now, replies, strict=True)
 
     def _replies(self, chats: Sequence[Chat]) -> list[Said]:

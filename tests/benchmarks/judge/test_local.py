@@ -108,6 +108,40 @@ def test_without_the_folder_its_verdicts_still_stand(folder: Path, short: None, 
         judge_cases(CASES, JudgeChoice(str(copied)), log)
 
 
+def test_a_model_that_fails_leaves_its_reason_and_is_asked_again(
+    folder: Path, short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise IndexError("the chat is too long")
+
+    choice = JudgeChoice(str(folder), device="cpu")
+    with JudgeLog(tmp_path / "judge.jsonl") as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalJudge, "_replies", fail)
+            found = judge_cases(CASES, choice, log)
+        assert (found.count("not judged"), found.trouble) == (len(CASES), "IndexError: the chat is too long")
+        assert judge_cases(CASES, choice, log).count("undecided") == len(CASES)
+    assert sum(call.error is not None for call, _ in read_calls(tmp_path / "judge.jsonl")) == len(CASES)
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    folder: Path, short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, sizes = LocalJudge._replies, []
+
+    def small(self: LocalJudge, chats: Any) -> Any:
+        sizes.append(len(chats))
+        if len(chats) > 1:
+            raise MemoryError
+        return plain(self, chats)
+
+    monkeypatch.setattr(LocalJudge, "_replies", small)
+    with JudgeLog(tmp_path / "judge.jsonl") as log:
+        found = judge_cases(CASES, JudgeChoice(str(folder), device="cpu"), log)
+    assert found.count("undecided") == len(CASES)
+    assert sizes[:2] == [3, 1]
+
+
 def test_a_verdict_of_a_taught_model_counts(tmp_path: Path) -> None:
     """A model trained on one reply gives it; weights on disk, generation and reading are the real ones."""
     import torch
