@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -101,21 +102,25 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
         table.add_row(name, *values, f"{100 * next(iter(by_reading.values())).score.chance:.1f}")
     table.add_section()
     first = OFFICIAL if any(row.score.name == OFFICIAL for row in rows) else ROW_MEAN
-    bounds = {row.reading: f"{100 * row.score.if_unparsed_right:.1f}" for row in rows if row.score.name == first}
+    bounds = {row.reading: _share(row.score.if_unparsed_right) for row in rows if row.score.name == first}
     table.add_row("unparsed", *(str(one.unparsed) for one in counts.values()), "")
     table.add_row(f"{first} if these were right", *(bounds[reading] for reading in counts), "")
     if any(one.undecided for one in counts.values()):
         table.add_row("undecided", *(str(one.undecided) for one in counts.values()), "")
         scores = {row.reading: row.score for row in rows if row.score.name == first}
         for what in ("wrong", "right"):
-            values = [100 * getattr(scores[one], f"if_undecided_{what}") for one in counts]
-            table.add_row(f"{first} if undecided {what}", *(f"{value:.1f}" for value in values), "")
+            values = [_share(getattr(scores[one], f"if_undecided_{what}")) for one in counts]
+            table.add_row(f"{first} if undecided {what}", *values, "")
     table.add_row(f"differs from {MAIN}", *(str(one.differs) for one in counts.values()), "")
     caption = [_caption(rows), f"{next(iter(counts.values())).answers} answers"]
     caption += [f"{HEADLINE_MARK.strip()} what the published evaluator reports"] * any(map(_headline, counts))
     caption += ["* its published numbers are made with another prompt"] * any("*" in name for name in names)
     table.caption = " · ".join(caption)
     return table
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def _headline(reading: str) -> tuple[str, ...]:

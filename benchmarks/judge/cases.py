@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -130,9 +131,10 @@ def _pairs(items: list[tuple[str, Any]]) -> _Pairs:
 
 
 def stem(prompt: str, options: Sequence[str]) -> str:
-    """A question without the lettered list of its options at its end; unchanged where there is no such list.
+    """A question without the lettered list of its options, at its end or before a line break; else unchanged.
 
     The judge is shown the options once, in an order that audits change.
     """
-    end = "".join(f"\n({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
-    return prompt.rstrip().removesuffix(end).rstrip() if prompt.rstrip().endswith(end) else prompt
+    listed = r"\s+".join(re.escape(f"({letter}) {text}") for letter, text in zip(LETTERS, options, strict=False))
+    found = re.search(rf"\s+{listed}(?!\s+\([A-Z]\))[^\S\n]*(?=\n|\s*\Z)", prompt)
+    return prompt if found is None else (prompt[: found.start()] + prompt[found.end() :]).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -110,9 +111,24 @@ def test_keys_differ_by_all_that_can_change_a_verdict() -> None:
     assert Case(*dataclasses.astuple(CASE)).key("f") == keys[0]
 
 
-def test_the_list_of_options_is_cut_from_the_question_if_it_is_its_end() -> None:
+def test_the_list_of_options_is_cut_from_the_question() -> None:
     prompt = "How many? Select from the following choices.\n(A) 2\n(B) 3\n(C) 13"
     assert stem(prompt, CASE.options) == "How many? Select from the following choices."
     assert stem(prompt + "\n", CASE.options) == "How many? Select from the following choices."
+    assert stem(" ".join(prompt.split()), CASE.options) == "How many? Select from the following choices."
+    after = "\nThe coordinates of bounding boxes are: red: [1, 2, 3, 4]"  # as in CV-Bench's Distance
+    assert stem(prompt + after, CASE.options) == "How many? Select from the following choices." + after
     assert stem(prompt, ("2", "3")) == prompt
+    assert stem("Which (A) 2 (B) 3 (C) 13 is it?", CASE.options) == "Which (A) 2 (B) 3 (C) 13 is it?"
     assert stem("How many?", CASE.options) == "How many?"
+
+
+def test_the_lists_of_real_questions_are_found(shared: Path) -> None:
+    rows = [json.loads(line) for path in (shared / "cvbench").glob("*.jsonl") for line in path.open()]
+    if not rows:
+        pytest.skip("no CV-Bench questions beside the project")
+    for row in rows:
+        question = stem(row["prompt"], row["choices"])
+        assert "(A)" in row["prompt"]
+        assert "(A)" not in question
+        assert len(question) > 20
