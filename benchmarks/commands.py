@@ -10,6 +10,7 @@ import click
 
 from agevlm.terminal import CKPT, JSON, consoles, write_json
 from benchmarks.cvbench.commands import score_cvbench
+from benchmarks.judge.options import judge_options, judge_settings
 from benchmarks.options import IMAGES, PARTIAL, RESCORE_DRAWS, RESCORE_SEED, run_options, run_settings
 
 HUB_POPE = "lmms-lab/POPE"
@@ -101,6 +102,7 @@ def score() -> None:
 )
 @REPOPE
 @PROTOCOL
+@judge_options
 @RESCORE_DRAWS
 @RESCORE_SEED
 @JSON
@@ -112,15 +114,19 @@ def score_pope(**options: Any) -> None:
     agevlm-eval score pope --answers answers.jsonl --questions POPE/output/coco
     agevlm-eval score pope --answers llava_pope_test_answers.jsonl --questions llava_pope/
     agevlm-eval score pope --answers runs/pope-...
+    agevlm-eval score pope --answers runs/pope-... --judge openai:http://localhost:8000/v1#NAME
     """
     from benchmarks.answer_files import given_answers
+    from benchmarks.judge.asking import check_judged, read_by_judge
     from benchmarks.pope.answers import load_answered, load_run, remarks
+    from benchmarks.pope.judged import cases_of, judged_protocol, share_lines
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
     from benchmarks.pope.result import check_result, print_result
     from benchmarks.pope.score import score as score_answers
 
     protocols = _protocols(options["protocols"])
+    judge = judge_settings(options)
     console, notes = consoles()
     given = {k: options[k] for k in ("seed", "draws") if options[k] is not None}
     run = given_answers(options["answers"], options["questions"])
@@ -134,9 +140,17 @@ def score_pope(**options: Any) -> None:
             notes.print(remark)
     if options["repope"] is not None:
         answered = with_repope(answered, options["repope"])
+    code = 0
+    if judge is not None:
+        judged = read_by_judge(cases_of(answered, judge.which), judge, None if run is None else run.path, notes)
+        protocols = (*protocols, judged_protocol(judged, judge.which))
+        code = check_judged(judged, options["allow_partial"], notes)
     scores = score_answers(answered, protocols, **given)
     print_result(scores, protocols, options["json_out"], console)
-    sys.exit(check_result(scores, options["allow_partial"], notes))
+    if judge is not None and options["json_out"] != "-":
+        for line in share_lines(scores, judged, judge.which):
+            console.print(line, markup=False)
+    sys.exit(check_result(scores, options["allow_partial"], notes) or code)
 
 
 score.add_command(score_cvbench)

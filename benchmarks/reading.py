@@ -41,6 +41,8 @@ class Label(StrEnum):
     """Nothing but white space, punctuation, symbols or special tokens."""
     ERROR = "error"
     """There is no answer, because the model failed: never an answer and never counted as one."""
+    UNDECIDED = "undecided"
+    """A judge was to read the answer and came to no verdict: in no count. The reader never says so."""
 
 
 @dataclass(frozen=True)

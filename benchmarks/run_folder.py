@@ -5,6 +5,7 @@ questions.jsonl     each question with the keys of its answers, so that scores n
 answers-*.jsonl     answer records, one writer each (see benchmarks.records)
 scores.json         the scores, a pure function of the two files above
 readings.jsonl      what each reading made of each answer, likewise (CV-Bench)
+judge.jsonl         every call to a judge (see benchmarks.judge.log)
 lock                held while a command owns the folder
 """
 
@@ -27,7 +28,8 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
-OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "scores.json", "readings.jsonl", "verify.json")
+RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.jsonl", "judge-audit.json")
+OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", *RESULTS)
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
 

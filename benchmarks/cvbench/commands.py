@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from agevlm.terminal import CKPT, JSON, consoles
+from benchmarks.judge.options import judge_options, judge_settings
 from benchmarks.options import (
     IMAGES,
     PARTIAL,
@@ -47,6 +48,7 @@ READING = click.option(
 )
 @READING
 @click.option("--rank/--no-rank", "ranked", default=True, show_default=True, help="Rank the options too, if it can.")
+@judge_options
 @run_options("runs/cvbench-MODEL-DATA-PROMPT")
 def cvbench(plan_only: bool, **options: Any) -> None:
     """Ask a model CV-Bench's multiple-choice questions and score its answers.
@@ -71,6 +73,7 @@ def cvbench(plan_only: bool, **options: Any) -> None:
         tasks=options["tasks"],
         readers=chosen_readers(options["readings"]),
         ranked=options["ranked"],
+        judge=judge_settings(options),
     )
     console, notes = consoles()
     if plan_only:
@@ -95,6 +98,7 @@ def cvbench(plan_only: bool, **options: Any) -> None:
     help="The questions they answer (not needed for a run folder).",
 )
 @READING
+@judge_options
 @RESCORE_DRAWS
 @RESCORE_SEED
 @JSON
@@ -106,15 +110,19 @@ def score_cvbench(**options: Any) -> None:
     agevlm-eval score cvbench --answers answers.jsonl --questions cv-bench/
     agevlm-eval score cvbench --answers samples_cv_bench_2d.jsonl --questions cv-bench/test_2d.parquet
     agevlm-eval score cvbench --answers runs/cvbench-...
+    agevlm-eval score cvbench --answers runs/cvbench-... --judge openai:http://localhost:8000/v1#NAME --judge-which all
     """
     from benchmarks.answer_files import given_answers
     from benchmarks.cvbench.answers import NOT_STATED, load_answered, load_run
+    from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
     from benchmarks.cvbench.questions import load_all, part_of_whole
     from benchmarks.cvbench.readers import chosen_readers
     from benchmarks.cvbench.result import check_result, print_result
     from benchmarks.cvbench.results import results
+    from benchmarks.judge.asking import check_judged, read_by_judge
 
     readers = chosen_readers(options["readings"])
+    judge_wanted = judge_settings(options)
     console, notes = consoles()
     given = {k: options[k] for k in ("seed", "draws") if options[k] is not None}
     run = given_answers(options["answers"], options["questions"])
@@ -131,6 +139,14 @@ def score_cvbench(**options: Any) -> None:
                 "warning: the answers record no prompts, so they were matched by idx alone; make sure that they answer "
                 "these questions"
             )
+    code = 0
+    if judge_wanted is not None:
+        cases = cases_of(answered, judge_wanted.which)
+        judged = read_by_judge(cases, judge_wanted, None if run is None else run.path, notes)
+        readers = (*readers, judged_reader(judged, judge_wanted.which))
+        code = check_judged(judged, options["allow_partial"], notes)
     found = results(answered, readers, **given)
     print_result(found, readers[0].name, options["json_out"], console)
-    sys.exit(check_result(found, readers[0].name, options["allow_partial"], notes))
+    if judge_wanted is not None and options["json_out"] != "-":
+        print_judged(judged, judge_wanted.which, shares(answered, found, judge_wanted.which), console)
+    sys.exit(check_result(found, readers[0].name, options["allow_partial"], notes) or code)

@@ -1,6 +1,6 @@
 """All ways to read an answered question: the rules of `readings`, which read its text, and those of `ranked`.
 
-Whatever else reads answers (a judge, say) is one more `Reader`: scoring knows no other kind.
+A judge's verdicts are one more `Reader` (`judged`): scoring knows no other kind.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ HEADLINES: dict[Aggregate, tuple[str, ...]] = {
 """The numbers of `score` in which an evaluator's aggregate stands."""
 MAIN = "rules"
 """The reading that leads unless another is named, and against which others are counted as different."""
+
+JUDGED = {"unread": "judged", "all": "judged-all"}
+"""Which answers a judge reads (`--judge-which`) -> the reading's name: see `benchmarks.cvbench.judged`."""
 
 
 @dataclass(frozen=True)

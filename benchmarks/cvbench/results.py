@@ -64,6 +64,9 @@ class ResultRow:
         flat |= _flat("accuracy", one.accuracy)
         flat |= {"chance": _finite(one.chance), "below_chance": one.below_chance}
         flat["accuracy_if_unparsed_right"] = _finite(one.if_unparsed_right)
+        flat["undecided"] = one.undecided
+        flat["accuracy_if_undecided_wrong"] = _finite(one.if_undecided_wrong)
+        flat["accuracy_if_undecided_right"] = _finite(one.if_undecided_right)
         return flat if self.gain is None else flat | _flat("gain_accuracy", self.gain)
 
 
@@ -84,6 +87,7 @@ class ReadingCount:
     reading: str
     answers: int
     unparsed: int
+    undecided: int
     differs: int
     """Answers in which it finds another option than `rules`, or finds one where `rules` finds none, or none."""
     rules: Mapping[tuple[str, bool], int]
@@ -97,6 +101,7 @@ class ReadingCount:
             "reading": self.reading,
             "answers": self.answers,
             "unparsed": self.unparsed,
+            "undecided": self.undecided,
             f"differs_from_{MAIN}": self.differs,
             "rules": fired,
         }
@@ -229,7 +234,8 @@ def _count(condition: str, reading: str, read: Sequence[Reading], main: Sequence
         condition=condition,
         reading=reading,
         answers=len(pairs),
-        unparsed=sum(one.option is None for one, _ in pairs),
+        unparsed=sum(one.option is None and one.decided for one, _ in pairs),
+        undecided=sum(not one.decided for one, _ in pairs),
         differs=sum(other is not None and one.option != other.option for one, other in pairs),
         rules=rule_counts(one for one, _ in pairs),
     )

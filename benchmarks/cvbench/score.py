@@ -63,7 +63,7 @@ class Score:
     chance: float
     """What guessing among each question's options gives by the same formula."""
     n: int
-    """Questions with an answer."""
+    """Questions with an answer that was read, if only as none."""
     images: int
     """Images with an answered question."""
     unparsed: int
@@ -72,6 +72,12 @@ class Score:
     """The number if every answer that names no option had been right; `accuracy` takes them all as wrong."""
     missing: int
     """Questions without an answer, because the model failed; they enter no other number."""
+    undecided: int
+    """Answers on which a judge came to no verdict; they enter no other number but the next two."""
+    if_undecided_wrong: float
+    """The number if these answers had all been wrong."""
+    if_undecided_right: float
+    """The number if they had all been right."""
 
     @property
     def below_chance(self) -> bool:
@@ -150,6 +156,11 @@ def _one(name: str, mask: Mask) -> tuple[str, dict[str, Mask], Formula]:
     return name, {name: mask}, lambda shares: shares[name]
 
 
+def _counts(row: Row) -> bool:
+    """Whether a row's answer is there and is right or wrong."""
+    return row.reading != NO_ANSWER and row.reading.decided
+
+
 class _Table:
     """Sums of each group per image, and the same sums in every draw."""
 
@@ -159,7 +170,8 @@ class _Table:
         self.images = np.array([places[row.image] for row in rows], dtype=np.int64)
         self.correct = np.array([row.correct for row in rows], dtype=np.float64)
         self.guess = np.array([1 / row.n_options for row in rows], dtype=np.float64)
-        self.answered = np.array([row.reading != NO_ANSWER for row in rows])
+        self.answered = np.array([_counts(row) for row in rows])
+        self.undecided = np.array([not row.reading.decided for row in rows])
         self.unparsed = np.array([row.reading.option is None for row in rows]) & self.answered
         self.weights = _weights(len(places), draws, seed)
 
@@ -168,7 +180,7 @@ class _Table:
 
     def gains(self, other: Sequence[Row]) -> dict[str, Interval]:
         """Every number minus the same number of other answers to the same questions."""
-        self.answered &= np.array([row.reading != NO_ANSWER for row in other])
+        self.answered &= np.array([_counts(row) for row in other])
         # All formulas are linear in the shares: the formula of the differences is the difference.
         self.correct -= np.array([row.correct for row in other])
         numbers = self._drawn(self._numbers())
@@ -220,11 +232,17 @@ class _Table:
             images=len(np.unique(self.images[union])),
             unparsed=int(self.unparsed[union].sum()),
             if_unparsed_right=self._value(self.correct + self.unparsed, masks, formula),
-            missing=int(asked.sum() - union.sum()),
+            missing=int((asked & ~self.answered & ~self.undecided).sum()),
+            undecided=int((asked & self.undecided).sum()),
+            if_undecided_wrong=self._value(self.correct, masks, formula, self.answered | self.undecided),
+            if_undecided_right=self._value(
+                self.correct + self.undecided, masks, formula, self.answered | self.undecided
+            ),
         )
 
-    def _value(self, values: Floats, masks: Mapping[str, Mask], formula: Formula) -> float:
-        answered = {group: mask & self.answered for group, mask in masks.items()}
+    def _value(self, values: Floats, masks: Mapping[str, Mask], formula: Formula, counted: Mask | None = None) -> float:
+        counted = self.answered if counted is None else counted
+        answered = {group: mask & counted for group, mask in masks.items()}
         # fsum: the order of the rows never matters, not even in the last bit
         return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
 

@@ -13,6 +13,7 @@ from benchmarks.cvbench.planning import plan_cvbench
 from benchmarks.cvbench.prompts import CvPrompt
 from benchmarks.cvbench.questions import QuestionSet, load_all
 from benchmarks.cvbench.readers import Reader
+from benchmarks.judge.options import JudgeSettings
 from benchmarks.plan import Plan
 from benchmarks.run_folder import RunFolder
 from benchmarks.settings import RunSettings
@@ -27,6 +28,8 @@ class CvBenchSettings(RunSettings):
     readers: tuple[Reader, ...]
     ranked: bool
     """Whether to rank the options, of models that can."""
+    judge: JudgeSettings | None
+    """Who reads answers beside the rules; None: nobody."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.controls import IMAGE
-from benchmarks.cvbench.readers import MAIN, READERS
+from benchmarks.cvbench.readers import JUDGED, MAIN, READERS
 from benchmarks.cvbench.results import FLOOR, ResultRow, Results
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN, Disagreement, Score
 from benchmarks.cvbench.types import LETTERS, Reading
@@ -101,9 +102,15 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
         table.add_row(name, *values, f"{100 * next(iter(by_reading.values())).score.chance:.1f}")
     table.add_section()
     first = OFFICIAL if any(row.score.name == OFFICIAL for row in rows) else ROW_MEAN
-    bounds = {row.reading: f"{100 * row.score.if_unparsed_right:.1f}" for row in rows if row.score.name == first}
+    bounds = {row.reading: _share(row.score.if_unparsed_right) for row in rows if row.score.name == first}
     table.add_row("unparsed", *(str(one.unparsed) for one in counts.values()), "")
     table.add_row(f"{first} if these were right", *(bounds[reading] for reading in counts), "")
+    if any(one.undecided for one in counts.values()):
+        table.add_row("undecided", *(str(one.undecided) for one in counts.values()), "")
+        scores = {row.reading: row.score for row in rows if row.score.name == first}
+        for what in ("wrong", "right"):
+            values = [_share(getattr(scores[one], f"if_undecided_{what}")) for one in counts]
+            table.add_row(f"{first} if undecided {what}", *values, "")
     table.add_row(f"differs from {MAIN}", *(str(one.differs) for one in counts.values()), "")
     caption = [_caption(rows), f"{next(iter(counts.values())).answers} answers"]
     caption += [f"{HEADLINE_MARK.strip()} what the published evaluator reports"] * any(map(_headline, counts))
@@ -112,7 +119,13 @@ def _readings_table(results: Results, rows: Sequence[ResultRow], condition: str,
     return table
 
 
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
 def _headline(reading: str) -> tuple[str, ...]:
+    if reading == JUDGED["all"]:
+        return (OFFICIAL,)
     return READERS[reading].headline if reading in READERS else ()
 
 
@@ -138,4 +151,6 @@ def _disagreement_table(found: Sequence[Disagreement]) -> Table:
 
 
 def _said(reading: Reading) -> str:
+    if not reading.decided:
+        return "undecided"
     return "none" if reading.option is None else LETTERS[reading.option]

@@ -17,6 +17,8 @@ class Reading:
     option: int | None
     """Place in the options, from 0; None where the answer names no option or more than one."""
     rule: str
+    decided: bool = True
+    """False where a judge was to read the answer and came to no verdict: neither right nor wrong. `option` is None."""
 
 
 NO_ANSWER = Reading(None, "no-answer")

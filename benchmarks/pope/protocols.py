@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agevlm.errors import DataError
+from benchmarks.pope.types import Question
 from benchmarks.reading import NO_ANSWER, Label, Reading, read_yes_no
 
 
@@ -65,6 +66,8 @@ class Protocol:
     """The effect of a label on the counts, given the official label."""
     sees_label: bool = False
     """Whether `read` depends on the official label, which makes it no reading of the answer alone."""
+    read_question: Callable[[Question, str], Reading] | None = None
+    """In place of `read`, where the reading of an answer takes its question too (a judge's)."""
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def _counting(unreadable: Callable[[bool], Effect]) -> Callable[[Label, bool], E
     """A `count` that takes readable answers at their word and leaves the unreadable ones to `unreadable`."""
 
     def count(label: Label, gold: bool) -> Effect:
-        if label is Label.ERROR:
+        if label in (Label.ERROR, Label.UNDECIDED):
             return NOTHING
         if label in (Label.YES, Label.NO):
             return _read_effect(label is Label.YES, gold)
@@ -138,6 +141,13 @@ def bounds_effects(label: Label, gold: bool) -> tuple[Effect, Effect]:
         effect = _read_effect(label is Label.YES, gold)
         return effect, effect
     return _read_effect(not gold, gold, unparsed=1), _read_effect(gold, gold, unparsed=1)
+
+
+def undecided_bounds(count: Callable[[Label, bool], Effect], label: Label, gold: bool) -> tuple[Effect, Effect]:
+    """The effects of an answer if every undecided one were wrong, and if it were right."""
+    if label is Label.UNDECIDED:
+        return _read_effect(not gold, gold), _read_effect(gold, gold)
+    return count(label, gold), count(label, gold)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

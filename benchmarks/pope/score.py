@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pope.floors import FLOORS, floor_answers
-from benchmarks.pope.protocols import PROTOCOLS, Effect, Protocol, bounds_effects
+from benchmarks.pope.protocols import PROTOCOLS, Effect, Protocol, bounds_effects, undecided_bounds
 from benchmarks.pope.rows import (
     FLOOR,
     IMAGE,
@@ -64,13 +64,18 @@ class _Readings:
     """
 
     def __init__(
-        self, protocol: Protocol, texts: Sequence[str | None], golds: Sequence[bool], known: KnownReadings | None = None
+        self, protocol: Protocol, condition: _Condition, golds: Sequence[bool], known: KnownReadings | None = None
     ) -> None:
         known = {} if known is None else known
-        for pair in zip(texts, golds, strict=True):
-            if pair not in known:
-                known[pair] = protocol.read(*pair)
-        readings = [known[pair] for pair in zip(texts, golds, strict=True)]
+        texts = condition.texts
+        if protocol.read_question is not None:
+            given = zip(condition.questions, texts, strict=True)
+            readings = [protocol.read_question(q, text) for q, text in given if text is not None]
+        else:
+            for pair in zip(texts, golds, strict=True):
+                if pair not in known:
+                    known[pair] = protocol.read(*pair)
+            readings = [known[pair] for pair in zip(texts, golds, strict=True)]
         self.labels = [r.label for r in readings]
         self.rules = Counter((r.label.value, r.rule) for r in readings)
         self._golds, self._count = golds, protocol.count
@@ -145,7 +150,7 @@ class _Table:
         }
         known: dict[Callable[[str | None, bool], Reading], KnownReadings] = {}
         self.readings = {
-            (name, p.name): _Readings(p, condition.texts, condition.gold.tolist(), known.setdefault(p.read, {}))
+            (name, p.name): _Readings(p, condition, condition.gold.tolist(), known.setdefault(p.read, {}))
             for name, condition in self.conditions.items()
             for p in {q.name: q for q in [PROTOCOLS["default"], *self.protocols]}.values()
         }
@@ -159,7 +164,7 @@ class _Table:
                 rows += self._block(name, condition, protocol.name, readings.effects, readings.labels, extra)
         for floor in FLOORS:
             condition = self._floor(floor)
-            readings = _Readings(PROTOCOLS["default"], condition.texts, condition.gold.tolist())
+            readings = _Readings(PROTOCOLS["default"], condition, condition.gold.tolist())
             rows += self._block(f"{FLOOR}{floor}", condition, "default", readings.effects, readings.labels, {})
         return rows
 
@@ -177,9 +182,10 @@ class _Table:
     def disagreements(self, most: int = 20) -> list[Disagreement]:
         """The most frequent answers (own image) that the protocols read differently."""
         condition = self.conditions.get(IMAGE)
-        if condition is None or len(self.protocols) < 2:
+        # A judge's readings are of questions with answers: equal answers may be read differently.
+        names = [p.name for p in self.protocols if p.read_question is None]
+        if condition is None or len(names) < 2:
             return []
-        names = [p.name for p in self.protocols]
         answers = list(zip(condition.texts, condition.gold.tolist(), strict=True))
         counted = Counter(answers)
         read = dict(zip(answers, zip(*(self.readings[IMAGE, n].labels for n in names), strict=True), strict=True))
@@ -224,6 +230,7 @@ class _Table:
         default = self.readings[name, "default"].labels if (name, "default") in self.readings else labels
         differs = Counter(q.split for q, a, b in zip(condition.questions, labels, default, strict=True) if a is not b)
         refused = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.REFUSED)
+        undecided = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.UNDECIDED)
         empty = Counter(q.split for q, a in zip(condition.questions, labels, strict=True) if a is Label.EMPTY)
         rows = []
         for split, scores in scored.items():
@@ -242,7 +249,8 @@ class _Table:
                     n=n,
                     missing=condition.total(condition.asked, split) - n,
                     errors=condition.total(condition.errors, split),
-                    counts={**{f: counts[f] for f in ("tp", "fp", "tn", "fn", "unparsed")}, "counted": counts["n"]},
+                    counts={**{f: counts[f] for f in ("tp", "fp", "tn", "fn", "unparsed")}, "counted": counts["n"]}
+                    | ({"undecided": condition.total(undecided, split)} if protocol not in PROTOCOLS else {}),
                     refused=condition.total(refused, split),
                     empty=condition.total(empty, split),
                     differs=condition.total(differs, split),
@@ -266,8 +274,12 @@ class _Table:
             if protocol.name == "default":
                 scores |= self._bounds(condition, self.readings[name, "default"].labels, mask)
                 scores |= self._probability_scores(condition, mask)
+            if protocol.read_question is not None:
+                scores |= self._undecided_bounds(name, condition, protocol, mask)
             if split == PAIRED:
-                scores["pair_accuracy"] = self._pairs(condition, mask, self.readings[name, protocol.name].effects)
+                readings = self.readings[name, protocol.name]
+                decided = np.array([label is not Label.UNDECIDED for label in readings.labels], dtype=bool)
+                scores["pair_accuracy"] = self._pairs(condition, mask & decided, readings.effects)
             if name != IMAGE and IMAGE in self.conditions:
                 scores["gain_accuracy"] = self._gain(split, name, protocol.name)
             extra[split] = scores
@@ -280,6 +292,16 @@ class _Table:
             bound: self._cell(effects_of(labels, golds, partial(_bound, i))[mask], condition.clusters[mask])
             for i, bound in enumerate(("if_unparsed_wrong", "if_unparsed_right"))
         }
+        scored = score_with_intervals(cells, self.weights)
+        return {f"{s}_{bound}": scored[bound][s] for bound in cells for s in ("accuracy", "f1")}
+
+    def _undecided_bounds(self, name: str, condition: _Condition, protocol: Protocol, mask: Any) -> dict[str, Interval]:
+        """Accuracy and F1 if every undecided answer were wrong, and if it were right."""
+        labels, golds = self.readings[name, protocol.name].labels, condition.gold.tolist()
+        cells = {}
+        for place, bound in enumerate(("if_undecided_wrong", "if_undecided_right")):
+            effects = effects_of(labels, golds, lambda *given, i=place: undecided_bounds(protocol.count, *given)[i])
+            cells[bound] = self._cell(effects[mask], condition.clusters[mask])
         scored = score_with_intervals(cells, self.weights)
         return {f"{s}_{bound}": scored[bound][s] for bound in cells for s in ("accuracy", "f1")}
 

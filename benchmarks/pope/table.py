@@ -99,7 +99,9 @@ def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
             row = same[0]
             counts = f"{row.counts['counted']}\n{row.counts['unparsed']} / {row.differs}"
             heads = [
-                names[r.protocol] + " ◂" * (HEADLINE.get(PROTOCOLS[r.protocol].aggregate) == r.split) for r in same
+                names[r.protocol]
+                + " ◂" * (r.protocol in PROTOCOLS and HEADLINE.get(PROTOCOLS[r.protocol].aggregate) == r.split)
+                for r in same
             ]
             label = textwrap.fill(", ".join(heads), 30, initial_indent="  ", subsequent_indent="  ")
             table.add_row(label, counts, *(percent(row.scores[s]) for s in SCORES))
@@ -116,7 +118,9 @@ def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
 
 def _marked(name: str, prompt: str) -> str:
     """A protocol's name with the marks that the table's caption explains."""
-    own = PROTOCOLS[name]
+    own = PROTOCOLS.get(name)
+    if own is None:  # a judge's, with which nothing is published
+        return name
     return name + "*" * (prompt not in UNKNOWN_PROMPTS and own.prompt != prompt) + "†" * own.sees_label
 
 
