@@ -98,6 +98,8 @@ def interrupted(name, documents):
     model.task_dict, made = requests_of(documents, {"max_new_tokens": 4, "temperature": 0})
     model._vlm = slow = Slow()
     said = io.StringIO()
+    # A test run in the background of a shell inherits that interrupts are ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with contextlib.redirect_stderr(said):
             model.generate_until(made)
