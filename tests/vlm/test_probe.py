@@ -169,7 +169,7 @@ def test_what_cannot_be_probed_is_refused(vlm, pictures):
         model.probe(encoded, [Ask("?", 4)], [()], ProbeSpec())
     with pytest.raises(DataError, match="more than the context of 4096"):
         model.probe(encoded, [Ask("?", 0)], [[5] * 4096], ProbeSpec())
-    with pytest.raises(NotSupported, match="offers no probe"):
+    with pytest.raises(NotSupported, match="cannot be looked into"):
         Vlm.probe(model, encoded, [], [], ProbeSpec())
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
     from agevlm.geometry import Geometry
+    from agevlm.vlm.hf.layout import Layout
 
 
 UNBOUNDED = 10**9
@@ -152,6 +153,20 @@ class Family:
     def geometry(self, width: int, height: int) -> Geometry:
         """Where the grid's cells lie in an image of so many pixels. Raises DataError, NotSupported."""
         raise NotSupported(f"how images of model type {self.model.config.model_type!r} are resized is not known")
+
+    def layout(self, features: Any, width: int, height: int) -> Layout:
+        """Where the visual tokens of an image of so many pixels lie. Raises DataError, NotSupported."""
+        from agevlm.vlm.hf.layout import Layout
+
+        geometry, tokens = self.geometry(width, height), self.visual_tokens(features)
+        try:
+            return Layout.plain(geometry, tokens, self.before_grid)
+        except ValueError as error:
+            raise NotSupported(f"{error}: where they lie is not known for this checkpoint") from None
+
+    def visual_tokens(self, features: Any) -> int:
+        """How many visual tokens text can look at."""
+        return self.placeholders(features)
 
     def attending_layers(self) -> list[int]:
         """Layers in which text can look at the image."""
