@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.linkage.ranks import Sample, clustered
-from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, score_interval
+from benchmarks.statistics.clusters import Interval, score_interval
 
 Floats = NDArray[np.float64]
 Truths = NDArray[np.bool_]
-FITS = 300
-"""Bootstrap draws of the coefficients: as many times the model is fitted again."""
 FOLDS = 5
 PENALTY = 1.0
 """scikit-learn's C: ridge, so that coefficients stay finite where a signal separates the classes."""
@@ -56,21 +54,20 @@ def usable(values: dict[str, Floats]) -> tuple[list[str], list[str]]:
     return names, dropped
 
 
-def fit(
-    values: dict[str, Floats], positive: Truths, clusters: NDArray[np.int64], weights: Floats, level: float = 0.95
-) -> Fitted | None:
-    """Logistic regression on standardised signals; intervals from refitting on draws of whole images.
+def fit(values: dict[str, Floats], positive: Truths, clusters: NDArray[np.int64], level: float = 0.95) -> Fitted | None:
+    """Logistic regression on standardised signals, with errors that are robust to clusters of questions (images).
 
     Args:
         values: signals, (n,) each; questions that lack one are left out.
         positive: (n,).
-        clusters: (n,), columns of `weights`.
-        weights: (draws, images); the first `FITS` are used.
-        level: of the intervals.
+        clusters: (n,), the images.
+        level: of the intervals, which have the t quantile of images - 1.
 
     Returns:
         None where there are too few images, or nothing varies.
     """
+    from scipy.special import stdtrit
+
     names, dropped = usable(values)
     if not names:
         return None
@@ -85,24 +82,33 @@ def fit(
     dropped += [name for name, keep in zip(names, kept, strict=True) if not keep]
     names = [name for name, keep in zip(names, kept, strict=True) if keep]
     standard = (matrix[:, kept] - matrix[:, kept].mean(0)) / spread[kept]
-    estimate = _coefficients(standard, truth, None)
-    refitted = np.stack([_coefficients(standard, truth, draw[cluster]) for draw in weights[:FITS]])
-    images = min(sample.images_with_positive, sample.images_with_negative)
-    low, high = expanded_percentile_interval(refitted, images, level)
+    model = _logistic().fit(standard, truth)
+    estimate = model.coef_[0]
+    error = _clustered_errors(standard, truth, model.predict_proba(standard)[:, 1], cluster)
+    reach = stdtrit(len(np.unique(cluster)) - 1, (1 + level) / 2) * error
     found = {
-        n: Interval(float(e), float(lo), float(hi)) for n, e, lo, hi in zip(names, estimate, low, high, strict=True)
+        name: Interval(float(value), float(value - half), float(value + half))
+        for name, value, half in zip(names, estimate, reach, strict=True)
     }
     return Fitted(sample, int((~whole).sum()), tuple(dropped), found)
 
 
-def _coefficients(standard: Floats, positive: Truths, times: Floats | None) -> Floats:
-    """NaN where a draw has one class alone."""
-    there = slice(None) if times is None else times > 0
-    if len(np.unique(positive[there])) < 2:
-        return np.full(standard.shape[1], np.nan)
-    model = _logistic().fit(standard[there], positive[there], None if times is None else times[there])
-    found: Floats = model.coef_[0]
-    return found
+def _clustered_errors(standard: Floats, positive: Truths, chance: Floats, clusters: NDArray[np.int64]) -> Floats:
+    """Standard errors of the coefficients without the intercept: the sandwich over clusters (Liang and Zeger 1986).
+
+    sqrt of the diagonal of G / (G - 1) H^-1 (sum over images g of s_g s_g') H^-1, with H = X' diag(p (1 - p)) X and the
+    ridge, and s_g the sum over the image's questions of (y - p) x.
+    """
+    with_one = np.hstack([standard, np.ones((len(standard), 1))])
+    ridge = np.diag([*np.full(standard.shape[1], 1 / PENALTY), 0.0])
+    bread = np.linalg.inv((with_one * (chance * (1 - chance))[:, None]).T @ with_one + ridge)
+    _, index = np.unique(clusters, return_inverse=True)
+    groups = int(index.max()) + 1
+    sums = np.zeros((groups, with_one.shape[1]))
+    np.add.at(sums, index, (positive - chance)[:, None] * with_one)
+    covariance = groups / (groups - 1) * bread @ (sums.T @ sums) @ bread
+    errors: Floats = np.sqrt(np.diag(covariance))[:-1]
+    return errors
 
 
 def _logistic() -> Any:

@@ -125,7 +125,7 @@ def _target(
         for name, columns in BASES.items()
     }
     explaining = {c: v for c, v in single.items() if not (c == "margin" and target.margin_decides)}
-    fitted = fit(explaining, truth, own, weights)
+    fitted = fit(explaining, truth, own)
     return TargetScores(target, int(among.sum()), int(truth.sum()), ranked, by_layer, fitted, gains)
 
 

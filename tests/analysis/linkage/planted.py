@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image as Images
 from PIL.Image import Image
 
 from agevlm.data.masks import rle_mask
@@ -63,14 +65,11 @@ class Planted(Vlm):
     capabilities = frozenset({"logprobs", "rank", "probe"})
 
     def __init__(self, selector: str, rule: Rule) -> None:
-        questions, encoded = pope_scenes(selector)
+        _, encoded = pope_scenes(selector)
         self.rule = rule
         self.fingerprint = Fingerprint(
             hashlib.sha256(repr((selector, rule)).encode()).hexdigest(), {"rule": repr(rule)}
         )
-        import io
-
-        from PIL import Image as Images
 
         self.pixels = {n: np.asarray(Images.open(io.BytesIO(b)).convert("RGB")) for n, b in encoded.items()}
         annotated = scenes_annotated(encoded, 96)
@@ -122,7 +121,8 @@ class Planted(Vlm):
         replies = []
         for ask in asks:
             self.asked += 1
-            margin = self.margin(*(v := self.scene(encoded, ask.image))[:1], self.word(ask), v[1])
+            scene, same = self.scene(encoded, ask.image)
+            margin = self.margin(scene, self.word(ask), same)
             replies.append(Reply("Yes" if margin > 0 else "No", "eos", self.logprobs(margin), (1,)))
         return replies
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from analysis.linkage.logistic import PENALTY, added, fit
 from benchmarks.statistics.clusters import resampling_weights
@@ -22,7 +23,7 @@ def planted(seed: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def test_coefficients_are_those_of_a_general_optimiser() -> None:
     values, positive = planted()
-    found = fit(values, positive, CLUSTERS, WEIGHTS)
+    found = fit(values, positive, CLUSTERS)
     assert found is not None
     matrix = np.stack(list(values.values()), 1)
     standard = (matrix - matrix.mean(0)) / matrix.std(0)
@@ -40,23 +41,40 @@ def test_coefficients_are_those_of_a_general_optimiser() -> None:
 
 def test_copies_of_questions_do_not_narrow_the_interval() -> None:
     values, positive = planted()
-    once = fit(values, positive, CLUSTERS, WEIGHTS)
-    twice = fit({k: np.tile(v, 2) for k, v in values.items()}, np.tile(positive, 2), np.tile(CLUSTERS, 2), WEIGHTS)
+    once = fit(values, positive, CLUSTERS)
+    twice = fit({k: np.tile(v, 2) for k, v in values.items()}, np.tile(positive, 2), np.tile(CLUSTERS, 2))
     assert once is not None
     assert twice is not None
     width = {f: f.coefficients["a"].high - f.coefficients["a"].low for f in (once, twice)}
     assert width[twice] == pytest.approx(width[once], rel=0.1)
 
 
+def test_errors_are_those_of_refitting_on_drawn_images() -> None:
+    generator = np.random.default_rng(2)
+    # A signal and a leaning that whole images share: plain errors would be far too small.
+    a = generator.normal(size=IMAGES)[CLUSTERS] + 0.3 * generator.normal(size=len(CLUSTERS))
+    leaning = 1.5 * generator.normal(size=IMAGES)[CLUSTERS]
+    positive = generator.random(len(CLUSTERS)) < 1 / (1 + np.exp(-(a + leaning)))
+    found = fit({"a": a}, positive, CLUSTERS)
+    assert found is not None
+    standard = ((a - a.mean()) / a.std())[:, None]
+    refitted = [LogisticRegression(C=PENALTY).fit(standard, positive, draw[CLUSTERS]).coef_[0, 0] for draw in WEIGHTS]
+    width = found.coefficients["a"].high - found.coefficients["a"].low
+    assert width / (2 * 1.99) == pytest.approx(np.std(refitted), rel=0.25)
+    alone = fit({"a": a}, positive, np.arange(len(a)))
+    assert alone is not None
+    assert width > 1.5 * (alone.coefficients["a"].high - alone.coefficients["a"].low)
+
+
 def test_what_is_left_out_is_named() -> None:
     values, positive = planted()
     values["b"][:30] = np.nan
     values |= {"same": np.ones(len(positive)), "none": np.full(len(positive), np.nan)}
-    found = fit(values, positive, CLUSTERS, WEIGHTS)
+    found = fit(values, positive, CLUSTERS)
     assert found is not None
     assert set(found.dropped) == {"same", "none"}
     assert found.left_out == 30
-    assert fit(values, positive & (CLUSTERS < 5), CLUSTERS, WEIGHTS) is None
+    assert fit(values, positive & (CLUSTERS < 5), CLUSTERS) is None
 
 
 def test_added_finds_what_is_there_and_nothing_where_nothing_is() -> None:
@@ -81,8 +99,6 @@ def test_images_are_never_on_both_sides() -> None:
     one = added({"noise": generator.normal(size=len(CLUSTERS))}, bits | products, positive, CLUSTERS, WEIGHTS, 0)
     assert one is not None
     assert one.full.low < 0.5
-    from sklearn.linear_model import LogisticRegression
-
     matrix = np.stack(list((bits | products).values()), 1)
     known = LogisticRegression(C=100).fit(matrix[::2], positive[::2]).score(matrix[1::2], positive[1::2])
     assert known > 0.7

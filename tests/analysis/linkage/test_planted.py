@@ -1,4 +1,4 @@
-"""What was planted is found: looks that tell errors, answers that come from the object; and nothing where nothing is."""
+"""What was planted is found: looks that tell errors, answers from the object; and nothing where nothing is."""
 
 from __future__ import annotations
 
