@@ -46,7 +46,7 @@ HUB_POPE = "lmms-lab/POPE"
 @click.option("--max-new-tokens", default=16, show_default=True, type=click.IntRange(1), help="Per answer.")
 @click.option(
     "--causal-images",
-    default=200,
+    default=100,
     show_default=True,
     type=click.IntRange(0),
     help="Hide the objects of so many seeded images and ask again; 0 for none.",

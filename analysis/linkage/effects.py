@@ -109,7 +109,9 @@ class Causal:
     missing: int
     """Hidings whose margin is no number; what they enter is left out."""
     ways: tuple[Way, ...]
-    curve: tuple[CurvePoint, ...]
+    """Of objects that are there."""
+    curves: Mapping[str, tuple[CurvePoint, ...]]
+    """"present" and "absent" objects that were answered yes."""
 
 
 def causal_scores(table: pa.Table, images: Mapping[str, int], weights: Floats) -> Causal:
@@ -123,12 +125,16 @@ def causal_scores(table: pa.Table, images: Mapping[str, int], weights: Floats) -
     reasons = Counter(table["causal"].to_pylist())
     hidings = _hidings(table, images)
     if not len(hidings):
-        return Causal(reasons, 0, (), ())
+        return Causal(reasons, 0, (), {})
     missing = int(hidings["margin"].isna().sum())
-    ways = tuple(_way(how, hidings, weights) for how in WAYS)
-    curve = hidings[(hidings["how"] == KEYS) & (hidings["share"].notna() | (hidings["what"] == "nothing"))]
-    points = tuple(_point(float(share), curve, weights) for share in sorted(curve["share"].dropna().unique()))
-    return Causal(reasons, missing, ways, points)
+    present = hidings[hidings["label"]]
+    ways = tuple(_way(how, present, weights) for how in WAYS) if len(present) else ()
+    curves = {
+        name: tuple(_point(float(share), own, weights) for share in sorted(own["share"].dropna().unique()))
+        for name, own in (("present", present), ("absent", hidings[~hidings["label"]]))
+        if len(own)
+    }
+    return Causal(reasons, missing, ways, curves)
 
 
 def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
@@ -136,8 +142,14 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {**hiding, "question": number, "cluster": images[row["image"]], "answered": row["logp_yes"] - row["logp_no"]}
-        for number, row in enumerate(table.select(["image", "logp_yes", "logp_no", "hidings", "causal"]).to_pylist())
+        {
+            **hiding,
+            "question": number,
+            "label": row["label"],
+            "cluster": images[row["image"]],
+            "answered": row["logp_yes"] - row["logp_no"],
+        }
+        for number, row in enumerate(table.select(["image", "label", "logp_yes", "logp_no", "hidings"]).to_pylist())
         for hiding in row["hidings"]
     ]
     made = pd.DataFrame(rows)
@@ -186,7 +198,8 @@ def _way(how: str, hidings: pd.DataFrame, weights: Floats) -> Way:
     )
 
 
-def _point(share: float, curve: pd.DataFrame, weights: Floats) -> CurvePoint:
+def _point(share: float, hidings: pd.DataFrame, weights: Floats) -> CurvePoint:
+    curve = hidings[hidings["how"] == KEYS]
     base = curve[curve["what"] == "nothing"].set_index("question")["margin"]
     own = curve[curve["share"] == share]
     drops, flips = _averaged(own, base)

@@ -25,7 +25,7 @@ def draw(scores: LinkageScores, folder: Path) -> list[Path]:
         colours = seaborn.color_palette()
         if shown:
             paths += save(_aurocs(scores, shown, colours), folder / "linkage-auroc")
-        hidden = [m for m in scores.models if m.causal.ways]
+        hidden = [m for m in scores.models if m.causal.curves]
         if hidden:
             paths += save(_causal(hidden, colours), folder / "linkage-causal")
     return paths
@@ -87,13 +87,14 @@ def _causal(models: list[ModelScores], colours: Any) -> Any:
     handles = [grid[0][0].plot([], [], "o", color=colours[k], label=kind)[0] for k, kind in enumerate(KINDS)]
     grid[0][-1].legend(handles=handles, fontsize="small")
     for panel, model in zip(grid[1], models, strict=True):
-        for kind, colour in (("attended", colours[1]), ("random", colours[2])):
-            shares = [0.0, *(100 * point.share for point in model.causal.curve)]
-            means = [point.drops[kind].interval for point in model.causal.curve]
-            panel.plot(shares, [0.0, *(m.value for m in means)], "o-", color=colour, ms=4, label=f"{kind} first")
-            panel.fill_between(
-                shares, [0.0, *(m.low for m in means)], [0.0, *(m.high for m in means)], color=colour, alpha=0.2, lw=0
-            )
+        for (name, points), line in zip(model.causal.curves.items(), ("o-", "o:"), strict=False):
+            for kind, colour in (("attended", colours[1]), ("random", colours[2])):
+                shares = [0.0, *(100 * point.share for point in points)]
+                means = [point.drops[kind].interval for point in points]
+                said = f"{kind} cells, {name} objects"
+                panel.plot(shares, [0.0, *(m.value for m in means)], line, color=colour, ms=4, label=said)
+                low, high = [0.0, *(m.low for m in means)], [0.0, *(m.high for m in means)]
+                panel.fill_between(shares, low, high, color=colour, alpha=0.2, lw=0)
         panel.set_xlabel("cells hidden from attention (%)")
     grid[1][0].set_ylabel("drop of the yes-margin (nats)")
     grid[1][-1].legend(fontsize="small")

@@ -22,6 +22,8 @@ KEYS = "keys"
 WAYS = (KEYS, *FILLS)
 SHARES = (0.05, 0.1, 0.2, 0.4)
 """Of the deletion curve: shares of the image's cells."""
+HIDDEN = {True: "hidden", False: "hidden, false yes"}
+"""What the records say of a question that was asked again, by its official answer."""
 AT_ONCE = 16
 """Painted images encoded together."""
 
@@ -51,11 +53,11 @@ class Hiding:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A question whose object is there and was answered yes."""
+    """A question that was answered yes."""
 
     ask: Ask
-    mask: Floats
-    """(rows, columns): share of each cell that the object covers."""
+    mask: Floats | None
+    """(rows, columns): share of each cell that the object covers; None where it is not there."""
     attention: Floats
     """(rows, columns): of the object's word, mean over layers."""
     identity: str
@@ -63,20 +65,23 @@ class Subject:
 
 
 def plan(subject: Subject, coverage: Floats, settings: CausalSettings) -> list[Hiding]:
-    """What to hide for one question; nothing at all where the object leaves no room for a control of its size."""
+    """What to hide for one question: the deletion curve, and before it, where the object is there, its cells and
+    controls of their number; nothing at all where the object leaves no room for such controls."""
     allowed = cells.of_image(coverage)
-    own = cells.of_object(subject.mask, allowed, settings.border)
-    others, count, total = allowed & ~own, int(own.sum()), int(allowed.sum())
-    if count == 0 or count > int(others.sum()):
-        return []
+    total = int(allowed.sum())
     draw = cells.generator("linkage", settings.seed, subject.identity)
-    hidings = [
-        Hiding("nothing", np.zeros_like(allowed)),
-        Hiding("object", own),
-        Hiding("attended", cells.top(subject.attention, allowed, count)),
-        *(Hiding("random", cells.random(others, count, draw), draw=k) for k in range(settings.draws)),
-        *(Hiding("moved", m, draw=k) for k, m in enumerate(cells.moved(own, others, settings.draws, draw))),
-    ]
+    hidings = [Hiding("nothing", np.zeros_like(allowed))]
+    if subject.mask is not None:
+        own = cells.of_object(subject.mask, allowed, settings.border)
+        others, count = allowed & ~own, int(own.sum())
+        if count == 0 or count > int(others.sum()):
+            return []
+        hidings += [
+            Hiding("object", own),
+            Hiding("attended", cells.top(subject.attention, allowed, count)),
+            *(Hiding("random", cells.random(others, count, draw), draw=k) for k in range(settings.draws)),
+            *(Hiding("moved", m, draw=k) for k, m in enumerate(cells.moved(own, others, settings.draws, draw))),
+        ]
     for share in SHARES:
         number = max(1, round(share * total))
         hidings.append(Hiding("attended", cells.top(subject.attention, allowed, number), share))
@@ -111,7 +116,7 @@ def hide(
                 "draw": hiding.draw,
                 "cells": int(hiding.cells.sum()),
                 "pixels": float(coverage[hiding.cells].sum() / coverage.sum()),
-                "on_object": float(region[hiding.cells].sum() / region.sum()),
+                "on_object": None if region is None else float(region[hiding.cells].sum() / region.sum()),
                 "margin": margin_of(logprobs),
             }
         )

@@ -27,7 +27,7 @@ from agevlm.vlm.contract import (
     StateSpec,
     Vlm,
 )
-from analysis.linkage.hide import CausalSettings, Subject, hide, margin_of
+from analysis.linkage.hide import HIDDEN, CausalSettings, Subject, hide, margin_of
 from analysis.linkage.sheets import Case, Sheet
 from analysis.linkage.signals import TOKENS, of_layers
 from benchmarks.reading import Label, read_yes_no
@@ -85,7 +85,7 @@ def look(vlm: Vlm, sheet: Sheet, image: Image, how: Look) -> list[Row]:
     subjects = {
         k: Subject(one.ask, one.mask, one.probe.attention[:, 0].mean(0), f"{sheet.sha256} {one.ask.prompt}")
         for k, (one, reason) in enumerate(zip(seen, reasons, strict=True))
-        if not reason and one.mask is not None
+        if not reason
     }
     found: list[list[Row]] = []
     if how.causal is not None and subjects:
@@ -93,7 +93,7 @@ def look(vlm: Vlm, sheet: Sheet, image: Image, how: Look) -> list[Row]:
     hidings = dict(zip(subjects, found, strict=True))
     for k, row in enumerate(rows):
         row["hidings"] = hidings.get(k, [])
-        row["causal"] = reasons[k] or ("hidden" if row["hidings"] else "too large")
+        row["causal"] = reasons[k] or (HIDDEN[row["label"]] if row["hidings"] else "too large")
     return rows
 
 
@@ -202,9 +202,8 @@ def why_not(seen: _Seen, how: Look) -> str:
     """Why the causal check says nothing of a question; nothing where it can."""
     reasons = {
         "not checked": how.causal is None,
-        "absent": not seen.case.label,
         "not answered yes": seen.read is not Label.YES,
-        "no mask": seen.mask is None or seen.mask.sum() == 0,
+        "no mask": seen.case.label and (seen.mask is None or seen.mask.sum() == 0),
         "object word not found": not seen.has_word,
         "no margin": margin_of(seen.reply.logprobs) is None,
     }

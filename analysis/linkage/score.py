@@ -237,13 +237,16 @@ def _causal_json(causal: Causal) -> dict[str, Any]:
             }
             for way in causal.ways
         },
-        "curve": [
-            {
-                "share": point.share,
-                "drop": {kind: mean.to_json() for kind, mean in point.drops.items()},
-                "flips": {kind: mean.to_json() for kind, mean in point.flips.items()},
-                "attended - random": point.effect.to_json(),
-            }
-            for point in causal.curve
-        ],
+        "curves": {
+            name: [
+                {
+                    "share": point.share,
+                    "drop": {kind: mean.to_json() for kind, mean in point.drops.items()},
+                    "flips": {kind: mean.to_json() for kind, mean in point.flips.items()},
+                    "attended - random": point.effect.to_json(),
+                }
+                for point in points
+            ]
+            for name, points in causal.curves.items()
+        },
     }

@@ -24,7 +24,7 @@ def say(scores: LinkageScores, console: Console) -> None:
     for model in scores.models:
         console.print(_signals(model))
     console.print(_added(scores))
-    if any(model.causal.ways for model in scores.models):
+    if any(model.causal.curves for model in scores.models):
         console.print(_causal(scores))
         console.print(_curve(scores))
 
@@ -118,6 +118,8 @@ def _curve(scores: LinkageScores) -> Table:
     made = _table(
         "deletion curve: drop of the yes-margin with so many cells hidden from attention",
         "model",
+        "answered yes to",
+        "n",
         "cells",
         "attended first",
         "random",
@@ -126,9 +128,11 @@ def _curve(scores: LinkageScores) -> Table:
         "random",
     )
     for model in scores.models:
-        for point in model.causal.curve:
+        for name, point in ((name, point) for name, own in model.causal.curves.items() for point in own):
             made.add_row(
                 model.name,
+                f"{name} objects",
+                str(point.effect.n),
                 f"{point.share:.0%}",
                 _mean(point.drops["attended"]),
                 _mean(point.drops["random"]),

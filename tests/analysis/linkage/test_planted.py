@@ -157,7 +157,7 @@ def test_an_answer_that_comes_from_everywhere_shows_no_effect_of_the_object(foun
 
 def test_the_deletion_curve_falls_where_the_model_looks(found) -> None:
     _, scores, _ = found
-    curve = scores["models"][LOOKS]["causal"]["curve"]
+    curve = scores["models"][LOOKS]["causal"]["curves"]["present"]
     assert [round(p["share"], 3) for p in curve] == [0.05, 0.1, 0.2, 0.4]
     drops = [p["drop"]["attended"]["value"] for p in curve]
     assert drops == sorted(drops)
@@ -165,6 +165,10 @@ def test_the_deletion_curve_falls_where_the_model_looks(found) -> None:
     assert all(p["attended - random"]["low"] > 0 for p in curve)
     # Random cells hide the object in the end.
     assert curve[-1]["drop"]["random"]["value"] > 1
+    # A yes to what is not there comes from everywhere in this model.
+    false = scores["models"][LOOKS]["causal"]["curves"]["absent"]
+    assert false[0]["drop"]["attended"]["n"] > 10
+    assert all(abs(p["attended - random"]["value"]) < 0.3 for p in false)
 
 
 def test_the_tables_say_it(found) -> None:
