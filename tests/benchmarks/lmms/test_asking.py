@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 
 import pytest
@@ -106,6 +108,28 @@ def test_likelihoods_are_recorded_ranked_once_and_come_back_in_order(records):
         assert [f.logprobs[row[2]] for f, row in zip(found, rows, strict=True)] == [-3, -4, -8, -3, -3]
         assert {f.text for f in found} == {"no!"}
         assert (vlm.ranked, sum(done)) == (expected_ranked, 3)
+
+
+def test_keys_are_those_of_records_that_were_made_before(records):
+    """Or a finished run would be asked again."""
+    images, likely = Images(), Images()
+    texts = generate(wanted_of(images, *ROWS), images, StubVlm, "model", records, lambda _: None)
+    rows = [(0, "q", " no"), (0, "q", " yes"), (None, "é", "a longer option"), (None, "r", "long " * 20)]
+    ranks = rank(wanted_of(likely, *rows), likely, Ranking, "model", records, lambda _: None)
+    assert [a.key[:8] for a in texts] == [
+        "c5ac79bc",
+        "ef454dae",
+        "11807514",
+        "c5ac79bc",
+        "334075bd",
+        "1b33f8a8",
+        "0aba7ef7",
+    ]
+    assert [a.key[:8] for a in ranks] == ["8fa47a54", "8fa47a54", "66caba6c", "a71e1e4c"]
+    longhand = json.dumps(
+        [None, "é", {"greedy": True, "max_new_tokens": 16, "rank": ["a longer option"]}, "model"], ensure_ascii=False
+    )
+    assert ranks[2].key == hashlib.sha256(longhand.encode()).hexdigest()[:32]
 
 
 def test_an_option_that_cannot_be_ranked_costs_its_image_once_and_itself_alone_afterwards(records):

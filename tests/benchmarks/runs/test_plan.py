@@ -1,5 +1,6 @@
 """The plan: each distinct ask once, in an order that neither labels nor ids nor the order of rows can move."""
 
+import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_the_seed_alone_moves_the_order_and_only_the_order():
     assert first == again
     assert [g.shown.name for g in first] != [g.shown.name for g in other]
     assert {frozenset(g.asks) for g in first} == {frozenset(g.asks) for g in other}
+
+
+def test_keys_and_order_are_those_of_runs_that_were_made_before():
+    conditions = ("image", "blind", "blank", "shuffled", "other-image")
+    keys = [a.key for g in planned(ROWS, conditions=conditions).groups for a in g.asks]
+    assert len(keys) == 110
+    assert hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16] == "2f02fcdf3f402a52"
+    planner = Planner(DECODING, "f")
+    assert planner.add(Shown("sha", "a.jpg"), "Which?") == "581565c12b57005f2bcf4a5f312842ee"
+    assert planner.add(None, "Which?", ("A", "B")) == "1fdabde3b07ddb18d773cbf3373aeac7"
 
 
 def test_positives_do_not_come_before_negatives():
