@@ -96,6 +96,19 @@ def test_keys_and_order_are_those_of_runs_that_were_made_before():
     assert planner.add(None, "Which?", ("A", "B")) == "1fdabde3b07ddb18d773cbf3373aeac7"
 
 
+@given(st.permutations([(prompt, tokens) for prompt in "ab" for tokens in (4, 8, 128)]))
+def test_a_prompt_with_two_token_budgets_is_two_asks_of_one_group_in_an_order_of_their_own(asks):
+    planner, shown = Planner({"greedy": True}, "f"), Shown("sha", "a.jpg")
+    keys = {ask: planner.add(shown, ask[0], max_new_tokens=ask[1]) for ask in asks}
+    assert planner.add(shown, "a", max_new_tokens=8) == keys["a", 8]
+    (group,) = planner.groups(0)
+    assert {(a.prompt, a.max_new_tokens): a.key for a in group.asks} == keys
+    assert len(set(keys.values())) == 6
+    usual = Planner({"greedy": True, "max_new_tokens": 8}, "f")
+    assert [usual.add(shown, "a"), usual.add(shown, "a", max_new_tokens=4)] == [keys["a", 8], keys["a", 4]]
+    assert [a.max_new_tokens for a in group.asks] == [4, 8, 128] * 2
+
+
 def test_positives_do_not_come_before_negatives():
     rows = [question("random", n, "a.jpg", f"thing {n:02}", n < 20) for n in range(40)]
     order = [rows[int(a.prompt.split()[4])].label for a in planned(rows).groups[0].asks]
