@@ -41,11 +41,25 @@ class RunSettings:
         return (IMAGE, *dict.fromkeys(self.controls))
 
     def folder(self, benchmark: str, data: str, parts: Sequence[str]) -> RunFolder:
-        """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole
-        run's. `parts` are the splits or tasks it is confined to."""
-        if self.out is not None:
-            return RunFolder(self.out)
-        names = [benchmark, self.model.slug, data, self.prompt.name, *parts]
-        names += [self.model.dtype] * (self.model.dtype != "float32")
-        names += [f"limit{self.limit}"] * (self.limit is not None)
-        return RunFolder(default_folder(names))
+        """The run's folder. `parts` are the splits or tasks it is confined to."""
+        return chosen_folder(self.out, benchmark, self.model, [data, self.prompt.name, *parts], self.limit)
+
+
+def chosen_folder(
+    out: Path | None, benchmark: str, model: ModelChoice, parts: Sequence[str], limit: int | None
+) -> RunFolder:
+    """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's.
+
+    Args:
+        out: as the user named it.
+        benchmark: begins the default's name, the model follows.
+        model: the model.
+        parts: what else sets a run apart from others.
+        limit: of the questions, if there is one.
+    """
+    if out is not None:
+        return RunFolder(out)
+    names = [benchmark, model.slug, *parts]
+    names += [model.dtype] * (model.dtype != "float32")
+    names += [f"limit{limit}"] * (limit is not None)
+    return RunFolder(default_folder(names))
