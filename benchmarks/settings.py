@@ -42,24 +42,20 @@ class RunSettings:
 
     def folder(self, benchmark: str, data: str, parts: Sequence[str]) -> RunFolder:
         """The run's folder. `parts` are the splits or tasks it is confined to."""
-        return chosen_folder(self.out, benchmark, self.model, [data, self.prompt.name, *parts], self.limit)
+        names = [benchmark, self.model.slug, data, self.prompt.name, *parts]
+        return chosen_folder(self.out, names, self.model.dtype, self.limit)
 
 
-def chosen_folder(
-    out: Path | None, benchmark: str, model: ModelChoice, parts: Sequence[str], limit: int | None
-) -> RunFolder:
+def chosen_folder(out: Path | None, names: Sequence[str], dtype: str, limit: int | None) -> RunFolder:
     """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's.
 
     Args:
         out: as the user named it.
-        benchmark: begins the default's name, the model follows.
-        model: the model.
-        parts: what else sets a run apart from others.
-        limit: of the questions, if there is one.
+        names: what sets a run apart from others, in the order of the default folder's name.
+        dtype: of the model.
+        limit: of what is asked about, if there is one.
     """
     if out is not None:
         return RunFolder(out)
-    names = [benchmark, model.slug, *parts]
-    names += [model.dtype] * (model.dtype != "float32")
-    names += [f"limit{limit}"] * (limit is not None)
-    return RunFolder(default_folder(names))
+    trial = [dtype] * (dtype != "float32") + [f"limit{limit}"] * (limit is not None)
+    return RunFolder(default_folder([*names, *trial]))

@@ -66,7 +66,7 @@ class LmmsSettings:
 
     def folder(self) -> RunFolder:
         """The run's folder."""
-        return chosen_folder(self.out, "lmms", self.model, self.tasks, self.limit)
+        return chosen_folder(self.out, ["lmms", self.model.slug, *self.tasks], self.model.dtype, self.limit)
 
     def for_child(self, folder: RunFolder, fingerprint: Fingerprint) -> dict[str, Any]:
         """What the child process needs to know, as plain values.

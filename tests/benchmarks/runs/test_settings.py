@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agevlm.vlm.choice import ModelChoice
+from analysis.launch import AnalysisSettings
 from benchmarks.lmms.command import LmmsSettings
 from benchmarks.prompts import DEFAULT
 from benchmarks.settings import RunSettings
@@ -23,7 +24,17 @@ def lmms(model, limit, out):
     return settings.folder()
 
 
-NAMES = [(pope, "pope-scenes_age-vlm-coco-default-random-popular"), (lmms, "lmms-scenes_age-vlm-mmvp-blink")]
+def similarity(model, limit, out):
+    unset = dict.fromkeys(f.name for f in fields(AnalysisSettings))
+    settings = AnalysisSettings(**{**unset, "models": (model,), "limit": limit, "out": out})
+    return settings.folder("similarity", "coco")
+
+
+NAMES = [
+    (similarity, "similarity-scenes_age-vlm-coco"),
+    (pope, "pope-scenes_age-vlm-coco-default-random-popular"),
+    (lmms, "lmms-scenes_age-vlm-mmvp-blink"),
+]
 
 
 @pytest.mark.parametrize(("folder", "name"), NAMES)
