@@ -216,6 +216,29 @@ def option_texts(options: tuple[str, ...]) -> OptionTexts:
     return OptionTexts(options)
 
 
+# --- none of it -------------------------------------------------------------------------------------------------------
+
+# "no way to tell", "no correct answer" and "no image provided" count nothing
+_NO_THING = (
+    r"(?!(?: (?!(?:in|on|at|of|from|to|for|with)\b)[a-z-]+){0,2} (?:way|doubt|question|image|picture|photo|information|"
+    r"indication|clear|clue|idea|reason|need|evidence|point|answer|option|choice|response|problem|difference|comment|"
+    r"thank|such|input|context|content|detail|data|file|attachment)s?\b)"
+)
+_ZERO = re.compile(
+    rf"\bthere(?:'s| is| are| was| were) (?:no|none)\b{_NO_THING}"
+    rf"|\bthere (?:is|are|was|were)(?:n't| not) an?y?\b{_NO_THING}|\A\W*none\b(?! of)"
+    rf"|\b(?:can|could|do|did)(?:n't| ?not) (?:see|find|spot) any\b{_NO_THING}"
+    rf"|\A\W*no\b{_NO_THING}(?! one\b)(?: [a-z-]+){{1,2}}(?: (?:in|on)(?: the| this)? [a-z]+)?\W*\Z"
+    r"|\bno [a-z -]{1,30} (?:is|are) (?:visible|present|seen|shown)\b",
+    re.IGNORECASE,
+)
+
+
+def zero_words(text: str) -> re.Match[str] | None:
+    """Where a cleaned text says in other words that there are 0 ("there are no cars", "none")."""
+    return _ZERO.search(text)
+
+
 # --- negation ---------------------------------------------------------------------------------------------------------
 
 _FILLER = r"(?:to|on|in|at|of|the|a|an|option|choice|answer|letter|be|it|is|exactly|necessarily)"

@@ -33,7 +33,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.cvbench.mentions import Mention, affirmed, clean, letter_mentions, option_texts
+from benchmarks.cvbench.mentions import Mention, affirmed, clean, letter_mentions, option_texts, zero_words
 from benchmarks.cvbench.types import LETTERS, NOT_OFFERED, Reading, letter_reading
 from benchmarks.reading import Label, read_yes_no
 
@@ -280,21 +280,9 @@ def _corrected(part: _Part, position: int, option: int) -> bool:
 
 # --- texts and the rest -----------------------------------------------------------------------------------------------
 
-_NO_THING = (
-    r"(?! (?:way|doubt|question|image|picture|photo|information|indication|clear|clue|idea|reason|need|evidence|point|"
-    r"answer|option|choice|problem|difference|comment|thanks|such)s?\b)"
-)
-_ZERO = re.compile(
-    rf"\bthere(?:'s| is| are| was| were) (?:no|none)\b{_NO_THING}"
-    rf"|\bthere (?:is|are|was|were)(?:n't| not) an?y?\b{_NO_THING}|\A\W*none\b(?! of)"
-    rf"|\b(?:can|could|do|did)(?:n't| ?not) (?:see|find|spot) any\b{_NO_THING}"
-    rf"|\A\W*no\b{_NO_THING}(?! one\b)(?: [a-z-]+){{1,2}}(?: (?:in|on) (?:the|this) [a-z]+)?\W*\Z"
-    r"|\bno [a-z -]{1,30} (?:is|are) (?:visible|present|seen|shown)\b",
-    re.IGNORECASE,
-)
 _REASON = re.compile(r",? (?:because|since|as)\b")
 _TOTAL_FIRST = re.compile(r"[:(]|\bincluding\b", re.IGNORECASE)
-_TOTAL_LAST = re.compile(r"=|\b(?:total|gives|giving|makes|making|equals|altogether)\b", re.IGNORECASE)
+_TOTAL_LAST = re.compile(r"=|\b(?:so|total|gives|giving|makes|making|equals|altogether)\b", re.IGNORECASE)
 _NONE_OF = re.compile(
     r"\bneither\b|\bnone of\b|\bnot any of\b|\bno (?:correct|right) (?:answer|option|choice)\b", re.IGNORECASE
 )
@@ -309,7 +297,7 @@ def _by_text(part: _Part) -> Reading | None:
     """The one option named by its text or number."""
     named = {m.option for m in part.texts}
     zero = option_texts(part.options).zero
-    says_zero = None if zero is None else _ZERO.search(part.text)
+    says_zero = None if zero is None else zero_words(part.text)
     if says_zero and not named:
         return Reading(zero, "zero-words")
     if says_zero and zero not in named and says_zero.start() < part.texts[0].start:
