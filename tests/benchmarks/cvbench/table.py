@@ -270,6 +270,7 @@ ANSWERS: list[tuple[tuple[str, ...], str, str, str]] = [
     (COUNT, "1, 2, 3", "-----", "two-options"),
     (COUNT, "1, 2 or 3", "-----", "two-options"),
     (COUNT, "A couple: one on each side of the road.", "--AA-", "no-rule"),
+    (COUNT, "There are 2 red cars on each side.", "-----", "no-rule"),
     (COUNT, "There are 2 cars on each side.", "-----", "no-rule"),
     (COUNT, "3 cars on the side of the road, each with a driver", "B----", "number"),
     (
