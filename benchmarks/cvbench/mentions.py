@@ -127,7 +127,7 @@ _VALUES = {
 }
 # "two on each side" are more than two
 _SHARED_OUT = (
-    r"(?! (?:[a-z]+ ){0,2}(?:(?:on|in|at|to|by|for|from|near|under|behind|beside|along) (?:each|either|every)|per|apiece)\b"
+    r"(?! (?:[a-z]+ ){0,2}(?:(?:on|in|at|to|by|for|from|near|under|behind|beside) (?:each|either|every)|per|apiece)\b"
     r"| each\b)"
 )
 _NUMBER = re.compile(
