@@ -119,7 +119,7 @@ def causal_scores(table: pa.Table, images: Mapping[str, int], weights: Floats) -
 
     Args:
         table: the records of a model.
-        images: image -> column of `weights`.
+        images: image (or pair, see `Case.cluster`) -> column of `weights`.
         weights: (draws, images).
     """
     reasons = Counter(table["causal"].to_pylist())
@@ -146,10 +146,10 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
             **hiding,
             "question": number,
             "label": row["label"],
-            "cluster": images[row["image"]],
+            "cluster": images[row["cluster"]],
             "answered": row["logp_yes"] - row["logp_no"],
         }
-        for number, row in enumerate(table.select(["image", "label", "logp_yes", "logp_no", "hidings"]).to_pylist())
+        for number, row in enumerate(table.select(["cluster", "label", "logp_yes", "logp_no", "hidings"]).to_pylist())
         for hiding in row["hidings"]
     ]
     made = pd.DataFrame(rows)

@@ -63,8 +63,8 @@ class LinkageScores:
 
 
 def score(records: Mapping[str, pa.Table], draws: int, seed: int) -> LinkageScores:
-    """Score the records of each model by its name; images are the clusters, and draws of them serve all models."""
-    names = sorted({image for table in records.values() for image in table["image"].to_pylist()})
+    """Score the records of each model by its name; draws of images (in POPEv2 of pairs) serve all models."""
+    names = sorted({image for table in records.values() for image in table["cluster"].to_pylist()})
     images = {name: k for k, name in enumerate(names)}
     weights = resampling_weights(len(images), draws, seed) if images else np.zeros((draws, 0))
     models = tuple(_model(name, table, images, weights, seed) for name, table in records.items())
@@ -73,7 +73,7 @@ def score(records: Mapping[str, pa.Table], draws: int, seed: int) -> LinkageScor
 
 def _model(name: str, table: pa.Table, images: Mapping[str, int], weights: np.ndarray, seed: int) -> ModelScores:
     made = frame(table)
-    clusters = made["image"].map(dict(images)).to_numpy(np.int64)
+    clusters = made["cluster"].map(dict(images)).to_numpy(np.int64)
     layers = {tuple(own) for own in table["layers"].to_pylist()}
     of_layers = next(iter(layers)) if len(layers) == 1 else ()
     targets = {t.name: _target(t, made, table, clusters, of_layers, weights, seed) for t in TARGETS}
