@@ -27,6 +27,8 @@ class Said:
     finish: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
     latency: float = 0.0
+    model: str = ""
+    """The name under which a served judge answered."""
     error: str | None = None
     kind: str = ""
     """What sort of error it is; the same for errors whose messages differ in a number alone."""
@@ -37,6 +39,9 @@ class Judge(Protocol):
 
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Said]]:
         """Replies with their chats' places, each as soon as it is there, in any order; greedy."""
+
+    def remark(self) -> str:
+        """What should be known of how it was asked; empty where there is nothing."""
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -106,19 +111,23 @@ class ServedJudge:
             raise
 
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Said]]:
-        """See `Judge.ask`. At most twice as many requests are handed over as can be under way."""
+        """See `Judge.ask`. No more chats are begun than can be under way before a reply is taken: so many can be lost."""
         from agevlm.vlm.served.client import Request
 
         request, waiting = Request(max_tokens=MAX_TOKENS), enumerate(chats)
         under_way: dict[Future[Any], int] = {}
         while True:
-            while len(under_way) < 2 * self._client.concurrency and (item := next(waiting, None)) is not None:
+            while len(under_way) < self._client.concurrency and (item := next(waiting, None)) is not None:
                 under_way[self._client.submit(item[1], request)] = item[0]
             if not under_way:
                 return
-            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield under_way.pop(future), _said(future)
+            done = next(iter(wait(under_way, return_when=FIRST_COMPLETED).done))
+            yield under_way.pop(done), _said(done)
+
+    def remark(self) -> str:
+        """See `Judge.remark`."""
+        changes = ", ".join(self._client.changes)
+        return f"the endpoint takes requests only in another form: {changes}" if changes else ""
 
     def close(self) -> None:
         """See `Judge.close`."""
@@ -130,4 +139,4 @@ def _said(future: Future[Any]) -> Said:
         got = future.result()
     except EndpointError as error:
         return Said(None, error=str(error), kind=error.kind)
-    return Said(got.text, got.finish, asdict(got.usage), round(got.latency, 6))
+    return Said(got.text, got.finish, asdict(got.usage), round(got.latency, 6), got.model or "")

@@ -18,7 +18,8 @@ from agevlm.vlm.contract import Ask, Vlm
 from benchmarks.lmms.wanted import Images, Wanted
 from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining
 from benchmarks.ranking import NOT_NUMBERS
-from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter, answer_key
+from benchmarks.append_only import InUse
+from benchmarks.records import AnswerRecord, AnswerWriter, answer_key
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
 from benchmarks.run_folder import RunFolder
 
@@ -49,11 +50,11 @@ class Records:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"records {self.path}: cannot be written: {error.strerror}; give another") from None
-        problem: AnswersInUse | None = None
+        problem: InUse | None = None
         for number in range(self.rank, self.rank + WRITERS):
             try:
                 writer = AnswerWriter(self.path / f"answers-{number:05d}.jsonl")
-            except AnswersInUse as error:
+            except InUse as error:
                 problem = error
                 continue
             try:

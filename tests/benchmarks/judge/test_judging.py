@@ -210,6 +210,6 @@ def test_a_torn_line_is_cut_off_and_damage_is_told(judging: Judging, server: Sta
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:
-    with JudgeLog(tmp_path / "judge.jsonl"), pytest.raises(RunFolderError, match="another command is judging"):
+    with JudgeLog(tmp_path / "judge.jsonl"), pytest.raises(RunFolderError, match="another process is writing it"):
         JudgeLog(tmp_path / "judge.jsonl")
     assert verdict("A") == '{"option": "A"}'
