@@ -130,6 +130,14 @@ class RunFolder:
         found = self.manifest().get("scoring", {})
         return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
 
+    def last_scored(self, name: str) -> tuple[str, ...]:
+        """What scores.json says of the `readings` or `protocols` it was made with; empty where it says nothing."""
+        try:
+            scores = json.loads((self.path / "scores.json").read_text(encoding="ascii"))
+            return tuple(map(str, scores["settings"][name]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
+
     def questions(self) -> Iterator[dict[str, Any]]:
         """The rows of questions.jsonl, one at a time. Raises RunFolderError if this is no run folder."""
         path = self.path / "questions.jsonl"

@@ -88,6 +88,7 @@ def audit(
     seed: int = 0,
     max_calls: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    advance: Callable[[int, int], None] = lambda _, __: None,
 ) -> tuple[Audit, Judged]:
     """Put a seeded sample of answers, and the gold set, to a judge.
 
@@ -101,6 +102,7 @@ def audit(
         seed: of the sample and the orders.
         max_calls: see `judge_cases`.
         say: likewise.
+        advance: likewise.
 
     Raises:
         RunFolderError, CheckpointError: as `judge_cases`.
@@ -111,7 +113,7 @@ def audit(
     asked = [*drawn, *GOLD]
     for more in (ordered, repeated):
         asked += [one for cases in more.values() for one in cases]
-    judged = judge_cases(asked, choice, log, max_calls=max_calls, say=say)
+    judged = judge_cases(asked, choice, log, max_calls=max_calls, say=say, advance=advance)
     found = judged.outcomes
     made = Audit(
         judge=choice.name,

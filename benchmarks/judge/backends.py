@@ -111,7 +111,7 @@ class ServedJudge:
             raise
 
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Said]]:
-        """See `Judge.ask`. No more chats are begun than can be under way before a reply is taken: so many can be lost."""
+        """See `Judge.ask`. So many chats as can be under way are begun and not yet taken: a kill loses no more."""
         from agevlm.vlm.served.client import Request
 
         request, waiting = Request(max_tokens=MAX_TOKENS), enumerate(chats)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from agevlm.errors import AgeVlmError, NotSupported, RunFolderError
 from agevlm.vlm.contract import Ask, Vlm
+from benchmarks.append_only import InUse
 from benchmarks.lmms.wanted import Images, Wanted
 from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining
 from benchmarks.ranking import NOT_NUMBERS
-from benchmarks.append_only import InUse
 from benchmarks.records import AnswerRecord, AnswerWriter, answer_key
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
 from benchmarks.run_folder import RunFolder

@@ -86,9 +86,8 @@ def test_replay_and_tables(server: State, run: Path) -> None:
     first = command_here(*command)
     assert first.returncode == 0, first.stderr
     assert "judged: openai:" in first.stdout
-    assert re.search(
-        r"read \d+ of 240 answers \(custom:\w+, image\): \d+ yes, \d+ no, \d+ unparsed, \d+ undecided", first.stdout
-    )
+    assert re.search(r"The judge's share · judged: openai:\S+ reads what default cannot read .* data custom:", first.stdout)
+    assert re.search(r"all +240 +240", first.stdout)
     asked = len(server.received)
     # Only what the reader cannot read is sent, each distinct question and answer once, and no label with it.
     assert {asked_of(request)[1] for request in server.received} == {UNREAD}
