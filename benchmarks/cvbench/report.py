@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from agevlm.errors import AgeVlmError
 from benchmarks.cvbench.answers import load_run
 from benchmarks.cvbench.judged import cases_of, judged_reader, shares
 from benchmarks.cvbench.readers import JUDGED, MAIN, Reader
@@ -57,7 +58,11 @@ def report(
         print_result(found, main, json_out, console)
     else:
         name = JUDGED[judge.which]
-        judged = judge_run(cases_of(answered, judge.which), judge, folder, notes)
+        try:
+            judged = judge_run(cases_of(answered, judge.which), judge, folder, notes)
+        except AgeVlmError:
+            print_result(found, main, json_out, console)
+            raise
         found = results(answered, (*readers, judged_reader(judged, judge.which)), draws=draws, seed=seed)
         share = shares(answered, found, judge.which)
         _write(folder, answered, found, {**scored, "judge": to_json(judged, judge.which, name, share)})

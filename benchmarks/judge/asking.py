@@ -50,7 +50,7 @@ def judge_run(cases: Iterable[Case], settings: JudgeSettings, run: RunFolder, no
     try:
         return read_by_judge(cases, settings, run.path, notes)
     except (AgeVlmError, KeyboardInterrupt):
-        notes.print(f"the scores without a judge are written; {how_to_go_on(run.path)} goes on with the judging")
+        notes.print(f"the scores without a judge are written. To finish the judging: {how_to_go_on(run.path)}")
         raise
 
 
@@ -84,8 +84,8 @@ def check_judged(judged: Judged, allow_partial: bool, notes: Console, run: Path 
     if not failed:
         return 0
     notes.print(
-        f"{failed} distinct answers were not judged ({judged.trouble}); the other readings stand. To finish the "
-        f"judging: {how_to_go_on(run)}",
+        f"{failed} distinct answers were not judged ({judged.trouble}); all else stands. To finish the judging: "
+        f"{how_to_go_on(run)}",
         style="yellow",
     )
     return 0 if allow_partial else ANSWERS_MISSING

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from agevlm.errors import DataError, EndpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import fingerprint_parts
-from agevlm.vlm.served.address import PREFIX, parse_address
+from agevlm.vlm.served.address import KEYS, PREFIX, parse_address
 from benchmarks.judge.cases import MAX_TOKENS, Message
 
+JUDGE_KEYS = ("AGEVLM_JUDGE_API_KEY", *KEYS)
+"""Environment variables that may hold a served judge's key; its own first, since the model may be served elsewhere."""
 RULES = "rules"
 """The judge's name that means none."""
 Chat = Sequence[Message]
@@ -103,7 +105,9 @@ class ServedJudge:
         from agevlm.vlm.served.client import Client
 
         address = parse_address(choice.name)
-        self._client = Client(address.url, address.model, concurrency=choice.concurrency, timeout=choice.timeout)
+        self._client = Client(
+            address.url, address.model, concurrency=choice.concurrency, timeout=choice.timeout, keys=JUDGE_KEYS
+        )
         try:
             self._client.models()
         except BaseException:

@@ -83,7 +83,7 @@ class JudgeLog:
         self.failed: set[str] = set()
         """Keys of calls that ended in an error, whatever came of later ones."""
         self._judges: dict[tuple[str, str], None] = {}
-        """Judges as users named them with their fingerprints, the latest last."""
+        """Judges that replied, as users named them, with their fingerprints; the latest last."""
         self._file = AppendOnly(path, self._read, holds="verdicts", option="--judge-log")
 
     def _read(self, path: Path) -> int:
@@ -112,14 +112,14 @@ class JudgeLog:
         self._note(call)
 
     def _note(self, call: Call) -> None:
+        if call.error is not None:
+            self.failed.add(call.key)
+            return
+        self.count[call.fingerprint] = self.count.get(call.fingerprint, 0) + 1
+        self._calls.setdefault(call.key, {}).setdefault(call.attempt, call)
         judge = call.judge, call.fingerprint
         self._judges.pop(judge, None)
         self._judges[judge] = None
-        if call.error is None:
-            self.count[call.fingerprint] = self.count.get(call.fingerprint, 0) + 1
-            self._calls.setdefault(call.key, {}).setdefault(call.attempt, call)
-        else:
-            self.failed.add(call.key)
 
     def close(self) -> None:
         """Release the lock."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from agevlm.errors import AgeVlmError
 from benchmarks.judge.asking import check_judged, judge_run
 from benchmarks.judge.judging import Judged
 from benchmarks.judge.options import JudgeSettings
@@ -59,7 +60,11 @@ def report(
     if judge is None:
         print_result(scores, protocols, json_out, console)
     else:
-        judged = judge_run(cases_of(answered, judge.which), judge, folder, notes)
+        try:
+            judged = judge_run(cases_of(answered, judge.which), judge, folder, notes)
+        except AgeVlmError:
+            print_result(scores, protocols, json_out, console)
+            raise
         every = (*protocols, judged_protocol(judged, judge.which))
         scores = score(answered, every, draws=draws, seed=seed)
         share = [

@@ -86,7 +86,9 @@ def test_replay_and_tables(server: State, run: Path) -> None:
     first = command_here(*command)
     assert first.returncode == 0, first.stderr
     assert "judged: openai:" in first.stdout
-    assert re.search(r"The judge's share · judged: openai:\S+ reads what default cannot read .* data custom:", first.stdout)
+    assert re.search(
+        r"The judge's share · judged: openai:\S+ reads what default cannot read .* data custom:", first.stdout
+    )
     assert re.search(r"all +240 +240", first.stdout)
     asked = len(server.received)
     # Only what the reader cannot read is sent, each distinct question and answer once, and no label with it.
