@@ -13,7 +13,7 @@ from benchmarks.judge.cases import PROMPT_VERSION, Case, Message, again, message
 from benchmarks.judge.log import Call, JudgeLog
 
 SAME_ERRORS = 3
-"""After so many errors of one kind in a row the judge is given up."""
+"""After so many errors of one kind in a row the judge is given up; those of answers that failed before do not count."""
 TRIES = 2
 """Replies asked for until an answer is undecided."""
 TOKENS = ("prompt", "completion")
@@ -83,8 +83,8 @@ def judge_cases(
         say(f"verdicts that the log has from {', '.join(others)} count as this judge's: it has the same name")
     asking = _Asking(choice, fingerprint, log, max_calls, advance)
     left = [case for case in wanted if not _done(_replies(log, case, fingerprint))]
-    # What failed before comes last: three refusals must not keep the judge from the rest, again and again.
-    left.sort(key=lambda case: case.key(fingerprint) in log.failed)
+    # What failed before comes last and gives up no judge: hopeless answers are not to keep it from the rest for ever.
+    left.sort(key=asking.failed_before)
     if left:
         say(f"judge {choice.name}: {len(wanted) - len(left)} of {len(wanted)} answers judged before, {len(left)} to go")
         asking.run(left)
@@ -129,11 +129,16 @@ class _Asking:
         self.choice, self.fingerprint, self.log, self.max_calls = choice, fingerprint, log, max_calls
         self.advance, self.settled, self.total = advance, 0, 0
         self.remark = ""
+        self._failed = frozenset(log.failed)
         self.trouble: str | None = None
         self.given_up = False
         self.calls: list[Call] = []
         """Those that brought a reply."""
         self.capped: set[Case] = set()
+
+    def failed_before(self, case: Case) -> bool:
+        """Whether an earlier command had an error in place of a reply about it."""
+        return case.key(self.fingerprint) in self._failed
 
     def run(self, left: Sequence[Case]) -> None:
         allowed = self._allowed(left)
@@ -179,6 +184,8 @@ class _Asking:
                     more.append(place)
                 continue
             self.trouble = self.trouble or call.error
+            if self.failed_before(case):
+                continue
             failures.append(said.kind)
             if failures[-SAME_ERRORS:] == [said.kind] * SAME_ERRORS:
                 self.given_up = True

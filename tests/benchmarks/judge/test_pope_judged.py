@@ -79,6 +79,10 @@ def test_unread_answers_are_read_and_undecided_ones_are_in_no_count(server: Stat
         (default,) = [r for r in rows if (r["protocol"], r["split"], r["condition"]) == ("default", split, "image")]
         assert row["unparsed"] < default["unparsed"]
         assert row["accuracy"] > default["accuracy"]
+    # The bounds stand in the table of protocols too.
+    shown = command_here(*command[:-2], "--judge", name_of(server)).stdout
+    for bound in ("wrong", "right"):
+        assert f"if the {undecided} undecided were {bound}" in shown
 
 
 def test_replay_and_tables(server: State, run: Path) -> None:
