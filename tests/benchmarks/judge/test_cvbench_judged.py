@@ -16,6 +16,7 @@ import pytest
 
 from agevlm.vlm.choice import ModelChoice
 from benchmarks.cvbench.rules import read_rules
+from benchmarks.judge.cases import PROMPT_VERSION
 from benchmarks.judge.log import read_calls
 from tests.benchmarks.cvbench import stub as stubs
 from tests.benchmarks.cvbench.stub import CvData, CvStub, make_cv_data
@@ -99,7 +100,7 @@ def test_the_judge_reads_what_the_rules_cannot(cvbench: Run, server: State, tmp_
     assert right > by_rules
     assert row_of(done, "judged")["accuracy"] == right / len(image)
     said = json.loads((run / "scores.json").read_text())["judge"]
-    assert (said["which"], said["reading"], said["prompt_version"]) == ("unread", "judged", "judge-1")
+    assert (said["which"], said["reading"], said["prompt_version"]) == ("unread", "judged", PROMPT_VERSION)
     share = said["shares"][0]
     assert share["right"] == right
     assert share["right_by_judge_alone"] == right - by_rules

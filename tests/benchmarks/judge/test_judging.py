@@ -16,7 +16,7 @@ import pytest
 
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.judge.backends import JudgeChoice
-from benchmarks.judge.cases import Case, messages
+from benchmarks.judge.cases import PROMPT_VERSION, Case, messages
 from benchmarks.judge.judging import Judged, Outcome, judge_cases
 from benchmarks.judge.log import JudgeLog, read_calls
 from tests.benchmarks.judge.conftest import judge_by_rule, name_of, replying, rule, verdict
@@ -60,7 +60,7 @@ def test_each_distinct_answer_is_judged_once_and_every_call_is_kept(
         assert call.usage == {"prompt": 7, "completion": 2, "cached": 3}
         assert call.latency > 0
         assert (call.attempt, call.finish, call.error) == (1, "stop", None)
-        assert call.prompt_version == "judge-1"
+        assert call.prompt_version == PROMPT_VERSION
     again = judging()
     assert (again.outcomes, again.new_calls) == ({case: found.outcomes[case] for case in CASES}, 0)
     assert len(server.received) == len(CASES)
