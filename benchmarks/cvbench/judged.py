@@ -74,7 +74,7 @@ def shares(answered: Answered, found: Results, which: str) -> list[Share]:
         texts = [answers.get(q.idx, Answer(None)) for q in questions]
         readings = found.read[condition, JUDGED[which]]
         there = (
-            Read(mine.rule, mine.decided, mine.option == q.gold, _rules(q, answer).option == q.gold)
+            Read(mine.rule, mine.decided, mine.option, _rules(q, answer).option, q.gold)
             for q, answer, mine in zip(questions, texts, readings, strict=True)
             if answer.text is not None
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks.judge.agreement import kappa
 from benchmarks.judge.cases import PROMPT_VERSION
 from benchmarks.judge.judging import Judged, Outcome
 from benchmarks.tables import empty_table
@@ -28,13 +29,24 @@ def rule_of(outcome: Outcome) -> str:
 
 @dataclass(frozen=True)
 class Read:
-    """An answer as the judged reading and the rules see it."""
+    """An answer as the judged reading and the rules see it; options by place, None where none is found."""
 
     rule: str
     """Of the judged reading."""
     decided: bool
-    right: bool
-    right_by_rules: bool
+    option: int | None
+    by_rules: int | None
+    gold: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the judged reading is right."""
+        return self.option == self.gold
+
+    @property
+    def right_by_rules(self) -> bool:
+        """Whether the rules' reading is right."""
+        return self.by_rules == self.gold
 
 
 @dataclass(frozen=True)
@@ -60,12 +72,20 @@ class Share:
     """Right ones that the rules read otherwise, or not at all."""
     wrong_by_judge_alone: int
     """Wrong ones that are right by the rules."""
+    both: int
+    """Answers that the judge read, in which the rules find an option as it does."""
+    alike: int
+    """Of these, the same one."""
+    kappa: float | None
+    """Cohen's kappa of these options; None where it is not defined."""
 
 
 def share_of(condition: str, answers: Iterable[Read]) -> Share:
     """Counts over the answers that are there."""
     there = list(answers)
     rules = [one.rule for one in there]
+    read = [(one.by_rules, one.option) for one in there if one.rule == BY_JUDGE]
+    both = [(mine, theirs) for mine, theirs in read if mine is not None and theirs is not None]
     return Share(
         condition=condition,
         answers=len(there),
@@ -78,6 +98,9 @@ def share_of(condition: str, answers: Iterable[Read]) -> Share:
         right=sum(one.right for one in there),
         right_by_judge_alone=sum(one.right and not one.right_by_rules for one in there),
         wrong_by_judge_alone=sum(one.right_by_rules and one.decided and not one.right for one in there),
+        both=len(both),
+        alike=sum(mine == theirs for mine, theirs in both),
+        kappa=kappa(both),
     )
 
 
@@ -111,7 +134,7 @@ def print_share(
     title = escape(f"The judge's share · {reading}: {judged.judge} reads {read} · prompt {PROMPT_VERSION}{note}")
     table = empty_table(title, "answers", *(one.condition for one in found))
     table.min_width = len(title)
-    lines: Mapping[str, list[str]] = {
+    lines: dict[str, list[str]] = {
         "all": [str(one.answers) for one in found],
         "for the judge": [_part(one.to_judge, one.answers) for one in found],
         "  read as an option": [str(one.named) for one in found],
@@ -123,6 +146,12 @@ def print_share(
         f"  right by the judge alone, not by {rules}": [_part(one.right_by_judge_alone, one.right) for one in found],
         f"wrong by the judge alone, right by {rules}": [str(one.wrong_by_judge_alone) for one in found],
     }
+    if any(one.both for one in found):
+        lines |= {
+            f"read as an option by {rules} too": [_part(one.both, one.answers) for one in found],
+            "  the same one": [_part(one.alike, one.both) for one in found],
+            "  Cohen's kappa": ["not defined" if one.kappa is None else f"{one.kappa:.3f}" for one in found],
+        }
     for name, cells in lines.items():
         table.add_row(name, *cells)
     table.caption = "without verdict (undecided, over the cap, not judged): neither right nor wrong, see the bounds"

@@ -23,6 +23,10 @@ def case_of(question: Question, text: str) -> Case:
     return Case(question.text, OPTIONS, text)
 
 
+def _option(label: Label) -> int | None:
+    return _LABELS.index(label) if label in _LABELS else None
+
+
 def _goes_to_judge(text: str, which: str) -> bool:
     label = read_yes_no(text).label
     return label is not Label.EMPTY and (which == "all" or label not in _LABELS)
@@ -71,8 +75,7 @@ def rules_of(answered: Sequence[Answered]) -> dict[Case, int | None]:
         for question in one.questions.questions:
             answer = answers.get((question.split, question.question_id))
             if answer is not None and answer.text is not None and _goes_to_judge(answer.text, "all"):
-                label = read_yes_no(answer.text).label
-                found[case_of(question, answer.text)] = _LABELS.index(label) if label in _LABELS else None
+                found[case_of(question, answer.text)] = _option(read_yes_no(answer.text).label)
     return found
 
 
@@ -82,9 +85,9 @@ def shares(answered: Sequence[Answered], judged: Judged, which: str) -> dict[str
     assert read is not None
 
     def one_read(question: Question, text: str) -> Read:
-        mine, gold = read(question, text), _LABELS[0 if question.label else 1]
+        mine, gold = read(question, text), 0 if question.label else 1
         decided = mine.label is not Label.UNDECIDED
-        return Read(mine.rule, decided, mine.label is gold, read_yes_no(text).label is gold)
+        return Read(mine.rule, decided, _option(mine.label), _option(read_yes_no(text).label), gold)
 
     found: dict[str, list[Share]] = {}
     for one in answered:

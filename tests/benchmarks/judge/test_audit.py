@@ -16,7 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from agevlm.vlm.choice import ModelChoice
 from benchmarks.cvbench.rules import read_rules
-from benchmarks.judge.audit import agreement, audit, other_orders, stability
+from benchmarks.judge.agreement import agreement
+from benchmarks.judge.audit import audit, other_orders, stability
 from benchmarks.judge.backends import JudgeChoice
 from benchmarks.judge.cases import LETTERS, NONE, Case
 from benchmarks.judge.gold import GOLD

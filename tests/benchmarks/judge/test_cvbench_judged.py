@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from agevlm.vlm.choice import ModelChoice
 from benchmarks.cvbench.rules import read_rules
@@ -118,6 +120,15 @@ def test_all_is_the_papers_reading_and_said_to_be(cvbench: Run, server: State, t
     assert "judged-all: openai:" in done.stdout
     assert "reads every answer, as the paper's Qwen judge does" in done.stdout
     assert "wrong by the judge alone, right by rules" in done.stdout
+    # The agreement with the rules where both decide.
+    image = [one["readings"] for one in read(tmp_path / "run") if one["condition"] == "image"]
+    pairs = [(one["rules"]["option"], one["judged-all"]["option"]) for one in image]
+    both = [pair for pair in pairs if None not in pair]
+    (share,) = json.loads((tmp_path / "run/scores.json").read_text())["judge"]["shares"]
+    assert (share["both"], share["alike"]) == (len(both), sum(mine == theirs for mine, theirs in both))
+    assert 0 < share["alike"] < share["both"] < len(pairs)
+    assert share["kappa"] == pytest.approx(cohen_kappa_score(*zip(*both, strict=True)))
+    assert re.search(rf"Cohen's kappa +{share['kappa']:.3f}", done.stdout)
 
 
 def test_replay_with_the_judge_gone_is_the_same_to_the_byte(cvbench: Run, data: CvData, tmp_path: Path) -> None:
