@@ -143,7 +143,7 @@ def score_pope(**options: Any) -> None:
     if judge is not None:
         judged = read_by_judge(cases_of(answered, judge.which), judge, None if run is None else run.path, notes)
         protocols = (*protocols, judged_protocol(judged, judge.which))
-        code = check_judged(judged, options["allow_partial"], notes, None)
+        code = check_judged(judged, options["allow_partial"], notes)
     scores = score_answers(answered, protocols, **given)
     print_result(scores, protocols, options["json_out"], console)
     if judge is not None and options["json_out"] != "-":

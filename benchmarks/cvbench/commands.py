@@ -114,13 +114,12 @@ def score_cvbench(**options: Any) -> None:
     """
     from benchmarks.answer_files import given_answers
     from benchmarks.cvbench.answers import NOT_STATED, load_answered, load_run
-    from benchmarks.cvbench.judged import cases_of, judged_reader, shares
+    from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
     from benchmarks.cvbench.questions import load_all, part_of_whole
-    from benchmarks.cvbench.readers import JUDGED, MAIN, chosen_readers
+    from benchmarks.cvbench.readers import chosen_readers
     from benchmarks.cvbench.result import check_result, print_result
     from benchmarks.cvbench.results import results
     from benchmarks.judge.asking import check_judged, read_by_judge
-    from benchmarks.judge.share import print_share
 
     readers = chosen_readers(options["readings"])
     judge_wanted = judge_settings(options)
@@ -145,10 +144,9 @@ def score_cvbench(**options: Any) -> None:
         cases = cases_of(answered, judge_wanted.which)
         judged = read_by_judge(cases, judge_wanted, None if run is None else run.path, notes)
         readers = (*readers, judged_reader(judged, judge_wanted.which))
-        code = check_judged(judged, options["allow_partial"], notes, None)
+        code = check_judged(judged, options["allow_partial"], notes)
     found = results(answered, readers, **given)
     print_result(found, readers[0].name, options["json_out"], console)
     if judge_wanted is not None and options["json_out"] != "-":
-        which = judge_wanted.which
-        print_share(judged, which, JUDGED[which], MAIN, shares(answered, found, which), console)
+        print_judged(judged, judge_wanted.which, shares(answered, found, judge_wanted.which), console)
     sys.exit(check_result(found, readers[0].name, options["allow_partial"], notes) or code)

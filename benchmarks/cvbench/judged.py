@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
 
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.questions import Question
@@ -11,7 +13,7 @@ from benchmarks.cvbench.results import Answered, Results
 from benchmarks.cvbench.types import NO_ANSWER, Reading
 from benchmarks.judge.cases import Case, stem
 from benchmarks.judge.judging import Judged
-from benchmarks.judge.share import Read, Share, rule_of, share_of
+from benchmarks.judge.share import Read, Share, print_share, rule_of, share_of
 from benchmarks.records import Answer
 
 
@@ -80,3 +82,8 @@ def shares(answered: Answered, found: Results, which: str) -> list[Share]:
         )
         rows.append(share_of(condition, there))
     return rows
+
+
+def print_judged(judged: Judged, which: str, found: Sequence[Share], console: Console) -> None:
+    """The judge's share as a table."""
+    print_share(judged, which, JUDGED[which], MAIN, found, console)

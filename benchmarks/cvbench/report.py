@@ -9,13 +9,13 @@ from rich.console import Console
 
 from agevlm.errors import AgeVlmError
 from benchmarks.cvbench.answers import load_run
-from benchmarks.cvbench.judged import cases_of, judged_reader, shares
-from benchmarks.cvbench.readers import JUDGED, MAIN, Reader
+from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
+from benchmarks.cvbench.readers import JUDGED, Reader
 from benchmarks.cvbench.result import check_result, print_result
 from benchmarks.cvbench.results import Answered, Results, reading_rows, results
 from benchmarks.judge.asking import check_judged, judge_run
 from benchmarks.judge.options import JudgeSettings
-from benchmarks.judge.share import print_share, to_json
+from benchmarks.judge.share import to_json
 from benchmarks.launch import say_tally
 from benchmarks.run import Tally
 from benchmarks.run_folder import RunFolder
@@ -68,7 +68,7 @@ def report(
         _write(folder, answered, found, {**scored, "judge": to_json(judged, judge.which, name, share)})
         print_result(found, main, json_out, console)
         if json_out != "-":
-            print_share(judged, judge.which, name, MAIN, share, console)
+            print_judged(judged, judge.which, share, console)
         code = check_judged(judged, allow_partial, notes, folder.path)
     say_tally(total, folder, notes)
     return check_result(found, main, allow_partial, notes) or code

@@ -68,7 +68,7 @@ def how_to_go_on(run: Path | None) -> str:
     return "the same command" if run is None else f"agevlm-eval judge {shlex.quote(str(run))}"
 
 
-def check_judged(judged: Judged, allow_partial: bool, notes: Console, run: Path | None) -> int:
+def check_judged(judged: Judged, allow_partial: bool, notes: Console, run: Path | None = None) -> int:
     """Remarks on answers without a verdict; the exit code: 3 if the judge failed on some and that was not allowed.
 
     `run` is the folder that `agevlm-eval judge` can finish; None where there is none.

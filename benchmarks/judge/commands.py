@@ -137,7 +137,7 @@ def judge_audit(run: Path, **options: Any) -> None:
     write_json([made.to_json()], options["json_out"])
     if options["json_out"] != "-":
         _print(made, console)
-    sys.exit(check_judged(judged, options["allow_partial"], notes, None))
+    sys.exit(check_judged(judged, options["allow_partial"], notes))
 
 
 def _rules_of(run: Path, benchmark: str) -> dict[Case, int | None]:
