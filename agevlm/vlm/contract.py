@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Capability = Literal["logprobs", "rank", "blind", "probe"]
 """logprobs: first-token candidate log-probabilities; rank: option log-probabilities; blind: asks without an image;
-probe: attention to the image."""
+probe: looking inside (`probe`, `knock_out`, `similarities`)."""
 
 YES_NO = ("yes", "no")
 
@@ -84,6 +84,8 @@ class ProbeSpec:
 
     layers: tuple[int, ...] | None = None
     """Layers to record, as the model numbers them; None for all that can look at the image."""
+    heads: bool = False
+    """Whether to record every head by itself, too."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,70 @@ class ProbedToken:
 
 @dataclass(frozen=True)
 class Probe:
-    """Where each text token of a prompt and its answer looked."""
+    """Where text tokens of a prompt and its answer looked."""
 
     tokens: tuple[ProbedToken, ...]
-    """All text tokens in order; visual tokens are left out."""
+    """The recorded text tokens in order; visual tokens are left out."""
     layers: tuple[int, ...]
     attention: NDArray[np.float32]
     """(layers, tokens, rows, columns): softmax attention of each token, as a query, to the image's token grid, mean
-    over heads. With cross-attention the cells sum to 1; with visual tokens in the sequence the rest lies on text."""
+    over heads. With cross-attention the cells sum to 1; with visual tokens in the sequence the rest lies on text. Where
+    a model sees an image in several views, each visual token's attention is spread over the cells that it covers."""
     elsewhere: NDArray[np.float32]
-    """(layers, tokens): attention to visual tokens outside the grid (further tiles of the image)."""
+    """(layers, tokens): attention to visual tokens that stand for no place in the image (class tokens, row marks)."""
     geometry: Geometry
     """Where the grid's cells lie in the image."""
+    heads: NDArray[np.float32] | None = None
+    """(layers, heads, tokens, rows, columns): the attention of each head, where it was asked for."""
+
+
+Space = Literal["hidden", "cross_output", "query_key"]
+"""Where text and image are compared. hidden: hidden states of text tokens against those of visual tokens after the same
+layer; with cross-attention against the visual tokens that its layers are given, which are the same for all.
+cross_output: what enters a cross-attention layer against what its attention brings from the image, before the gate.
+query_key: a layer's queries of text tokens against its keys of visual tokens, by head, without rotary positions."""
+Pooling = Literal["mean", "max", "last"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "max", "last")
+"""mean: of the mean text state with the mean visual state. max: for each text token the visual token most like it, then
+the mean over text tokens. last: of the last text token with the mean visual state."""
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """What the states of a space have in common, to be taken from them before they are compared."""
+
+    text: NDArray[np.float32]
+    """(layers, heads, size): mean over texts."""
+    visual: NDArray[np.float32]
+    """(layers, heads, size): mean over images."""
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """What to compare while a model reads a text beside an image."""
+
+    spaces: tuple[Space, ...] = ("hidden",)
+    layers: tuple[int, ...] | None = None
+    """Layers of the space "hidden"; None for all, the embeddings, and what the final norm makes of the last. The other
+    spaces are recorded in all layers that have them."""
+    centres: Mapping[Space, Centre] = field(default_factory=dict)
+    """By space; where given, centred cosines are recorded, too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """One text and one image in one space."""
+
+    layers: tuple[str, ...]
+    """Names of the layers, in order: "embeddings", a number (after layer k, 0-based), "norm" (after the final norm)."""
+    raw: NDArray[np.float32]
+    """(layers, poolings): cosines, -1 to 1, in the order of `POOLINGS`; mean over heads where there are several."""
+    centred: NDArray[np.float32] | None
+    """The same of states from which the centre was taken."""
+    text: NDArray[np.float32]
+    """(layers, heads, size): mean state of the text tokens; one head but for queries and keys."""
+    visual: NDArray[np.float32]
+    """(layers, heads, size): mean state of the visual tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,21 +231,95 @@ class Vlm(ABC):
             ranks nowhere.
         """
 
+    def tokens(
+        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]]
+    ) -> list[tuple[ProbedToken, ...]]:
+        """The text tokens of each prompt and its answer, in order; visual tokens are left out.
+
+        Args:
+            encoded: the images.
+            asks: the questions; each must name an image.
+            answers: for each ask token ids that follow its prompt (a reply's `token_ids`); empty for the prompt alone.
+
+        Raises:
+            NotSupported: by default; adapters with the capability "probe" override this and what follows.
+        """
+        raise self._closed()
+
     def probe(
-        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]], spec: ProbeSpec
+        self,
+        encoded: EncodedImages,
+        asks: Sequence[Ask],
+        answers: Sequence[Sequence[int]],
+        spec: ProbeSpec,
+        wanted: Sequence[Sequence[int]] | None = None,
     ) -> list[Probe]:
         """Where the model looks while it reads each prompt and its answer, reduced inside the model.
 
         Args:
             encoded: the images.
             asks: the questions; each must name an image.
-            answers: for each ask token ids that follow its prompt (a reply's `token_ids`); empty for the prompt alone.
+            answers: as for `tokens`.
             spec: what to record.
+            wanted: for each ask which of its `tokens` to record, as indices, ascending; None for all. Prompts share
+                their beginning, as they do in `answer`, up to the first token that is wanted.
 
         Raises:
-            NotSupported: by default; adapters with the capability "probe" override this.
+            NotSupported: by default.
         """
-        raise NotSupported(f"{type(self).__name__} cannot show where it looks: it offers no probe")
+        raise self._closed()
+
+    def geometry(self, encoded: EncodedImages, image: int) -> Geometry:
+        """Where the cells of `probe` and `knock_out` lie in an encoded image. Raises NotSupported."""
+        raise self._closed()
+
+    def knock_out(
+        self, encoded: EncodedImages, asks: Sequence[Ask], hidden: Sequence[NDArray[np.bool_]]
+    ) -> list[Mapping[str, float]]:
+        """How a model would begin to answer if its text could not look at some cells of the image.
+
+        Attention knockout (Geva et al. 2023, arXiv 2304.14767): hidden cells are masked as keys in every layer for
+        every text token after the image. What visual tokens took from one another stays.
+
+        Args:
+            encoded: the images.
+            asks: the questions; each must name an image.
+            hidden: for each ask (rows, columns) of its image's grid, True where text must not look.
+
+        Returns:
+            For each ask the log-probabilities of its candidates, as `Reply.logprobs`; NaN where logits are no numbers.
+
+        Raises:
+            NotSupported: by default.
+            DataError: nothing of the image would be left, or the cells have another shape.
+        """
+        raise self._closed()
+
+    def similarities(
+        self, encoded: EncodedImages, asks: Sequence[Ask], wanted: Sequence[Sequence[int]], spec: StateSpec
+    ) -> list[Mapping[Space, Compared]]:
+        """How alike text tokens and visual tokens are inside the model, reduced on its device.
+
+        Args:
+            encoded: the images.
+            asks: the texts as prompts; each must name an image.
+            wanted: for each ask which of its `tokens` are the text to compare, as indices; at least one.
+            spec: what to compare.
+
+        Returns:
+            For each ask one entry for every space of `spec` that the model has.
+
+        Raises:
+            NotSupported: by default.
+        """
+        raise self._closed()
+
+    def _closed(self) -> NotSupported:
+        able = ", ".join(sorted(self.capabilities - {"probe"})) or "answers alone"
+        return NotSupported(
+            f"{type(self).__name__} cannot be looked into: no attention and no hidden states come out of it "
+            f"(it offers {able}); give a checkpoint that runs here"
+        )
 
     def describe(self) -> Mapping[str, object]:
         """Facts for the manifest: model type, dtype, device, candidate token ids, settings ignored, fallbacks."""
