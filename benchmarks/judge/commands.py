@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agevlm.terminal import JSON, consoles, stoppable, write_json
+from agevlm.terminal import JSON, consoles, stoppable, with_options, write_json
 from benchmarks.judge.options import (
     JUDGE,
     JUDGE_LOG,
@@ -19,7 +19,7 @@ from benchmarks.judge.options import (
     judge_settings,
     kept_options,
 )
-from benchmarks.options import PARTIAL, with_options
+from benchmarks.options import PARTIAL
 
 if TYPE_CHECKING:
     from rich.console import Console
