@@ -216,6 +216,15 @@ class Family:
         return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.device, embeddings.dtype))
 
 
+def expect(family: Family, tokens: int, expected: int) -> None:
+    """Refuse a number of visual tokens that is not the expected one. Raises NotSupported."""
+    if tokens != expected:
+        raise NotSupported(
+            f"the image has {tokens} visual tokens where {expected} were expected of model type "
+            f"{family.model.config.model_type!r}: where they lie is not known for this checkpoint"
+        )
+
+
 def _stretch(text_config: Any) -> int | None:
     """Where rotary positions begin to depend on the length of the call, as `longrope` and `dynamic` ones do."""
     given = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
@@ -258,15 +267,6 @@ class Llava(Family):
         rows, columns = self.grid
         patch = self.model.config.vision_config.patch_size
         return replace(placed, input_width=columns * patch, input_height=rows * patch)
-
-
-class LlavaNext(Llava):
-    """LLaVA-NeXT (1.6): tiles of the image, packed with newline features by the model itself.
-
-    Its first visual tokens are a view of the whole image, which the grid stands for; tiles follow.
-    """
-
-    squash = True
 
 
 class _AgeVlm(Family):
