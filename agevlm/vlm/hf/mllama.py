@@ -20,6 +20,7 @@ class Mllama(General):
     """Keys and values of the image are made once, with the prefix; from the mark on, text looks at its tiles."""
 
     plain_positions = False
+    probes = True
 
     def features(self, inputs: dict[str, torch.Tensor]) -> Seen:
         inner = self.model.model
@@ -68,6 +69,14 @@ class Mllama(General):
 
     def visual_tokens(self, features: Seen) -> int:
         return features.visual.shape[1]
+
+    def columns(self, ids: Sequence[int]) -> list[int]:
+        # All keys of the cross-attention layers, empty tiles and class tokens too.
+        vision = self.model.config.vision_config
+        return list(range(vision.max_num_tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)))
+
+    def visual_end(self, ids: Sequence[int]) -> int:
+        return super().columns(ids)[-1] + 1
 
     def attending_layers(self) -> list[int]:
         return list(self.model.config.get_text_config().cross_attention_layers)
