@@ -14,7 +14,7 @@ from benchmarks.pope.score import effects_of
 from benchmarks.reading import Label
 from benchmarks.statistics.bootstrap import score_with_intervals
 from benchmarks.statistics.clusters import Interval, score_interval
-from benchmarks.statistics.scores import FIELDS, score_counts
+from benchmarks.statistics.scores import FIELDS, divide, score_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,9 @@ class Compared:
     """accuracy, f1, yes_ratio of the second, as `agevlm-eval pope` pools them under the protocol `default`."""
     change: Mapping[str, Interval]
     """Second minus first."""
+    margin: Interval
+    """Change of the margin between yes and no as the first token, towards the right one; nats, over questions as POPE
+    counts them. NaN where a model gives no log-probabilities."""
     to_yes: int
     """Different questions that went from no to yes."""
     to_no: int
@@ -62,14 +65,16 @@ def labels_by_margin(rows: pd.DataFrame) -> pd.DataFrame:
     first token. A decision without finite log-probabilities is None."""
     # Where there was nothing to hide the columns are null, as they are where logits were no numbers: tell them apart.
     rows = rows[rows["empty_cells"] > 0].copy()
-    rows["visible"] = _likelier(rows["yes"], rows["no"])
-    rows["hidden"] = _likelier(rows["hidden_yes"], rows["hidden_no"])
+    rows["visible_margin"], rows["hidden_margin"] = margins(rows, ""), margins(rows, "hidden_")
+    for name in ("visible", "hidden"):
+        rows[name] = [None if np.isnan(m) else "yes" if m > 0 else "no" for m in rows[f"{name}_margin"]]
     return rows
 
 
-def _likelier(yes: Any, no: Any) -> list[str | None]:
-    pairs = zip(yes.astype(float), no.astype(float), strict=True)
-    return [None if np.isnan(a) or np.isnan(b) else "yes" if a > b else "no" for a, b in pairs]
+def margins(rows: pd.DataFrame, prefix: str) -> Floats:
+    """(questions,): log-probability of yes minus that of no, NaN where one is not known."""
+    yes, no = (rows[f"{prefix}{name}"].astype(float).to_numpy() for name in ("yes", "no"))
+    return np.asarray(yes - no, np.float64)
 
 
 def kept_by_crop(rows: pd.DataFrame) -> Any:
@@ -82,7 +87,7 @@ def compare(rows: pd.DataFrame, before: str, after: str, weights: Floats) -> Com
 
     Args:
         rows: one for each question, with `label` (the truth), `times` (in how many splits it stands), `cluster`.
-        before: column of the first answers.
+        before: column of the first answers; their margins are in a column of that name and `_margin`.
         after: column of the second.
         weights: (draws, images).
     """
@@ -107,12 +112,23 @@ def compare(rows: pd.DataFrame, before: str, after: str, weights: Floats) -> Com
         unparsed=int((~np.isin(now, ("yes", "no"))).sum()),
         scores={name: scored[name] for name in SCORES},
         change=change,
+        margin=_towards_truth(kept, f"{before}_margin", f"{after}_margin", weights),
         to_yes=int(((was == "no") & (now == "yes")).sum()),
         to_no=int(((was == "yes") & (now == "no")).sum()),
         to_wrong=to_wrong,
         to_right=to_right,
         mcnemar=mcnemar(to_wrong, to_right),
     )
+
+
+def _towards_truth(rows: pd.DataFrame, before: str, after: str, weights: Floats) -> Interval:
+    known = rows[rows[[before, after]].notna().all(axis=1)]
+    gain = np.where(known["label"], 1.0, -1.0) * (known[after] - known[before]).to_numpy(np.float64)
+    at, times = known["cluster"].to_numpy(np.int64), known["times"].to_numpy(np.float64)
+    top, bottom = (np.bincount(at, weights=v, minlength=weights.shape[1]) for v in (gain * times, times))
+    far = float(np.abs(gain).max(initial=0.0)) + 1.0
+    value, drawn = float(divide(top.sum(), bottom.sum())), divide(weights @ top, weights @ bottom)
+    return score_interval(value, drawn, int(known["cluster"].nunique()), lowest=-far, highest=far)
 
 
 class _Counted:

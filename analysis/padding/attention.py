@@ -31,7 +31,7 @@ class Attended:
     cells: float
     """Which share of the cells is padding: what a uniform map has. The null of `share`; mean over the questions."""
     share: Interval
-    """Of the attention to the image's cells: which share lies on padding."""
+    """Of the attention to the image's cells: which share lies on padding; undefined (NaN) where there is none."""
     ratio: Interval
     """Mean share over mean `cells`: 1 is uniform, 0 none; undefined (NaN) where there is no padding."""
     empty_cells: float
@@ -76,7 +76,7 @@ def attended(rows: pd.DataFrame, query: str, weights: Floats) -> dict[int | None
             without_query=int((~has).sum()),
             without_attention=int((~fine).sum()),
             cells=float(divide(bottom.sum(), count.sum())),
-            share=_quotient(top, count, weights, 1.0),
+            share=_quotient(top, count if bottom.any() else np.zeros_like(count), weights, 1.0),
             ratio=_quotient(top, bottom, weights, float(divide(count.sum(), bottom.sum()))),
             empty_cells=float(divide(empty_bottom.sum(), count.sum())),
             empty_ratio=_quotient(empty_top, empty_bottom, weights, float(divide(count.sum(), empty_bottom.sum()))),

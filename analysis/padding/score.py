@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.padding.answers import Compared, compare, kept_by_crop, label_of, labels_by_margin
+from analysis.padding.answers import Compared, compare, kept_by_crop, label_of, labels_by_margin, margins
 from analysis.padding.attention import Attended, attended, ratio_difference
 from analysis.padding.canvas import NATIVE, Condition, padding_needed
 from analysis.padding.looking import QUERIES
@@ -163,6 +163,7 @@ def _prepared(table: pa.Table) -> pd.DataFrame:
     frame = table.to_pandas().sort_values([*IDENTITY, "condition"], ignore_index=True)
     frame["need"] = [padding_needed(w, h) for w, h in zip(frame["width"], frame["height"], strict=True)]
     frame["times"] = frame["splits"].map(len)
+    frame["read_margin"] = margins(frame, "")
     frame["read"] = [label_of(t, g) for t, g in zip(frame["answer"], frame["label"], strict=True)]
     return frame
 
@@ -242,8 +243,9 @@ class _Views:
         rows = self.of(condition, group)
         if condition.mode == "crop":
             rows = rows[kept_by_crop(rows)]
-        native = self.of(NATIVE, group)[[*IDENTITY, "read"]]
-        return rows.merge(native, on=IDENTITY, suffixes=("", "_native"))
+        native = self.of(NATIVE, group)[[*IDENTITY, "read", "read_margin"]]
+        native = native.rename(columns={"read": "read_native", "read_margin": "read_native_margin"})
+        return rows.merge(native, on=IDENTITY)
 
     def hidden(self) -> list[AnswerRow]:
         rows = []
@@ -285,12 +287,13 @@ def _differences(view: _Views, first: _Views) -> list[DifferenceRow]:
             found = ratio_difference(one, other, query, IDENTITY, view.weights)
             if found is not None:
                 rows.append(row(f"ratio {query}", *found))
-        pair = view.pair(condition, group).merge(
-            first.pair(condition, group)[[*IDENTITY, "read", "read_native"]], on=IDENTITY, suffixes=("", "_first")
+        others = first.pair(condition, group)[[*IDENTITY, "read", "read_margin", "read_native"]].rename(
+            columns={"read": "first", "read_margin": "first_margin", "read_native": "first_native"}
         )
+        pair = view.pair(condition, group).merge(others, on=IDENTITY)
         if not len(pair):
             continue
-        between = compare(pair, "read_first", "read", view.weights)
+        between = compare(pair, "first", "read", view.weights)
         rows.append(row("accuracy", between.change["accuracy"], between.n, between.images))
         if condition != NATIVE:
             rows.append(row("change of accuracy", *_change_of_change(pair, view.weights)))
@@ -301,4 +304,4 @@ def _change_of_change(pair: pd.DataFrame, weights: NDArray[np.float64]) -> tuple
     """How much more a condition changes the accuracy of one checkpoint than of the first."""
     from analysis.padding.answers import accuracy_changes
 
-    return accuracy_changes(pair, ("read_native", "read"), ("read_native_first", "read_first"), weights)
+    return accuracy_changes(pair, ("read_native", "read"), ("first_native", "first"), weights)

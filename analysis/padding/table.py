@@ -105,21 +105,21 @@ def _attention(scores: Scores) -> Table:
 
 
 def _answers(scores: Scores) -> Table:
-    table = _change_table("Answers · POPE's protocol `default`", "against native")
+    table = _change_table("Answers · images that are not square · POPE's protocol `default`", "against native")
     for name, rows in _by_checkpoint(scores.answers):
         table.add_row(f"[bold]{escape(name)}[/bold]")
-        for group in (NON_SQUARE, SQUARE, ALL):
-            own = [r for r in rows if r.group == group]
-            if own:
-                table.add_row(f"  {group} images")
-            for row in own:
-                native = row.condition == row.against
-                table.add_row(f"    {row.condition}", *_cells(row.compared, native))
+        for row in rows:
+            native = row.condition == row.against
+            if row.group == NON_SQUARE:
+                table.add_row(f"  {row.condition}", *_cells(row.compared, native))
+            elif native and row.group in (SQUARE, ALL):
+                table.add_row(f"  {row.condition}, {row.group} images", *_cells(row.compared, native), style="dim")
         table.add_section()
     table.caption = (
         f"crop: without the questions whose object is known to be cropped away (under {100 * GONE:.0f} % of it left)\n"
         "questions that stand in several splits count in each, as POPE pools them; flips and McNemar's exact p "
-        "count each once\nchanges in points, paired by question; 95% intervals over images"
+        "count each once\nmargin: log p(yes) - log p(no) of the first token, towards the right one, in nats\n"
+        "changes in points, paired by question; 95% intervals over images"
     )
     return table
 
@@ -133,7 +133,7 @@ def _hidden(scores: Scores) -> Table:
         table.add_row(f"[bold]{escape(name)}[/bold]")
         for row in rows:
             if row.group == NON_SQUARE:
-                table.add_row(f"    {row.condition}", *_cells(row.compared, False))
+                table.add_row(f"  {row.condition}", *_cells(row.compared, False))
         table.add_section()
     table.caption = "both by the likelier of yes and no as the first token; what visual tokens took from padding stays"
     return table
@@ -150,6 +150,7 @@ def _change_table(title: str, against: str) -> Table:
         f"accuracy\n{against}",
         f"F1\n{against}",
         f"yes ratio\n{against}",
+        f"margin\n{against}",
         "flips\n→ yes / → no",
         "→ wrong / → right\nMcNemar p",
         "missing\nunparsed",
@@ -159,9 +160,10 @@ def _change_table(title: str, against: str) -> Table:
 def _cells(compared: Compared, alone: bool) -> list[str]:
     """The cells of a row; without changes where a condition stands alone."""
     values = [percent(compared.scores[s]) for s in ("accuracy", "f1", "yes_ratio")]
-    changes = ["", "", "", "", ""]
+    changes = [""] * 6
     if not alone:
         changes = [percent(compared.change[s], sign=True) for s in ("accuracy", "f1", "yes_ratio")]
+        changes.append(number(compared.margin, sign=True))
         changes.append(f"{compared.to_yes} / {compared.to_no}")
         changes.append(f"{compared.to_wrong} / {compared.to_right}\np {compared.mcnemar:.2g}")
     return [f"{compared.n}\n{compared.images}", *values, *changes, f"{compared.missing}\n{compared.unparsed}"]

@@ -31,7 +31,7 @@ def test_every_pixel_lies_where_the_geometry_says(size, way):
     assert canvas.image.size == (canvas.geometry.input_width, canvas.geometry.input_height)
     y, x = np.mgrid[: size[1], : size[0]]
     column, row = (np.floor(v).astype(int) for v in canvas.geometry.to_input(x + 0.5, y + 0.5))
-    inside = (0 <= column) & (column < shown.shape[1]) & (0 <= row) & (row < shown.shape[0])
+    inside = (column >= 0) & (column < shown.shape[1]) & (row >= 0) & (row < shown.shape[0])
     assert inside.all() or way.mode == "crop"
     assert (shown[row[inside], column[inside]] == original[inside]).all()
     seen = np.zeros(shown.shape[:2], bool)

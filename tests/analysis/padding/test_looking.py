@@ -25,7 +25,10 @@ def item(size, box=None, *, text="Is there a dining table in the image?", thing=
     image = Image.fromarray(np.random.default_rng(1).integers(1, 256, (size[1], size[0], 3), dtype=np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    questions = (Asked(text, PROMPT, thing, True, ("random", "popular")), Asked("Is it?", "Is it?", None, False, ("x",)))
+    questions = (
+        Asked(text, PROMPT, thing, True, ("random", "popular")),
+        Asked("Is it?", "Is it?", None, False, ("x",)),
+    )
     return ImageItem("made", name, "0" * 64, questions, ContainerImages({name: buffer.getvalue()}))
 
 
