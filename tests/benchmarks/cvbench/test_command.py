@@ -209,7 +209,7 @@ def test_a_ranking_that_fails_is_an_error_record_and_is_tried_again(cvbench: Run
     with patch.object(CvStub, "rank", once):
         done = cvbench("--json", "-")
     assert done.returncode == 3
-    assert "the options cannot be ranked (RuntimeError: no room); --no-rank asks without" in done.stderr
+    assert "the options cannot be ranked (RuntimeError: no room); cvbench --no-rank asks without" in done.stderr
     (row,) = rows(done, condition="image", reading="rules", score="row mean")
     assert (row["n"], row["missing"]) == (46, 2)
     again = cvbench("--json", "-")
