@@ -55,9 +55,9 @@ class Compared:
     """Exact two-sided p that `to_wrong` and `to_right` are equally likely; takes questions as independent."""
 
 
-def label_of(answer: str | None, gold: bool) -> str | None:
-    """What an answer is read as under POPE's protocol `default`; None for no answer."""
-    return None if answer is None else PROTOCOLS["default"].read(answer, gold).label.value
+def label_of(answer: object, gold: bool) -> str | None:
+    """What an answer is read as under POPE's protocol `default`; None where there is none (which pandas makes NaN)."""
+    return PROTOCOLS["default"].read(answer, gold).label.value if isinstance(answer, str) else None
 
 
 def labels_by_margin(rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from agevlm.errors import DataError
 from agevlm.vlm.contract import YES_NO, Ask, Probe, ProbedToken, ProbeSpec, Reply, Vlm
 from analysis.padding.canvas import NATIVE, Canvas, Condition, Rgb, compose, covered, place
 from analysis.padding.measures import empty_of_cells, masses, padding_of_cells
-from analysis.padding.questions import Asked, FindMask, ImageItem, share_left
+from analysis.padding.questions import Asked, ImageItem, Masks, share_left
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,24 +43,25 @@ class Looker:
     """How each image group is looked at; what `analysis.launch.Work` needs."""
 
     conditions: tuple[Condition, ...]
-    masks: Mapping[str, FindMask]
-    """By set."""
+    masks: Mapping[str, Masks]
+    """By set, where there are any."""
     max_new_tokens: int
 
     def key(self, item: ImageItem) -> str:
         """Says by content what a group's records depend on."""
-        told = [item.content, [c.name for c in self.conditions], self.max_new_tokens, sorted(self.masks)]
+        masks = self.masks[item.set].identity if item.set in self.masks else None
+        told = [item.content, [c.name for c in self.conditions], self.max_new_tokens, masks]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def load(self, item: ImageItem) -> Opened:
         """Open the image and find its objects. Raises DataError."""
         image = decode(item.source.read(item.image))
-        find, left = self.masks.get(item.set), {}
-        if find is not None and image.width != image.height:
+        masks, left = self.masks.get(item.set), {}
+        if masks is not None and image.width != image.height:
             box = place(image, Condition("crop")).geometry.seen_box
             for asked in item.questions:
                 if asked.label and asked.thing is not None:
-                    mask = find(item.image, image.size, asked.thing)
+                    mask = masks.find(item.image, image.size, asked.thing)
                     share = None if mask is None else share_left(mask, box)
                     if share is not None:
                         left[asked.text] = share

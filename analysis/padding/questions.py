@@ -14,13 +14,22 @@ from numpy.typing import NDArray
 
 from agevlm.data.sources import ImageSource, require_images
 from agevlm.errors import DataError
+from agevlm.scenes.world import WORLD_VERSION, render
 from benchmarks.pope.scenes import SCENES, is_selector
 from benchmarks.pope.types import Question, QuestionSet
 from benchmarks.prompts import Prompt
 
 Mask = NDArray[np.bool_]
-FindMask = Callable[[str, tuple[int, int], str], Mask | None]
-"""(image name, (width, height), object) -> (height, width) where the object is; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where objects are in the images of a set."""
+
+    find: Callable[[str, tuple[int, int], str], Mask | None]
+    """(image name, (width, height), object) -> (height, width) where it is; None where that is not known."""
+    identity: str
+    """Changes with what it finds."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,11 @@ def _sha256(source: ImageSource, image: str) -> str:
 
 def scene_masks(image: str, size: tuple[int, int], thing: str) -> Mask | None:
     """The mask of a rendered scene's objects of a category, painted once more from the scene's number."""
-    from agevlm.scenes.world import render
-
     scene = render(int(PurePosixPath(image).stem), max(size))
     return scene.mask(*found) if (found := scene.of(thing)) else None
 
 
-def annotated_masks(path: Path) -> FindMask:
+def annotated_masks(path: Path) -> Masks:
     """Masks from a COCO-style instances file, images by file name. Raises DataError if it cannot be read."""
     from agevlm.data.annotations import load_instances
     from agevlm.data.masks import decode_mask, union_of
@@ -124,16 +131,15 @@ def annotated_masks(path: Path) -> FindMask:
             return None
         return union_of((decode_mask(a.segmentation, size[1], size[0]) for a in found), size[1], size[0])
 
-    return find
+    return Masks(find, instances.sha256)
 
 
-def masks_for(sets: Sequence[QuestionSet], given: Sequence[str], annotations: Path | None) -> Mapping[str, FindMask]:
+def masks_for(sets: Sequence[QuestionSet], given: Sequence[str], annotations: Path | None) -> Mapping[str, Masks]:
     """By the set's name where masks of its objects come from; sets without any are not in it."""
     if annotations is not None:
-        find = annotated_masks(annotations)
-        return {one.name: find for one in sets}
+        return dict.fromkeys((one.name for one in sets), annotated_masks(annotations))
     if any(is_selector(source) for source in given):
-        return {SCENES: scene_masks}
+        return {SCENES: Masks(scene_masks, f"scenes of version {WORLD_VERSION}")}
     return {}
 
 

@@ -12,9 +12,16 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis.padding.answers import Compared, compare, kept_by_crop, label_of, labels_by_margin, margins
+from analysis.padding.answers import (
+    Compared,
+    accuracy_changes,
+    compare,
+    kept_by_crop,
+    label_of,
+    labels_by_margin,
+    margins,
+)
 from analysis.padding.attention import Attended, attended, ratio_difference
 from analysis.padding.canvas import NATIVE, Condition, padding_needed
 from analysis.padding.looking import QUERIES
@@ -240,12 +247,13 @@ class _Views:
 
         What a crop leaves out is counted apart, not here.
         """
-        rows = self.of(condition, group)
-        if condition.mode == "crop":
-            rows = rows[kept_by_crop(rows)]
+        rows = self._beside_native(condition, group)
+        return rows[kept_by_crop(rows)] if condition.mode == "crop" else rows
+
+    def _beside_native(self, condition: Condition, group: str) -> pd.DataFrame:
         native = self.of(NATIVE, group)[[*IDENTITY, "read", "read_margin"]]
         native = native.rename(columns={"read": "read_native", "read_margin": "read_native_margin"})
-        return rows.merge(native, on=IDENTITY)
+        return self.of(condition, group).merge(native, on=IDENTITY)
 
     def hidden(self) -> list[AnswerRow]:
         rows = []
@@ -260,8 +268,7 @@ class _Views:
     def cropped(self) -> list[CroppedRow]:
         if not any(c.mode == "crop" for c in self.conditions):
             return []
-        rows = self.of(Condition("crop"), NON_SQUARE)
-        rows = rows.merge(self.of(NATIVE, NON_SQUARE)[[*IDENTITY, "read"]], on=IDENTITY, suffixes=("", "_native"))
+        rows = self._beside_native(Condition("crop"), NON_SQUARE)
         asked = rows[rows["label"]]
         known, gone = asked[asked["left_by_crop"].notna()], asked[~kept_by_crop(asked)]
 
@@ -273,35 +280,21 @@ class _Views:
 
 
 def _differences(view: _Views, first: _Views) -> list[DifferenceRow]:
-    rows = []
+    found: list[tuple[Condition, str, tuple[Interval, int, int]]] = []
     for condition in view.conditions:
-        group = NON_SQUARE
-        one, other = view.of(condition, group), first.of(condition, group)
-
-        def row(
-            what: str, interval: Interval, n: int, images: int, condition: Condition = condition, group: str = group
-        ) -> DifferenceRow:
-            return DifferenceRow(view.name, first.name, condition.name, group, what, interval, n, images)
-
         for query in QUERIES:
-            found = ratio_difference(one, other, query, IDENTITY, view.weights)
-            if found is not None:
-                rows.append(row(f"ratio {query}", *found))
-        others = first.pair(condition, group)[[*IDENTITY, "read", "read_margin", "read_native"]].rename(
+            rows, others = view.of(condition, NON_SQUARE), first.of(condition, NON_SQUARE)
+            if (ratio := ratio_difference(rows, others, query, IDENTITY, view.weights)) is not None:
+                found.append((condition, f"ratio {query}", ratio))
+        others = first.pair(condition, NON_SQUARE)[[*IDENTITY, "read", "read_margin", "read_native"]].rename(
             columns={"read": "first", "read_margin": "first_margin", "read_native": "first_native"}
         )
-        pair = view.pair(condition, group).merge(others, on=IDENTITY)
-        if not len(pair):
+        both = view.pair(condition, NON_SQUARE).merge(others, on=IDENTITY)
+        if not len(both):
             continue
-        between = compare(pair, "first", "read", view.weights)
-        rows.append(row("accuracy", between.change["accuracy"], between.n, between.images))
+        between = compare(both, "first", "read", view.weights)
+        found.append((condition, "accuracy", (between.change["accuracy"], between.n, between.images)))
         if condition != NATIVE:
-            rows.append(row("change of accuracy", *_change_of_change(pair, view.weights)))
-    return rows
-
-
-def _change_of_change(pair: pd.DataFrame, weights: NDArray[np.float64]) -> tuple[Interval, int, int]:
-    """How much more a condition changes the accuracy of one checkpoint than of the first."""
-    from analysis.padding.answers import accuracy_changes
-
-    return accuracy_changes(pair, ("read_native", "read"), ("first_native", "first"), weights)
+            changes = accuracy_changes(both, ("read_native", "read"), ("first_native", "first"), view.weights)
+            found.append((condition, "change of accuracy", changes))
+    return [DifferenceRow(view.name, first.name, c.name, NON_SQUARE, what, *values) for c, what, values in found]

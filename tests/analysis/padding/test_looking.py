@@ -11,7 +11,7 @@ from agevlm.vlm.contract import ProbedToken
 from analysis.padding.attention import attended
 from analysis.padding.canvas import Condition, conditions, place
 from analysis.padding.looking import Looker, mean_colour, schema, wanted_tokens
-from analysis.padding.questions import Asked, ImageItem, share_left
+from analysis.padding.questions import Asked, ImageItem, Masks, share_left
 from analysis.padding.score import _prepared
 from benchmarks.statistics.clusters import resampling_weights
 from tests.analysis.padding.stub import LAYERS, StubVlm, at_black, uniform
@@ -84,7 +84,7 @@ def test_what_lies_on_the_same_places_of_a_squashed_image_is_told():
     records = looked(StubVlm(top), item((96, 48)))
     assert scored(records, "letterbox black", "last")[None].share.value == pytest.approx(1)
     assert scored(records, "squash", "last")[None].share.value == pytest.approx(1), "a habit of place, not of padding"
-    assert scored(records, "crop", "last")[None].share.value == 0
+    assert np.isnan(scored(records, "crop", "last")[None].share.value), "no padding to lie on"
 
 
 def test_a_query_that_gives_the_image_nothing_is_counted_and_left_out():
@@ -161,7 +161,7 @@ def test_what_a_crop_leaves_of_an_object_comes_from_its_mask():
         asked.append((image, size, thing))
         return mask
 
-    looker = Looker(WAYS, {"made": find}, 8)
+    looker = Looker(WAYS, {"made": Masks(find, "x")}, 8)
     records = looked(StubVlm(uniform), item((80, 40)), looker)
     assert asked == [("a.png", (80, 40), "dining table")], "of objects that are there alone"
     assert {r["left_by_crop"] for r in records if r["label"]} == {0.5}
@@ -175,9 +175,11 @@ def test_the_key_follows_all_that_a_record_depends_on():
         Looker(WAYS, {}, 8).key(one),
         Looker(WAYS[:2], {}, 8).key(one),
         Looker(WAYS, {}, 9).key(one),
-        Looker(WAYS, {"made": lambda *_: None}, 8).key(one),
+        Looker(WAYS, {"made": Masks(lambda *_: None, "x")}, 8).key(one),
+        Looker(WAYS, {"made": Masks(lambda *_: None, "y")}, 8).key(one),
+        Looker(WAYS, {"other": Masks(lambda *_: None, "y")}, 8).key(one),
         Looker(WAYS, {}, 8).key(item((96, 48), text="Is there one?")),
         Looker(WAYS, {}, 8).key(item((96, 48), name="b.png")),
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert Looker(WAYS, {}, 8).key(item((96, 48))) in keys
