@@ -29,6 +29,7 @@ EVAL_COMMANDS = {
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
+    "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }
