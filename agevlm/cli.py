@@ -30,6 +30,7 @@ EVAL_COMMANDS = {
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
+    "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.linkage.hide import KEYS, WAYS
+from analysis.linkage.targets import FEWEST
 from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import divide
 
@@ -50,7 +51,7 @@ def mean_over_images(
     """Mean of values (n,), NaN left out, in images `clusters` (n,), the columns of `weights`.
 
     Bounded values lie in [-1, 1], and have `score_interval`'s limits; others have expanded percentile limits, and none
-    where all draws are the same: a width of zero would claim certainty.
+    where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST` images give no limits.
     """
     there = ~np.isnan(values)
     value, cluster = values[there], clusters[there]
@@ -58,9 +59,11 @@ def mean_over_images(
     sums, counts = sum_by_cluster(value, cluster, images), sum_by_cluster(np.ones(len(value)), cluster, images)
     draws = divide(weights @ sums, weights @ counts)
     estimate, held = float(divide(sums.sum(), counts.sum())), int(np.count_nonzero(counts))
-    if bounded:
+    if held < FEWEST:
+        interval = Interval(estimate, float("nan"), float("nan"))
+    elif bounded:
         interval = score_interval(estimate, draws, held, level, lowest=-1.0, highest=1.0)
-    elif len(value) == 0 or np.ptp(draws[~np.isnan(draws)]) <= 1e-12:
+    elif np.ptp(draws[~np.isnan(draws)]) <= 1e-12:
         interval = Interval(estimate, float("nan"), float("nan"))
     else:
         low, high = expanded_percentile_interval(draws, held, level)

@@ -14,8 +14,8 @@ from analysis.linkage.logistic import Added, Fitted, added, fit
 from analysis.linkage.ranks import Ranked, difference, plain_auroc, rank_signal
 from analysis.linkage.record import MAP_COLUMNS
 from analysis.linkage.signals import BY_COLUMN
-from analysis.linkage.targets import TARGETS, Target
-from benchmarks.statistics.clusters import Interval, resampling_weights
+from analysis.linkage.targets import FEWEST, TARGETS, Target
+from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,10 +145,11 @@ def _differences(first: ModelScores, other: ModelScores) -> dict[str, Interval]:
 
 
 def _gap(first: Mean, second: Mean) -> Interval:
-    from benchmarks.statistics.clusters import expanded_percentile_interval
-
     value = second.interval.value - first.interval.value
-    low, high = expanded_percentile_interval(second.draws - first.draws, min(first.images, second.images))
+    images = min(first.images, second.images)
+    if images < FEWEST:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = expanded_percentile_interval(second.draws - first.draws, images)
     return Interval(value, float(low), float(high))
 
 

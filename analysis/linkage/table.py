@@ -163,8 +163,8 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
         "left for attention to add. false yes and false no do not have this flaw."
     )
     yield (
-        f"too few: fewer than {FEWEST} images with, or without, the positive class. constant: the same for every "
-        "question (mass on padding where padding cannot be seen). An AUROC is never turned around: below 0.5, smaller "
+        f"too few: fewer than {FEWEST} images with, or without, the positive class; means over fewer have no limits. "
+        "constant: the same for every question (mass on padding where padding cannot be seen). An AUROC is never turned around: below 0.5, smaller "
         "values go with the positive class. Permuted values give 0.5 (scores.json)."
     )
     yield (
