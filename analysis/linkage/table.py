@@ -164,8 +164,8 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
     )
     yield (
         f"too few: fewer than {FEWEST} images with, or without, the positive class; means over fewer have no limits. "
-        "constant: the same for every question (mass on padding where padding cannot be seen). An AUROC is never turned around: below 0.5, smaller "
-        "values go with the positive class. Permuted values give 0.5 (scores.json)."
+        "constant: the same for every question. An AUROC is never turned around: below 0.5, smaller values go with the "
+        "positive class. Permuted values give 0.5 (scores.json)."
     )
     yield (
         "Attention is where information can flow, not why an answer was given; signals that use masks or the prior "
