@@ -38,6 +38,7 @@ def coco(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_scenes_end_to_end(tmp_path, capsys) -> None:
     out = tmp_path / "run"
     options = ("--questions", "scenes:4", "--out", out, "--draws", 100, "--causal-images", 2, "--prompt", "official")
@@ -109,8 +110,9 @@ def test_masks_of_another_size_are_refused(tmp_path, coco, capsys) -> None:
     assert first["file_name"] not in set(pd.read_csv(tmp_path / "run" / "table.csv")["image"])
 
 
-def test_a_model_that_says_neither_yes_nor_no_is_not_scored(tmp_path, checkpoint, capsys) -> None:
-    given = ("--ckpt", checkpoint("llava"), "--questions", "scenes:3", "--out", tmp_path / "run", "--draws", 100)
+@pytest.mark.parametrize("kind", ["llava", "llava_next"])
+def test_a_model_that_says_neither_yes_nor_no_is_not_scored(tmp_path, checkpoint, capsys, kind) -> None:
+    given = ("--ckpt", checkpoint(kind), "--questions", "scenes:3", "--out", tmp_path / "run", "--draws", 100)
     assert call(*given) == 0
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     (model,) = scores["models"].values()

@@ -183,6 +183,7 @@ def test_the_tables_say_it(found) -> None:
         assert "<svg" in (out / f"{name}.svg").read_text()[:2000]
 
 
+@pytest.mark.slow
 def test_more_of_the_same_run_asks_for_the_rest_alone(tmp_path) -> None:
     model = choice(LOOKS, Rule())
     given = settings(tmp_path / "run", model, limit=6, causal_images=3, draws=100)
