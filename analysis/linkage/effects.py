@@ -164,11 +164,11 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
 
 
 def _averaged(hidings: pd.DataFrame, base: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Drops and flips by question (rows) and kind (columns), mean over random draws; NaN where a margin is missing."""
-    margin = hidings["margin"]
-    own = hidings[["question", "what"]].assign(
-        drop=hidings["question"].map(base) - margin, flip=(margin <= 0).astype(float).where(margin.notna())
-    )
+    """Drops and flips by question (rows) and kind (columns), mean over random draws; NaN where a margin is missing, and
+    for flips where the first token was no yes to begin with (a yes further on in the answer)."""
+    margin, before = hidings["margin"], hidings["question"].map(base)
+    flip = (margin <= 0).astype(float).where(margin.notna() & (before > 0))
+    own = hidings[["question", "what"]].assign(drop=before - margin, flip=flip)
     grouped = own.groupby(["question", "what"])[["drop", "flip"]].agg(lambda v: v.mean(skipna=False))
     return grouped["drop"].unstack(), grouped["flip"].unstack()
 
