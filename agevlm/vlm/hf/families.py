@@ -172,6 +172,10 @@ class Family:
         """Layers in which text can look at the image."""
         return list(range(self.model.config.get_text_config().num_hidden_layers))
 
+    def outside(self, features: Any) -> torch.Tensor | None:
+        """Visual tokens that cross-attention is given: (visual tokens, hidden); None where they stand in the text."""
+        return None
+
     def attention(self, ids: torch.Tensor, features: Any, layers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Head-mean attention of every text token to the image.
 
@@ -287,8 +291,15 @@ class AgeVlmCross(_AgeVlm):
     """AGE-VLM: an image is the keys and values of its cross-attention layers, made once; the text holds none of it."""
 
     def features(self, inputs: dict[str, torch.Tensor]) -> DynamicCache:
-        """A cache of one row that holds the image alone."""
-        return self.model.vision_cache(**inputs)
+        """A cache of one row that holds the image alone, and beside it the states that its keys were made of."""
+        states = self.model.get_image_features(inputs["pixel_values"]).pooler_output
+        cache = self.model.vision_cache(image_features=states, vision_token_mask=inputs.get("vision_token_mask"))
+        cache.visual_states = states
+        return cache
+
+    def outside(self, features: DynamicCache) -> torch.Tensor:
+        states: torch.Tensor = features.visual_states[0]
+        return states
 
     def placeholders(self, features: DynamicCache) -> int:
         return 0
