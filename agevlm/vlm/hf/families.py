@@ -172,8 +172,9 @@ class Family:
         """Layers in which text can look at the image."""
         return list(range(self.model.config.get_text_config().num_hidden_layers))
 
-    def outside(self, features: Any) -> torch.Tensor | None:
-        """Visual tokens that cross-attention is given: (visual tokens, hidden); None where they stand in the text."""
+    def outside(self, features: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What cross-attention is given of an image, (visual tokens, hidden), and which of it is seen, (visual tokens,)
+        bool; None where visual tokens stand in the text."""
         return None
 
     def attention(self, ids: torch.Tensor, features: Any, layers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,9 +298,13 @@ class AgeVlmCross(_AgeVlm):
         cache.visual_states = states
         return cache
 
-    def outside(self, features: DynamicCache) -> torch.Tensor:
+    def outside(self, features: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
         states: torch.Tensor = features.visual_states[0]
-        return states
+        visible = features.layers[self.attending_layers()[0]].visible
+        seen = torch.ones(len(states), dtype=torch.bool, device=states.device) if visible is None else visible[0]
+        return states, seen
 
     def placeholders(self, features: DynamicCache) -> int:
         return 0

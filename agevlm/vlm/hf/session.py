@@ -15,12 +15,15 @@ from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
 from agevlm.vlm.contract import (
     Ask,
     Capability,
+    Compared,
     EncodedImages,
     Fingerprint,
     Prepared,
     Probe,
     ProbeSpec,
     Reply,
+    Space,
+    StateSpec,
     Vlm,
     pictures,
 )
@@ -33,6 +36,7 @@ from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill
 from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 from agevlm.vlm.hf.sharing import Sharing, falling_back
+from agevlm.vlm.hf.states import similarities
 from agevlm.vlm.hf.table import find_family
 from agevlm.vlm.reuse import Reuse
 
@@ -261,6 +265,12 @@ class HfVlm(Vlm):
                 )
             )
         return probes
+
+    @torch.inference_mode()
+    def similarities(
+        self, encoded: EncodedImages, asks: Sequence[Ask], wanted: Sequence[Sequence[int]], spec: StateSpec
+    ) -> list[Mapping[Space, Compared]]:
+        return similarities(self, self.own(encoded), asks, wanted, spec)
 
     def close(self) -> None:
         del self.model, self.family

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from agevlm.errors import DataError, NotSupported
-from agevlm.vlm.contract import POOLINGS, Ask, Compared, Space, StateSpec
+from agevlm.vlm.contract import Ask, Compared, Space, StateSpec
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.prefix import Prefix, build_prefix, prefill
 
@@ -117,7 +117,9 @@ class _Stack:
         self.layers: Any = getattr(stack, "layers", None)
         self.norm: Any = getattr(stack, "norm", None)
         if self.layers is None or self.norm is None:
-            raise NotSupported(f"the layers of a model of type {model.config.model_type!r} are not where they are known")
+            raise NotSupported(
+                f"the layers of a model of type {model.config.model_type!r} are not where they are known"
+            )
         self.crossing = [i for i, layer in enumerate(self.layers) if hasattr(layer, "cross_attn")]
 
     def hidden(self, wanted: Sequence[int] | None) -> list[str]:
@@ -158,7 +160,9 @@ def _watching(stack: _Stack, watch: _Watch) -> Iterator[_Watch]:
             if name in names:
                 hooks.append(module.register_forward_pre_hook(states(("hidden", name)), with_kwargs=True))
         if NORM in names:
-            hooks.append(stack.norm.register_forward_hook(lambda _, __, out: watch.see(("hidden", NORM), out[:, :, None])))
+            hooks.append(
+                stack.norm.register_forward_hook(lambda _, __, out: watch.see(("hidden", NORM), out[:, :, None]))
+            )
         for name in watch.order.get("cross_output", ()):
             hooks += _outputs(stack.layers[int(name)], ("cross_output", name), watch)
         for name in watch.order.get("query_key", ()):
@@ -237,7 +241,9 @@ def similarities(
         by_image.setdefault(ask.image, []).append(i)
     results: dict[int, Mapping[Space, Compared]] = {}
     for image, members in by_image.items():
-        found = _of_image(vlm, images, image, [asks[i] for i in members], [wanted[i] for i in members], stack, order, spec)
+        found = _of_image(
+            vlm, images, image, [asks[i] for i in members], [wanted[i] for i in members], stack, order, spec
+        )
         results.update(zip(members, found, strict=True))
     return [results[i] for i in range(len(asks))]
 
@@ -266,7 +272,7 @@ def _of_image(
         [[n for n, token in enumerate(row.ids) if token != family.image_token_id][i] for i in chosen]
         for row, chosen in zip(rows, wanted, strict=True)
     ]
-    outside = family.visual_states(features)
+    outside = family.outside(features)
     held: dict[Key, torch.Tensor] = {}
     length = 0
     if reuse.prefix:
@@ -275,7 +281,7 @@ def _of_image(
             length = 0
     if outside is not None:
         prefix = build_prefix(family, rows[0].ids[:length], features)
-        held = _outside(vlm, outside, prefix, order)
+        held = _outside(*outside, prefix, order)
     elif length:
         ids = torch.tensor(rows[0].ids[:length])
         watch = _Watch(spec, order, visual=[(ids == family.image_token_id).nonzero().squeeze(1)])
@@ -312,10 +318,9 @@ def _of_image(
 
 
 def _outside(
-    vlm: HfVlm, states: torch.Tensor, prefix: Prefix, order: Mapping[Space, Sequence[str]]
+    states: torch.Tensor, seen: torch.Tensor, prefix: Prefix, order: Mapping[Space, Sequence[str]]
 ) -> dict[Key, torch.Tensor]:
     """Visual tokens that cross-attention is given, in the place of every layer's, and their keys."""
-    seen = vlm.family.visible_tokens(prefix.features)
     held: dict[Key, torch.Tensor] = {("hidden", name): states[seen, None] for name in order.get("hidden", ())}
     for name in order.get("query_key", ()):
         keys = prefix.held.layers[int(name)].keys
@@ -340,6 +345,3 @@ def _joined(parts: Sequence[_Found], layers: tuple[str, ...]) -> Compared:
         numpy([part.text for part in parts]),
         numpy([part.visual for part in parts]),
     )
-
-
-assert len(POOLINGS) == 3
