@@ -1,4 +1,4 @@
-"""One look for all figures of the analyses, and how they are written. matplotlib is imported when something is drawn."""
+"""One look for all figures of the analyses, and how they are written. matplotlib is imported when needed."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class _Stack:
 
     def __init__(self, model: Any) -> None:
         inner = getattr(model, "model", model)
-        stack = getattr(inner, "language_model", None)
+        stack = getattr(inner, "language_model", None) or getattr(inner, "text_model", None)
         self.layers: Any = getattr(stack, "layers", None)
         self.norm: Any = getattr(stack, "norm", None)
         if self.layers is None or self.norm is None:
@@ -153,7 +153,7 @@ def _watching(stack: _Stack, watch: _Watch) -> Iterator[_Watch]:
         return before
 
     try:
-        names = set(watch.order.get("hidden", ()))
+        names, after = set(watch.order.get("hidden", ())), ("hidden", NORM)
         # What a layer is given is what the one before it has left, whatever the model adds in between.
         for index, module in enumerate([*stack.layers, stack.norm]):
             name = str(index - 1) if index else EMBEDDINGS
