@@ -25,10 +25,7 @@ SPACE_NAMES = {
 def histograms(
     records: Sequence[Records], cells: Sequence[Cell], pooling: Pooling, form: str, path: Path
 ) -> list[Path]:
-    """Cosines of matching and of non-matching pairs at the headline layer: a row for each model, a column for each kind.
-
-    All panels share one axis of cosines.
-    """
+    """Cosines at the headline layer: a row for each model, a column for each kind, one axis of cosines for all."""
     main = [c for c in cells if c.headline and c.space == "hidden" and c.pooling == pooling and c.form == form]
     kinds = list(dict.fromkeys(cell.kind for cell in main))
     column = POOLINGS.index(pooling)
@@ -48,9 +45,8 @@ def histograms(
                 cell = next(c for c in main if (c.model, c.kind) == (one.model, kind))
                 own = sides[one.model, kind]
                 for name, part, colour in (("matching", own.match, match), ("not matching", own.other, other)):
-                    seaborn.histplot(
-                        x=part, bins=edges, stat="density", element="step", color=colour, alpha=0.35, label=name, ax=panel
-                    )
+                    look = {"stat": "density", "element": "step", "color": colour, "alpha": 0.35}
+                    seaborn.histplot(x=part, bins=edges, label=name, ax=panel, **look)
                 panel.set_title(_said(cell), fontsize="small")
                 panel.set(yticks=[], xlabel="", ylabel="")
             row[0].set_ylabel(f"{shortened(one.model, 24)}\nlayer {one.headline['hidden']}")
@@ -83,7 +79,7 @@ def profile(records: Sequence[Records], cells: Sequence[Cell], pooling: Pooling,
             for panel, space in zip(row, spaces, strict=True):
                 if space not in one.layers:
                     panel.axis("off")
-                    panel.text(0.5, 0.5, f"no {SPACE_NAMES[space]}", ha="center", va="center", transform=panel.transAxes)
+                    panel.annotate(f"no {SPACE_NAMES[space]}", (0.5, 0.5), xycoords="axes fraction", ha="center")
                     continue
                 names = one.layers[space]
                 panel.axhline(0.5, color="0.4", linewidth=0.8)
@@ -95,9 +91,7 @@ def profile(records: Sequence[Records], cells: Sequence[Cell], pooling: Pooling,
                             if (c.model, c.space, c.kind, c.form, c.pooling) == (one.model, space, kind, form, pooling)
                         }
                         if own:
-                            low, value, high = (
-                                np.array([getattr(own[name], part) for name in names]) for part in ("low", "value", "high")
-                            )
+                            low, value, high = np.array([(o.low, o.value, o.high) for o in (own[n] for n in names)]).T
                             places = np.arange(len(names))
                             marker = "o" if len(names) < 20 else None
                             panel.plot(places, value, lines[form], color=colour, marker=marker, markersize=4)

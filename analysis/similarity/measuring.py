@@ -1,4 +1,4 @@
-"""What is recorded of a model: cosines of each image with each of its texts, and the means that are taken from states."""
+"""What is recorded of a model: cosines of each image with each of its texts, and the means states are centred by."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def centre_schema() -> pa.Schema:
     """Of the records of centres: for each chunk of images and each space the sums of their mean states."""
     import pyarrow as pa
 
-    numbers = [("texts", pa.int32()), ("images", pa.int32())]
-    states = [(name, pa.list_(pa.float64())) for name in ("text", "visual")]
-    return pa.schema([("group", pa.string()), ("space", pa.string()), ("shape", pa.list_(pa.int32())), *numbers, *states])
+    fields = [("group", pa.string()), ("space", pa.string()), ("shape", pa.list_(pa.int32()))]
+    fields += [(name, pa.int32()) for name in ("texts", "images")]
+    return pa.schema([*fields, *((name, pa.list_(pa.float64())) for name in ("text", "visual"))])
 
 
 def centring_sample(items: Sequence[Item], seed: int) -> list[tuple[Item, ...]]:
@@ -157,9 +157,11 @@ def look_at_chunk(vlm: Vlm, chunk: Sequence[Item], images: Sequence[Image | None
             continue  # as above
         for space in found[0]:
             own = [one[space] for one in found]
-            states = {"text": sum(one.text.astype(np.float64) for one in own)}
-            states["visual"] = np.mean([one.visual for one in own], axis=0, dtype=np.float64)
-            empty = {"texts": 0, "images": 0, **{name: 0.0 for name in states}}
+            states = {
+                "text": np.sum([one.text for one in own], axis=0, dtype=np.float64),
+                "visual": np.mean([one.visual for one in own], axis=0, dtype=np.float64),
+            }
+            empty = {"texts": 0, "images": 0, **dict.fromkeys(states, 0.0)}
             row = sums.setdefault(space, {"space": space, "shape": list(own[0].text.shape), **empty})
             row["texts"] += len(own)
             row["images"] += 1
@@ -176,10 +178,9 @@ def centres_of(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[Space, Centre], 
     """
     totals: dict[str, Row] = {}
     for row in rows:
-        known = totals.setdefault(row["space"], {"shape": row["shape"], "texts": 0, "images": 0, "text": 0.0, "visual": 0.0})
-        for name in ("texts", "images"):
-            known[name] += row[name]
-        for name in ("text", "visual"):
+        empty = {"shape": row["shape"], **dict.fromkeys(("texts", "images", "text", "visual"), 0)}
+        known = totals.setdefault(row["space"], empty)
+        for name in ("texts", "images", "text", "visual"):
             known[name] = known[name] + np.asarray(row[name])
     centres: dict[Space, Centre] = {}
     for space in SPACES:
@@ -188,7 +189,7 @@ def centres_of(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[Space, Centre], 
             means = (one["text"] / one["texts"], one["visual"] / one["images"])
             centres[space] = Centre(*(mean.reshape(one["shape"]).astype(np.float32) for mean in means))
     counts = next(iter(totals.values()), {"texts": 0, "images": 0})
-    return centres, {"texts": counts["texts"], "images": counts["images"]}
+    return centres, {name: int(counts[name]) for name in ("texts", "images")}
 
 
 def centres_digest(centres: Mapping[Space, Centre]) -> str:

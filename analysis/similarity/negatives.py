@@ -43,7 +43,7 @@ def deranged(texts: Sequence[Sequence[str]], seed: int) -> list[int | None]:
     order = list(range(len(texts)))
     draw.shuffle(order)
     # A cycle through all images has no fixed points.
-    partner = {image: after for image, after in zip(order, [*order[1:], *order[:1]], strict=True)}
+    partner = dict(zip(order, [*order[1:], *order[:1]], strict=True))
     for image in order:
         if fits(image, partner[image]):
             continue
@@ -97,7 +97,8 @@ class Swap:
         if not found or not absent:
             return None
         one = draw.choice(found)
-        kin = [name for name in absent if one.category in self.groups and self.groups.get(name) == self.groups[one.category]]
+        group = self.groups.get(one.category)
+        kin = [name for name in absent if group is not None and self.groups.get(name) == group]
         return _replaced(text, one.start, one.end, draw.choice(kin or absent))
 
     def named(self, texts: Sequence[str]) -> frozenset[str]:

@@ -48,8 +48,8 @@ CHOICES = {
     "visual_tokens": "all that text can look at, padding among them unless the model masks it",
     "hidden": "states after each layer, before the final norm; `norm` is the last after it; with cross-attention the "
     "visual tokens are what its layers are given, the same for all layers",
-    "cross_output": "the state that enters a cross-attention layer, before its norm, against what its attention brings, "
-    "before the gate; max: each token with its own output, last: the last token with its own",
+    "cross_output": "the state that enters a cross-attention layer, before its norm, against what its attention "
+    "brings, before the gate; max: each token with its own output, last: the last token with its own",
     "query_key": "queries of text tokens against keys of visual tokens, by head, before rotary positions, normalised "
     "where the layer normalises them; key heads repeated; mean over heads",
     "headline_layer": "hidden: the last self-attention layer; other spaces: the last layer that has them",
@@ -94,9 +94,7 @@ def measure_similarity(settings: SimilaritySettings, console: Console, notes: Co
     reading = Reading(settings.prompt)
     with notes.status("reading the pairs"):
         material = settings.material()
-        plan = make_plan(
-            material, settings.kinds, seed=settings.seed, limit=settings.limit, texts=settings.texts
-        )
+        plan = make_plan(material, settings.kinds, seed=settings.seed, limit=settings.limit, texts=settings.texts)
     for note in plan.notes:
         notes.print(note)
     folder = settings.folder(NAME, material.name)
@@ -120,9 +118,8 @@ def measure_similarity(settings: SimilaritySettings, console: Console, notes: Co
             centres, centring[model.name] = _centres(analysis, model, material, plan, reading)
             done = _compare(analysis, model, material, plan, reading, centres)
             tables[model.name] = done.rows()
-        for model, table in tables.items():
-            if not len(table):
-                raise DataError(f"{model}: not one image could be looked at; run.json says why")
+        if blind := [name for name, table in tables.items() if not len(table)]:
+            raise DataError(f"--ckpt {blind[0]}: not one image could be looked at; run.json says why")
         records, images, dropped = records_of(tables)
         cells, differences = _scored(settings, records, len(images), notes)
         content = _content(settings, plan, centring, len(images), dropped, cells, differences)
@@ -239,15 +236,18 @@ def _print(
             console.print(headline_table(cells, pooling, space, f"{title}, {pooling} pooling"))
     if differences:
         console.print(difference_table(differences, pooling, "hidden"))
-    without = ", ".join(f"{count} without {kind}" for kind, count in plan.lacking.items() if count)
+    console.print(_footer(settings, plan, content), soft_wrap=True, markup=False)
+
+
+def _footer(settings: SimilaritySettings, plan: Plan, content: Mapping[str, Any]) -> str:
+    left = [f"{count} without {kind}" for kind, count in plan.lacking.items() if count]
+    if dropped := content["images_not_with_every_model"]:
+        left.append(f"{dropped} more not looked at with every model")
     sample = min(CENTRING_IMAGES, len(plan.items))
-    console.print(
-        f"{content['images']} images" + (f" ({without})" if without else "")
-        + (f"; {content['images_not_with_every_model']} not looked at with every model" if content["images_not_with_every_model"] else "")
-        + f". AUROC: 1 matching pairs are more alike throughout, 0.5 no difference. Intervals: 95 %, {settings.draws} "
-        f"bootstrap draws of images, the same for all models. Prompt: {settings.prompt!r}; tokens of the caption alone "
-        f"({TEXT}). centred: less the mean state of {sample} images and their texts. The paper does not say which "
-        "layer, pooling or centring its similarity has.",
-        soft_wrap=True,
-        markup=False,
+    return (
+        f"{content['images']} images" + (f" ({', '.join(left)})" if left else "") + ". AUROC: 1 where every matching "
+        f"pair is more alike than any other, 0.5 where there is no difference. Intervals: 95 %, {settings.draws} "
+        f"bootstrap draws of images, the same for all models. Prompt: {settings.prompt!r}, of which the caption's own "
+        f"tokens ({TEXT}) are compared. centred: less the mean state of {sample} images and of their texts. The paper "
+        "does not say which layer, pooling or centring its similarity has."
     )

@@ -16,7 +16,6 @@ from analysis.similarity.measuring import SPACES
 from analysis.similarity.negatives import KINDS, MATCH
 from analysis.similarity.statistics import MEASURES, Measured, Sides, difference, measure, overlap_of_no_difference
 from benchmarks.statistics.clusters import Interval, resampling_weights
-from benchmarks.statistics.scores import Floats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,15 +144,18 @@ def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str
     return found, tuple(common), len(set.union(*names)) - len(common)
 
 
-def sides_of(records: Records, cosines: Floats, kind: str) -> tuple[Sides, int]:
-    """The cosines (rows,) of texts of a kind and of the matching texts of the same images; and how many are undefined."""
+def sides_of(records: Records, cosines: NDArray[np.floating], kind: str) -> tuple[Sides, int]:
+    """Texts of a kind and the matching texts that they stand beside, by their cosines (rows,); and how many of them are
+    undefined."""
+    cosines = cosines.astype(np.float64)
     places = {(records.image[i], records.of[i]): i for i in np.flatnonzero(records.kind == MATCH)}
     others = np.flatnonzero(records.kind == kind)
     beside = np.array([places[records.image[i], records.of[i]] for i in others], np.int64)
     defined = np.isfinite(cosines[others]) & np.isfinite(cosines[beside])
     others, beside = others[defined], beside[defined]
     matching, at = np.unique(beside, return_inverse=True)
-    sides = Sides(cosines[matching], records.image[matching], cosines[others], records.image[others], at.astype(np.int64))
+    image = records.image
+    sides = Sides(cosines[matching], image[matching], cosines[others], image[others], at.astype(np.int64))
     return sides, int((~defined).sum())
 
 
@@ -191,16 +193,24 @@ def score(
             for kind in [kind for kind in KINDS if kind in one.kind]:
                 for (at, name), (column, pooled) in _product(one.layers[space]):
                     main = name == headline.get(space)
-                    sides, undefined = sides_of(one, cosines[:, at, column].astype(np.float64), kind)
-                    measured = measure(sides, weights if main or pooled == pooling else weights[:0])
-                    chance = overlap_of_no_difference(sides, seed) if main and pooled == pooling else None
-                    used = len(np.unique(sides.other_image))
-                    means = [float(side.mean()) if side.size else np.nan for side in (sides.match, sides.other)]
+                    sides, undefined = sides_of(one, cosines[:, at, column], kind)
                     cells.append(
                         Cell(
-                            one.model, space, name, main, pooled, form, kind, used, len(sides.other), undefined, *means,
-                            measured, chance,
-                        )  # fmt: skip
+                            model=one.model,
+                            space=space,
+                            layer=name,
+                            headline=main,
+                            pooling=pooled,
+                            form=form,
+                            kind=kind,
+                            images=len(np.unique(sides.other_image)),
+                            pairs=len(sides.other),
+                            undefined=undefined,
+                            mean_match=float(sides.match.mean()) if sides.match.size else np.nan,
+                            mean_other=float(sides.other.mean()) if sides.other.size else np.nan,
+                            measured=measure(sides, weights if main or pooled == pooling else weights[:0]),
+                            overlap_of_chance=overlap_of_no_difference(sides, seed) if main else None,
+                        )
                     )
                     done()
     return cells, _differences(cells)

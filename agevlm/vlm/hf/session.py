@@ -282,7 +282,7 @@ class HfVlm(Vlm):
             if prefix is None:
                 results.update({i: failed(i, problem) for i in members})
                 continue
-            for group in self._paddable(rows, members):
+            for group in self.paddable(rows, members):
                 done = self.batcher.map(
                     group, partial(self._with_room, images, image, partial(run, image, prefix)), failed
                 )
@@ -303,7 +303,7 @@ class HfVlm(Vlm):
 
         return with_room(lambda: run(batch), spare)
 
-    def _paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
+    def paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
         """Members whose rows may be padded to one length.
 
         A sliding window counts padded slots too: where it is shorter than a row, only rows of one length may meet.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ import torch
 from agevlm.errors import DataError, NotSupported
 from agevlm.vlm.contract import Ask, Compared, Space, StateSpec
 from agevlm.vlm.hf import prompts
+from agevlm.vlm.hf.images import Row
+from agevlm.vlm.hf.looking import sequences
 from agevlm.vlm.hf.prefix import Prefix, build_prefix, prefill
 
 if TYPE_CHECKING:
@@ -47,13 +50,13 @@ class _Watch:
     spec: StateSpec
     order: Mapping[Space, Sequence[str]]
     """Layers of each space, for the places of centres."""
-    text: list[torch.Tensor] = field(default_factory=list)
+    text: list[torch.Tensor]
     """For each row the positions of its text tokens; empty while an image runs by itself."""
-    visual: list[torch.Tensor] = field(default_factory=list)
+    visual: list[torch.Tensor]
     """For each row the positions of its visual tokens, where the rows of this pass hold them."""
-    held: dict[Key, torch.Tensor] = field(default_factory=dict)
+    held: dict[Key, torch.Tensor]
     """(visual tokens, heads, size): of an image that ran before."""
-    found: list[dict[Key, _Found]] = field(default_factory=list)
+    found: list[dict[Key, _Found]]
     """For each row."""
 
     def see(self, key: Key, text: torch.Tensor, visual: torch.Tensor | None = None) -> None:
@@ -108,6 +111,15 @@ def _unit(states: torch.Tensor) -> torch.Tensor:
     return states / states.norm(dim=-1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A prompt as token ids."""
+
+    ids: list[int]
+    text: list[int]
+    """Which of them are to be compared."""
+
+
 class _Stack:
     """The layers of a language model, and which of them have what."""
 
@@ -142,35 +154,52 @@ class _Stack:
         return self.layers[index].cross_attn if self.crossing else getattr(self.layers[index], "self_attn", None)
 
 
-@contextmanager
-def _watching(stack: _Stack, watch: _Watch) -> Iterator[_Watch]:
-    hooks: list[Any] = []
+@dataclass(frozen=True)
+class _Watching:
+    """Looks at the passes of a model through hooks."""
 
-    def states(key: Key) -> Callable[..., None]:
-        def before(_: Any, args: Any, kwargs: Any) -> None:
-            watch.see(key, _given(args, kwargs)[:, :, None])
+    stack: _Stack
+    order: Mapping[Space, Sequence[str]]
+    spec: StateSpec
 
-        return before
+    @contextmanager
+    def __call__(
+        self,
+        text: Sequence[Sequence[int]] = (),
+        visual: Sequence[Sequence[int]] = (),
+        held: Mapping[Key, torch.Tensor] | None = None,
+    ) -> Iterator[_Watch]:
+        watch = _Watch(self.spec, self.order, _tensors(text), _tensors(visual), dict(held or {}), [{} for _ in text])
+        hooks: list[Any] = []
+        names = set(self.order.get("hidden", ()))
+        last: Key = ("hidden", NORM)
+        try:
+            # What a layer is given is what the one before it has left, whatever the model adds in between.
+            for index, module in enumerate([*self.stack.layers, self.stack.norm]):
+                name = str(index - 1) if index else EMBEDDINGS
+                if name in names:
+                    hooks.append(module.register_forward_pre_hook(_states(("hidden", name), watch), with_kwargs=True))
+            if NORM in names:
+                hooks.append(self.stack.norm.register_forward_hook(lambda _, __, out: watch.see(last, out[:, :, None])))
+            for name in self.order.get("cross_output", ()):
+                hooks += _outputs(self.stack.layers[int(name)], ("cross_output", name), watch)
+            for name in self.order.get("query_key", ()):
+                hooks += _projections(self.stack.attention(int(name)), ("query_key", name), watch)
+            yield watch
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-    try:
-        names, after = set(watch.order.get("hidden", ())), ("hidden", NORM)
-        # What a layer is given is what the one before it has left, whatever the model adds in between.
-        for index, module in enumerate([*stack.layers, stack.norm]):
-            name = str(index - 1) if index else EMBEDDINGS
-            if name in names:
-                hooks.append(module.register_forward_pre_hook(states(("hidden", name)), with_kwargs=True))
-        if NORM in names:
-            hooks.append(
-                stack.norm.register_forward_hook(lambda _, __, out: watch.see(("hidden", NORM), out[:, :, None]))
-            )
-        for name in watch.order.get("cross_output", ()):
-            hooks += _outputs(stack.layers[int(name)], ("cross_output", name), watch)
-        for name in watch.order.get("query_key", ()):
-            hooks += _projections(stack.attention(int(name)), ("query_key", name), watch)
-        yield watch
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+def _tensors(places: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    return [torch.tensor(own, dtype=torch.long) for own in places]
+
+
+def _states(key: Key, watch: _Watch) -> Callable[..., None]:
+    def before(_: Any, args: Any, kwargs: Any) -> None:
+        watch.see(key, _given(args, kwargs)[:, :, None])
+
+    return before
 
 
 def _given(args: Any, kwargs: Any) -> torch.Tensor:
@@ -232,89 +261,73 @@ def similarities(
         "query_key": [str(i) for i in stack.projecting()],
     }
     order = {space: layers[space] for space in spec.spaces if layers[space]}
-    by_image: dict[int, list[int]] = {}
-    for i, (ask, chosen) in enumerate(zip(asks, wanted, strict=True)):
-        if ask.image is None:
-            raise ValueError("a text is compared with an image: the ask must name one")
+    for ask, chosen in zip(asks, wanted, strict=True):
         if not chosen:
             raise ValueError(f"no token of {ask.prompt[:60]!r} is to be compared")
-        by_image.setdefault(ask.image, []).append(i)
+        vlm.check(images, ask)
+        if ask.image is not None and not (reuse := vlm.sharing.of(vlm, images, ask)).image:
+            raise NotSupported(
+                f"images of this model of type {vlm.model.config.model_type!r} cannot be encoded apart from a prompt "
+                f"({reuse.why}): what is kept of them has no visual tokens"
+            )
+    made = sequences(vlm, images, asks, [()] * len(asks))
+    rows = [_Row(one.ids, [one.places[k] for k in own]) for one, own in zip(made, wanted, strict=True)]
+    by_image: dict[int, list[int]] = {}
+    for i, one in enumerate(made):
+        by_image.setdefault(one.image, []).append(i)
+    watching = _Watching(stack, order, spec)
     results: dict[int, Mapping[Space, Compared]] = {}
     for image, members in by_image.items():
-        found = _of_image(
-            vlm, images, image, [asks[i] for i in members], [wanted[i] for i in members], stack, order, spec
-        )
+        found = _of_image(vlm, images, image, [rows[i] for i in members], watching)
         results.update(zip(members, found, strict=True))
     return [results[i] for i in range(len(asks))]
 
 
 def _of_image(
-    vlm: HfVlm,
-    images: HfImages,
-    image: int,
-    asks: Sequence[Ask],
-    wanted: Sequence[Sequence[int]],
-    stack: _Stack,
-    order: Mapping[Space, Sequence[str]],
-    spec: StateSpec,
+    vlm: HfVlm, images: HfImages, image: int, rows: Sequence[_Row], watching: _Watching
 ) -> list[Mapping[Space, Compared]]:
-    family = vlm.family
-    reuse = vlm.sharing.of(vlm, images, asks[0])
-    features = images.features[image]
-    if not reuse.image:
-        raise NotSupported(
-            f"images of this model of type {vlm.model.config.model_type!r} cannot be encoded apart from a prompt "
-            f"({reuse.why}); their visual tokens are not known"
-        )
-    rows = [vlm._row(images, ask)[1] for ask in asks]
-    # The text tokens of a prompt are those that are no placeholder, in order.
-    places = [
-        [[n for n, token in enumerate(row.ids) if token != family.image_token_id][i] for i in chosen]
-        for row, chosen in zip(rows, wanted, strict=True)
-    ]
-    outside = family.outside(features)
+    family, features = vlm.family, images.features[image]
+    length = _shared(vlm, rows)
     held: dict[Key, torch.Tensor] = {}
-    length = 0
-    if reuse.prefix:
-        length = min(prompts.common_prefix([row.ids for row in rows]), *(min(p) for p in places))
-        if family.image_token_id in rows[0].ids[length:]:
-            length = 0
-    if outside is not None:
+    visual = partial(_visual, family.image_token_id)
+    with watching(visual=[visual(rows[0].ids[:length])]) as watch:
         prefix = build_prefix(family, rows[0].ids[:length], features)
-        held = _outside(*outside, prefix, order)
+    if (outside := family.outside(features)) is not None:
+        held = _outside(*outside, prefix, watching.order)
     elif length:
-        ids = torch.tensor(rows[0].ids[:length])
-        watch = _Watch(spec, order, visual=[(ids == family.image_token_id).nonzero().squeeze(1)])
-        with _watching(stack, watch):
-            prefix = build_prefix(family, rows[0].ids[:length], features)
         held = watch.held
-    else:
-        prefix = build_prefix(family, (), features)
     vlm.language_positions += length
 
     def run(batch: Sequence[int]) -> list[Mapping[Space, Compared]]:
         suffixes = [rows[i].ids[length:] for i in batch]
-        watch = _Watch(
-            spec,
-            order,
-            text=[torch.tensor(places[i]) - length for i in batch],
-            visual=[(torch.tensor(s) == family.image_token_id).nonzero().squeeze(1) for s in suffixes],
-            held=held,
-            found=[{} for _ in batch],
-        )
-        last = [[len(s) - 1] for s in suffixes]
-        with _watching(stack, watch):
+        text = [[place - length for place in rows[i].text] for i in batch]
+        with watching(text, [visual(suffix) for suffix in suffixes], held) as watch:
+            last = [[len(suffix) - 1] for suffix in suffixes]
             prefill(family, prefix, suffixes, last, None if length else features, vlm.pad_id)
         vlm.language_positions += len(batch) * max(map(len, suffixes))
-        return [_compared(found, order) for found in watch.found]
+        return [_compared(found, watching.order) for found in watch.found]
 
     def failed(_: int, message: str) -> Mapping[Space, Compared]:
         raise MemoryError(message)
 
     results: dict[int, Mapping[Space, Compared]] = {}
-    for group in vlm._paddable(rows, list(range(len(rows)))):
+    for group in vlm.paddable([Row(image, row.ids) for row in rows], list(range(len(rows)))):
         results.update(zip(group, vlm.batcher.map(group, run, failed), strict=True))
     return [results[i] for i in range(len(rows))]
+
+
+def _visual(placeholder: int, ids: Sequence[int]) -> list[int]:
+    """Where visual tokens stand in a sequence."""
+    return [place for place, token in enumerate(ids) if token == placeholder]
+
+
+def _shared(vlm: HfVlm, rows: Sequence[_Row]) -> int:
+    """How many of their first tokens rows can share: those before any text that is compared, the whole image among
+    them; 0 where it comes later, or the text changes what becomes of it."""
+    if not vlm.sharing.settled(True).prefix:
+        return 0
+    length = min(prompts.common_prefix([row.ids for row in rows]), *(min(row.text) for row in rows))
+    return 0 if vlm.family.image_token_id in rows[0].ids[length:] else length
 
 
 def _outside(
