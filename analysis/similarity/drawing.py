@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agevlm.vlm.contract import POOLINGS, Pooling
 from analysis.figures import figure, save, shortened, style
 from analysis.similarity.measuring import SPACES
 from analysis.similarity.score import FORMS, Cell, Records, sides_of
 
-BINS = 40
+BINS = (8, 40)
 MOST_TICKS = 14
 SPACE_NAMES = {
     "hidden": "hidden states",
@@ -31,16 +32,16 @@ def histograms(
     column = POOLINGS.index(pooling)
     with style() as seaborn:
         match, other = seaborn.color_palette()[:2]
-        drawn = figure(0.9 + 3.3 * len(kinds), 1.0 + 2.1 * len(records))
+        drawn = figure(0.9 + 3.3 * len(kinds), 1.3 + 2.1 * len(records))
         panels = drawn.subplots(len(records), len(kinds), squeeze=False, sharex=True, sharey=False)
         sides = {}
         for one in records:
             for cell in (cell for cell in main if cell.model == one.model):
                 at = one.layers["hidden"].index(cell.layer)
                 sides[cell.model, cell.kind] = sides_of(one, one.cosines["hidden", form][:, at, column], cell.kind)[0]
-        values = np.concatenate([part for own in sides.values() for part in (own.match, own.other)])
-        edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), BINS + 1)
         for row, one in zip(panels, records, strict=True):
+            values = [part for (model, _), own in sides.items() if model == one.model for part in (own.match, own.other)]
+            edges = _edges(np.concatenate(values))
             for panel, kind in zip(row, kinds, strict=True):
                 cell = next(c for c in main if (c.model, c.kind) == (one.model, kind))
                 own = sides[one.model, kind]
@@ -52,9 +53,17 @@ def histograms(
             row[0].set_ylabel(f"{shortened(one.model, 24)}\nlayer {one.headline['hidden']}")
         for panel, kind in zip(panels[-1], kinds, strict=True):
             panel.set_xlabel(f"cosine, against {kind}")
-        panels[0][-1].legend(loc="upper right", fontsize="small")
+        drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
         drawn.suptitle(f"Image-text similarity of hidden states ({pooling} pooling, {form})", fontsize="medium")
         return save(drawn, path)
+
+
+def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of bins, the same for both sides and all kinds of a model: more for more values."""
+    if not values.size:
+        return np.linspace(-1, 1, 2)
+    bins = int(np.clip(np.sqrt(values.size), *BINS))
+    return np.linspace(values.min(), max(values.max(), values.min() + 1e-6), bins + 1)
 
 
 def _said(cell: Cell) -> str:

@@ -337,6 +337,8 @@ def _outside(
     held: dict[Key, torch.Tensor] = {("hidden", name): states[seen, None] for name in order.get("hidden", ())}
     for name in order.get("query_key", ()):
         keys = prefix.held.layers[int(name)].keys
+        if keys is None:
+            raise NotSupported("keys of an image that stands behind its text are not known; put it first")
         held["query_key", name] = keys[0].transpose(0, 1)[seen.to(keys.device)]
     return held
 
