@@ -40,7 +40,9 @@ def histograms(
                 at = one.layers["hidden"].index(cell.layer)
                 sides[cell.model, cell.kind] = sides_of(one, one.cosines["hidden", form][:, at, column], cell.kind)[0]
         for row, one in zip(panels, records, strict=True):
-            values = [part for (model, _), own in sides.items() if model == one.model for part in (own.match, own.other)]
+            values = [
+                part for (model, _), own in sides.items() if model == one.model for part in (own.match, own.other)
+            ]
             edges = _edges(np.concatenate(values))
             for panel, kind in zip(row, kinds, strict=True):
                 cell = next(c for c in main if (c.model, c.kind) == (one.model, kind))
