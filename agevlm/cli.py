@@ -25,6 +25,7 @@ EVAL_COMMANDS = {
         "Ask a model CV-Bench's questions and score its answers in every reading.",
     ),
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
+    "judge": ("benchmarks.judge.commands:judge", "Have a run's answers read by a judge, or finish doing so."),
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
@@ -32,6 +33,7 @@ EVAL_COMMANDS = {
         "analysis.similarity.commands:similarity",
         "Measure whether matching pairs differ from others inside models.",
     ),
+    "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

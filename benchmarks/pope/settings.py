@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Fingerprint
+from benchmarks.judge.options import JudgeSettings
 from benchmarks.plan import Plan
 from benchmarks.pope.planning import limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
@@ -27,6 +29,8 @@ class PopeSettings(RunSettings):
     splits: tuple[str, ...]
     repope: Path | None
     protocols: tuple[Protocol, ...]
+    judge: JudgeSettings | None = None
+    """Who reads answers beside the rules; None: nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,12 @@ def load_data(settings: PopeSettings) -> Loaded:
     if settings.repope is not None:
         sets = with_repope_sets(sets, settings.repope)
     sets = limit_images(sets, settings.limit, settings.seed)
-    folder = FolderImages(settings.images) if settings.images is not None else None
+    return Loaded(sets, image_sources(sets, settings.images))
+
+
+def image_sources(sets: Sequence[QuestionSet], images: Path | None) -> tuple[ImageSource, ...]:
+    """Where the images of each set are: in this folder, or beside its questions. Raises DataError."""
+    folder = FolderImages(images) if images is not None else None
     sources: list[ImageSource] = []
     for one in sets:
         if folder is not None:
@@ -54,7 +63,7 @@ def load_data(settings: PopeSettings) -> Loaded:
             raise DataError(
                 f"{one.data_version}: the questions name images but hold none; give their folder with --images DIR"
             )
-    return Loaded(sets, tuple(sources))
+    return tuple(sources)
 
 
 def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> Plan:
