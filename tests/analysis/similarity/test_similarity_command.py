@@ -161,6 +161,7 @@ def test_it_writes_all_that_it_says(here, checkpoint, photos, tmp_path, kind):
         assert words in done.out
 
 
+@pytest.mark.slow
 def test_scores_come_from_the_records_alone_and_a_broken_run_goes_on(here, checkpoint, photos, tmp_path, monkeypatch):
     args = [*of_photos(photos), "--seed", 3]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -205,6 +206,7 @@ def test_records_say_what_was_compared(here, checkpoint, photos, tmp_path):
         assert row["tokens"] >= len(row["text"].split())
 
 
+@pytest.mark.slow
 def test_the_caption_alone_is_compared_whatever_carries_it(here, checkpoint, photos, tmp_path):
     found = {}
     for prompt in ("{text}", "Is this right? {text} Say yes or no."):
@@ -218,6 +220,7 @@ def test_the_caption_alone_is_compared_whatever_carries_it(here, checkpoint, pho
         assert one["hidden_raw"] != other["hidden_raw"]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_compared_over_the_same_images(here, checkpoint, photos, tmp_path):
     out, rows = tmp_path / "out", tmp_path / "rows.json"
     ckpts = [checkpoint("age_vlm"), checkpoint("llava")]
