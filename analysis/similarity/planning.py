@@ -106,6 +106,7 @@ def make_plan(material: Material, kinds: Sequence[str], *, seed: int, limit: int
         if lacking[kind] == len(chosen) and kind in kinds:
             raise DataError(f"--kind {kind}: {_why(kind, material)}")
     there = tuple(kind for kind in wanted if lacking[kind] < len(chosen))
+    notes += [f"no {kind} texts: {_why(kind, material)}" for kind in wanted if kind not in (*there, GIVEN)]
     if not there:
         raise DataError(f"{material.name}: no image has a text that does not match it; are all texts the same?")
     for partner, made in zip(partners, found, strict=bool(partners)):

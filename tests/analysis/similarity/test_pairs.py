@@ -164,6 +164,9 @@ def test_kinds_that_are_not_there(photos):
             planned(same, kind)
     with pytest.raises(DataError, match="are all texts the same"):
         planned(same)
+    some = from_jsonl(write_rows(photos / "p.jsonl", [{"image": n, "text": f"Grass {n}"} for n in CAPTIONS]), None)
+    assert planned(some).kinds == ("other", "word-order")
+    assert planned(some).notes[0].startswith("no hard texts: no text names a category")
 
 
 def test_changed_texts_stand_beside_unrelated_images_too(photos, tmp_path):
