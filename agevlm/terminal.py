@@ -7,13 +7,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from agevlm.errors import DataError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 TABLE_WIDTH = 400
 """More than any table needs: each takes its own width, and none is cut."""
@@ -62,6 +64,10 @@ TIMEOUT = click.option(
     metavar="SECONDS",
     help="Served models: for each request.",
 )
+CHECKPOINT = (DTYPE, DEVICE, DEVICE_MAP, CHAT_TEMPLATE)
+"""How to load a checkpoint, beside its name."""
+MODEL = (*CHECKPOINT, BATCH_SIZE, CONCURRENCY, TIMEOUT)
+"""How to run any model, beside its name."""
 JSON = click.option(
     "--json",
     "json_out",
@@ -69,6 +75,17 @@ JSON = click.option(
     callback=_json_target,
     help="Write the rows as one JSON array; - for stdout alone.",
 )
+
+
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds these options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @contextlib.contextmanager
@@ -119,11 +136,11 @@ def write_json(rows: Sequence[Mapping[str, Any]], json_out: str | None) -> None:
             raise DataError(f"--json {json_out}: cannot write: {error.strerror}") from None
 
 
-def chat_template_text(path: Path | None) -> str | None:
+def chat_template_text(path: str | Path | None) -> str | None:
     """The text of a --chat-template file; None where none was given. Raises DataError if it cannot be read."""
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--chat-template {path}: cannot read: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DEVICE_MAP, DTYPE, JSON, chat_template_text, consoles
+from agevlm.terminal import CHECKPOINT, CKPT, JSON, consoles, with_options
 
 
 @click.command()
@@ -24,10 +24,7 @@ from agevlm.terminal import CHAT_TEMPLATE, CKPT, DEVICE, DEVICE_MAP, DTYPE, JSON
 @click.option("--layer", "layers", multiple=True, type=click.IntRange(0), help="Layer to show, repeatable.  [a few]")
 @click.option("--smooth", is_flag=True, help="Blend between cells instead of showing each as a square.")
 @click.option("--max-new-tokens", default=32, show_default=True, type=click.IntRange(1), help="Of the answer.")
-@DTYPE
-@DEVICE
-@DEVICE_MAP
-@CHAT_TEMPLATE
+@with_options(*CHECKPOINT)
 @click.option("--out", type=click.Path(path_type=Path), help="PNG, PDF or SVG file.  [runs/look-MODEL-IMAGE.png]")
 @JSON
 def look(**options: Any) -> None:
@@ -44,17 +41,10 @@ def look(**options: Any) -> None:
     from agevlm.vlm.choice import ModelChoice
     from analysis.looking import LookSettings, look_at
 
-    model = ModelChoice(
-        options["ckpt"],
-        options["dtype"],
-        options["device"],
-        chat_template=chat_template_text(options["chat_template"]),
-        device_map=options["device_map"],
-    )
     console, notes = consoles()
     look_at(
         LookSettings(
-            model=model,
+            model=ModelChoice.of(options),
             image=options["image"],
             question=options["question"],
             words=options["words"],

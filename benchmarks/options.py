@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from agevlm.terminal import (
-    BATCH_SIZE,
-    CHAT_TEMPLATE,
-    CONCURRENCY,
-    DEVICE,
-    DEVICE_MAP,
-    DTYPE,
-    JSON,
-    TIMEOUT,
-    chat_template_text,
-)
+from agevlm.terminal import JSON, MODEL, Command, with_options
 from benchmarks.controls import CONTROLS
-
-if TYPE_CHECKING:
-    from agevlm.vlm.choice import ModelChoice
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCENES = "scenes"
 PARTIAL = click.option("--allow-partial", is_flag=True, help="Exit 0 although answers are missing.")
@@ -63,37 +48,6 @@ VERIFY = click.option(
 )
 
 
-MODEL = (DTYPE, DEVICE, DEVICE_MAP, BATCH_SIZE, CHAT_TEMPLATE, CONCURRENCY, TIMEOUT)
-"""How to run a model, beside its name."""
-
-
-def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """A decorator that adds these options to a command, in this order."""
-
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-def model_choice(options: Mapping[str, Any]) -> ModelChoice:
-    """The model that `--ckpt` and the options of `MODEL` name. Raises DataError if its chat template cannot be read."""
-    from agevlm.vlm.choice import ModelChoice
-
-    return ModelChoice(
-        options["ckpt"],
-        options["dtype"],
-        options["device"],
-        options["batch_size"],
-        chat_template_text(options["chat_template"]),
-        options["device_map"],
-        concurrency=options["concurrency"],
-        timeout=options["timeout"],
-    )
-
-
 def run_options(default_folder: str) -> Callable[[Command], Command]:
     """How to run a model: controls, sizes, device, run folder (by default this), plan, checks, seeds, output."""
     out = click.option("--out", type=click.Path(path_type=Path), help=f"Run folder.  [{default_folder}]")
@@ -102,10 +56,12 @@ def run_options(default_folder: str) -> Callable[[Command], Command]:
 
 def run_settings(options: Mapping[str, Any], hub: str) -> dict[str, Any]:
     """The fields of `RunSettings` but its prompt from a command's options; `hub` is the default questions' hub id."""
+    from agevlm.vlm.choice import ModelChoice
+
     controls = options["controls"]
     same = ("images", "max_new_tokens", "limit", "seed", "draws", "out", "fresh", "verify", "json_out", "allow_partial")
     return {
-        "model": model_choice(options),
+        "model": ModelChoice.of(options),
         "questions": options["questions"] or (SCENES if of_scenes(options) else hub,),
         "controls": CONTROLS if "all" in controls else controls,
         **{name: options[name] for name in same},

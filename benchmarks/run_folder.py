@@ -29,7 +29,7 @@ from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
 
 SCHEMA = 1
 RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.jsonl", "judge-audit.json")
-OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", *RESULTS)
+OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "probes", *RESULTS)
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
 

@@ -27,6 +27,11 @@ for name in ("assemble", "describe"):
     assert result.exit_code == 0, result.output
 heavy = sorted({"torch", "pandas", "transformers", "numpy", "rich", "timm", "benchmarks"} & set(sys.modules))
 assert not heavy, heavy
+for name in ("look", "pope", "cvbench", "lmms", "judge-audit", "score"):
+    result = CliRunner().invoke(eval_group, [name, "--help"])
+    assert result.exit_code == 0, result.output
+heavy = sorted({"torch", "pandas", "transformers", "numpy", "rich", "lmms_eval", "agevlm.vlm"} & set(sys.modules))
+assert not heavy, heavy
 """
 
 

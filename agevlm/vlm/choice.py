@@ -6,11 +6,13 @@ import hashlib
 import importlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agevlm.data.checkpoint_files import SCENES
+from agevlm.terminal import chat_template_text
 from agevlm.vlm.contract import Fingerprint, Vlm
 
 SMALL = 20_000_000
@@ -35,6 +37,17 @@ class ModelChoice:
     """Most requests under way to a served model."""
     timeout: float = 120.0
     """Seconds that a served model may take for a request."""
+
+    @staticmethod
+    def of(options: Mapping[str, Any]) -> ModelChoice:
+        """The model that a command's options name: `ckpt`, and those of `agevlm.terminal.MODEL` that the command has.
+
+        Raises:
+            DataError: the file of `chat_template` cannot be read.
+        """
+        same = ("dtype", "device", "batch_size", "device_map", "concurrency", "timeout")
+        given = {name: options[name] for name in same if name in options}
+        return ModelChoice(options["ckpt"], chat_template=chat_template_text(options["chat_template"]), **given)
 
     @property
     def adapter(self) -> str | None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import CKPT, JSON, consoles
-from benchmarks.options import MODEL, model_choice, with_options
+from agevlm.terminal import CKPT, JSON, MODEL, consoles, with_options
 
 
 def _print_task_files(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -61,13 +60,14 @@ def lmms(**options: Any) -> None:
     agevlm-eval lmms --tasks my_task --include-path tasks/ --ckpt DIR
     """
     from agevlm.errors import DataError
+    from agevlm.vlm.choice import ModelChoice
     from benchmarks.lmms.command import LmmsSettings, run_lmms
 
     tasks = tuple(dict.fromkeys(name.strip() for name in options["tasks"].split(",") if name.strip()))
     if not tasks:
         raise DataError("--tasks names no task")
     settings = LmmsSettings(
-        model=model_choice(options),
+        model=ModelChoice.of(options),
         chat_template=options["chat_template"],
         tasks=tasks,
         include=options["include"],

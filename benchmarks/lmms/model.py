@@ -18,7 +18,6 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from agevlm.errors import DataError, NotSupported
-from agevlm.terminal import chat_template_text
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint, Vlm
 from benchmarks.lmms import asking
@@ -71,17 +70,7 @@ class Options:
 
     def choice(self) -> ModelChoice:
         """The model, not loaded."""
-        template = chat_template_text(None if self.chat_template is None else Path(self.chat_template))
-        return ModelChoice(
-            self.pretrained,
-            self.dtype,
-            self.device,
-            self.batch_size,
-            template,
-            self.device_map,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-        )
+        return ModelChoice.of({"ckpt": self.pretrained, **dataclasses.asdict(self)})
 
 
 class Likelihood(tuple, GenerationResult):
