@@ -8,7 +8,7 @@ swapped   the map as it is, against the mask of a phrase of another image
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from random import Random
 
 import numpy as np
@@ -46,37 +46,43 @@ def centre_prior(geometry: Geometry) -> Floats:
 
 
 class OtherMaps:
-    """The mean map of all images but one.
+    """The mean map of all images but one. Each image counts once, by the mean of its own maps (`mean_map`).
 
-    Each image's mean counts once. Where grids differ in shape, maps are carried over by relative position, by areas.
-
-    Args:
-        maps: by image, the mean of its maps, (..., rows, columns), with leading axes that are the same for all.
+    Where grids differ in shape, maps are carried over by relative position, by areas.
     """
 
-    def __init__(self, maps: Mapping[str, Floats]) -> None:
-        self._own = {name: _normal(held) for name, held in maps.items()}
+    def __init__(self) -> None:
         self._sums: dict[tuple[int, int], Floats] = {}
-        for held in self._own.values():
-            shape = (held.shape[-2], held.shape[-1])
-            self._sums[shape] = self._sums.get(shape, 0.0) + held
+        self._images: Floats = np.zeros(1)
 
-    def without(self, image: str) -> Floats | None:
-        """(..., rows, columns): the mean of the others on this image's grid; None if there are no others."""
-        if len(self._own) < 2:
-            return None
-        own = self._own[image]
+    def add(self, own: Floats) -> None:
+        """Add an image's mean map, (..., rows, columns), of the same leading axes for all images."""
         shape = (own.shape[-2], own.shape[-1])
-        total = sum(carried(held, shape) for held in self._sums.values()) - own
-        mean: Floats = np.asarray(total).clip(min=0) / (len(self._own) - 1)
+        self._sums[shape] = self._sums.get(shape, np.zeros(own.shape)) + own
+        self._images = self._images + _looked(own)
+
+    def without(self, own: Floats) -> Floats:
+        """(..., rows, columns): the mean of the others on the grid of an image that was added; NaN where none is."""
+        shape = (own.shape[-2], own.shape[-1])
+        total = np.sum([carried(held, shape) for held in self._sums.values()], axis=0) - own
+        others = (self._images - _looked(own))[..., None, None]
+        mean: Floats = np.divide(total.clip(min=0), others, out=np.full(total.shape, np.nan), where=others > 0)
         return mean
 
 
-def _normal(maps: Floats) -> Floats:
-    """Maps that sum to 1; those without attention stay 0."""
-    total = maps.sum((-2, -1), keepdims=True)
-    shares: Floats = np.divide(maps, total, out=np.zeros_like(maps, dtype=np.float64), where=total > 0)
-    return shares
+def mean_map(maps: Sequence[Floats]) -> Floats:
+    """(..., rows, columns): the mean of maps, each divided by its sum.
+
+    Those that are NaN or without attention do not count; where all are such it is 0.
+    """
+    held = np.stack(maps)
+    total = np.nan_to_num(held.sum((-2, -1), keepdims=True))
+    shares = np.divide(held, total, out=np.zeros(held.shape), where=total > 0)
+    return np.asarray(shares.sum(0) / (total > 0).sum(0).clip(min=1))
+
+
+def _looked(own: Floats) -> Floats:
+    return np.asarray(own.sum((-2, -1)) > 0, np.float64)
 
 
 def carried(maps: Floats, shape: tuple[int, int]) -> Floats:
@@ -89,8 +95,7 @@ def carried(maps: Floats, shape: tuple[int, int]) -> Floats:
     if maps.shape[-2:] == shape:
         return maps
     down, across = (_shares(old, new) for old, new in zip(maps.shape[-2:], shape, strict=True))
-    moved: Floats = down.T @ maps @ across
-    return moved
+    return np.asarray(down.T @ maps @ across)
 
 
 def _shares(old: int, new: int) -> Floats:
