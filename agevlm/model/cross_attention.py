@@ -98,7 +98,7 @@ class AgeVlmCrossAttention(nn.Module):
             asked = queries[probe.rows, :, probe.positions]
             seen = None if visible is None else visible[probe.rows]
             probed = Probed(
-                attention_rows(asked, keys, probe.rows, self.scaling, seen) if probe.attention else None,
+                attention_rows(asked, keys, probe.rows, self.scaling, seen, probe.heads) if probe.attention else None,
                 asked if probe.queries_keys else None,
                 keys if probe.queries_keys else None,
             )

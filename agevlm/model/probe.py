@@ -21,7 +21,9 @@ class ProbeRequest:
     layers: Sequence[int] | None = None
     """Cross-attention layers, as indices of the fused stack; None for all."""
     attention: bool = True
-    """Record head-mean cross-attention."""
+    """Record cross-attention."""
+    heads: bool = False
+    """Record it head by head; else its mean over heads."""
     queries_keys: bool = False
     """Record projected (and normalised) queries and keys."""
     hidden_states: Sequence[int] = ()
@@ -35,7 +37,8 @@ class ProbeResult:
 
     layers: tuple[int, ...] = ()
     attention: tuple[torch.Tensor, ...] = ()
-    """Per layer (P, visual tokens) float32: softmax over visual tokens, mean over heads; each row sums to 1."""
+    """Per layer (P, visual tokens) float32: softmax over visual tokens, mean over heads; each row sums to 1. With
+    `heads` (P, heads, visual tokens)."""
     queries: tuple[torch.Tensor, ...] = ()
     """Per layer (P, heads, head size)."""
     keys: tuple[torch.Tensor, ...] = ()
@@ -45,9 +48,14 @@ class ProbeResult:
 
 
 def attention_rows(
-    queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, scaling: float, visible: torch.Tensor | None = None
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    rows: torch.Tensor,
+    scaling: float,
+    visible: torch.Tensor | None = None,
+    heads: bool = False,
 ) -> torch.Tensor:
-    """Head-mean attention of chosen queries over all keys.
+    """Attention of chosen queries over all keys.
 
     softmax(q k^T * scaling), mean over heads, in float32.
 
@@ -57,22 +65,26 @@ def attention_rows(
         rows: (P,) batch row of each query.
         scaling: factor of the scores, 1 / sqrt(head size) in LLaMA.
         visible: (P, keys) bool: what each query may see; None for all.
+        heads: keep the heads apart.
 
     Returns:
-        (P, keys) float32; each row sums to 1, or is 0 where the query sees nothing.
+        (P, keys), or (P, heads, keys), float32; each row sums to 1, or is 0 where the query sees nothing.
     """
     # Autocast would take the products to half precision, whatever the dtype of what is multiplied.
     with torch.autocast(queries.device.type, enabled=False):
-        heads, groups = queries.shape[1], keys.shape[1]
-        grouped = queries.float().unflatten(1, (groups, heads // groups))
-        parts, order = [grouped.new_zeros(0, keys.shape[2])], [rows.new_zeros(0)]
+        count, groups = queries.shape[1], keys.shape[1]
+        grouped = queries.float().unflatten(1, (groups, count // groups))
+        parts = [grouped.new_zeros(0, *([count] * heads), keys.shape[2])]
+        order = [rows.new_zeros(0)]
         # One batch row at a time: a copy of the keys for every query would need many times the memory.
         for row in rows.unique().tolist():
             members = (rows == row).nonzero().squeeze(1)
             scores = torch.einsum("pghd,gnd->pghn", grouped[members], keys[row].float()) * scaling
             if visible is not None:
                 scores = scores.masked_fill(~visible[members, None, None], torch.finfo(scores.dtype).min)
-            means = scores.softmax(-1).mean((1, 2))
-            parts.append(means if visible is None else means * visible[members].any(-1, keepdim=True))
+            weights = scores.softmax(-1).flatten(1, 2)
+            if visible is not None:
+                weights = weights * visible[members].any(-1)[:, None, None]
+            parts.append(weights if heads else weights.mean(1))
             order.append(members)
         return torch.cat(parts)[torch.cat(order).argsort()]

@@ -140,7 +140,7 @@ def _compare(vlm: HfVlm, run: PeerRun, task: LocalTask, limit: int, found: Besid
     image = decode_jpeg(jpeg)
     encoded = vlm.encode([image])
     asks = [Ask(prompt, 0, limit) for prompt in _prompts(questions)]
-    given = [tuple(vlm._row(encoded, ask)[1].ids) for ask in asks]
+    given = [tuple(vlm.row(encoded, ask)[1].ids) for ask in asks]
     if unknown := [q for q, ids in zip(questions, given, strict=True) if ids not in run.outputs]:
         raise PeerFailed(
             f"{task.name}: lmms-eval gave its model other token ids than ours for {len(unknown)} of {len(given)} "

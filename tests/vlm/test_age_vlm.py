@@ -77,7 +77,7 @@ def test_with_the_question_first_the_words_before_it_alone_are_shared(checkpoint
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=QUESTION_FIRST)
     seen = seen_by_language_model(model)
     encoded = model.encode(pictures[:1])
-    rows = [model._row(encoded, a)[1].ids for a in asks_about(0)]
+    rows = [model.row(encoded, a)[1].ids for a in asks_about(0)]
     shared = next(n for n in range(99) if len({r[n] for r in rows}) > 1)
     assert 0 < shared < 6
     model.answer(encoded, asks_about(0, 1))
@@ -97,7 +97,7 @@ def test_rows_that_share_no_token_at_all_equal_plain_generation(checkpoint, pict
     encoded = model.encode(pictures[:2])
     for image in (0, 1, None):
         asks = asks_about(image, 6, ["dog?", "Is there a cat?", "?"])
-        ids = [model._row(encoded, a)[1].ids for a in asks]
+        ids = [model.row(encoded, a)[1].ids for a in asks]
         assert len({r[0] for r in ids}) == 3
         before = sum(seen)
         replies = model.answer(encoded, asks)
@@ -194,7 +194,7 @@ def question_of(model, encoded, image, length):
     for dogs in range(2 * CONTEXT):
         for marks in range(3):
             question = "dog " * dogs + "?" * marks + "."
-            if len(model._row(encoded, Ask(question, image))[1].ids) == length:
+            if len(model.row(encoded, Ask(question, image))[1].ids) == length:
                 return question
     raise AssertionError(f"no question of {length} tokens")
 
@@ -263,5 +263,5 @@ def test_no_token_of_the_text_stands_for_the_image(vlm, pictures, kind):
     questions = ["".join(map(model.tokenizer.decode, range(4))), "Is there a dog?"]
     asks = asks_about(0, 4, questions)
     encoded = model.encode(pictures[:1])
-    assert set(range(4)) <= set(model._row(encoded, asks[0])[1].ids)
+    assert set(range(4)) <= set(model.row(encoded, asks[0])[1].ids)
     assert_equal_to_plain(model, pictures, asks, model.answer(encoded, asks))

@@ -145,7 +145,7 @@ def test_token_ids_of_every_prompt_are_the_processors(vlm, pictures, kind):
             text = prompts.render(model.processor, question, with_image=image is not None)
             shown = None if image is None else pictures[image]
             expected = model.processor(text=text, images=shown, return_tensors="pt")["input_ids"][0].tolist()
-            assert model._row(encoded, Ask(question, image))[1].ids == expected
+            assert model.row(encoded, Ask(question, image))[1].ids == expected
             assert expected.count(model.tokenizer.bos_token_id) == 1
 
 
@@ -222,7 +222,7 @@ def test_a_template_that_writes_bos_itself_gets_no_second_one(checkpoint, pictur
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=WITH_BOS)
     encoded = model.encode(pictures)
     for image in (0, None):
-        ids = model._row(encoded, Ask("Is there a dog?", image))[1].ids
+        ids = model.row(encoded, Ask("Is there a dog?", image))[1].ids
         assert ids.count(model.tokenizer.bos_token_id) == 1
         assert ids[0] == model.tokenizer.bos_token_id
         asks = asks_about(image, 6)
@@ -278,7 +278,7 @@ def test_in_half_precision_log_probabilities_stay_close_and_flips_have_small_mar
         inputs = model.processor(text=text, images=image, return_tensors="pt").to(model.model.dtype)
         with torch.inference_mode():
             logprobs = model.model(**inputs).logits[0, -1].float().log_softmax(-1)
-        for word, ids in model._candidate_ids(ask.candidates).items():
+        for word, ids in model.candidate_ids(ask.candidates).items():
             assert reply.logprobs[word] == pytest.approx(float(logprobs[ids].logsumexp(0)), abs=tolerance)
         for flip in find_flips(model, image, [ask], [reply]):
             assert 0 <= flip.margin < tolerance

@@ -158,7 +158,7 @@ def test_log_probabilities_of_candidates_are_those_of_a_whole_pass(vlm, pictures
     for ask, reply in zip(asks, model.answer(model.encode(pictures), asks), strict=True):
         logprobs = longhand(model, None if ask.image is None else pictures[ask.image], ask.prompt)[0]
         assert set(reply.logprobs) == {"yes", "no"}
-        for word, ids in model._candidate_ids(ask.candidates).items():
+        for word, ids in model.candidate_ids(ask.candidates).items():
             assert reply.logprobs[word] == pytest.approx(float(logprobs[ids].logsumexp(0)), abs=1e-3)
 
 
@@ -180,7 +180,7 @@ def differs(model, pictures):
     asks = asks_about(1, 6)
     replies = model.answer(model.encode(pictures[:2]), asks)
     logprobs = [longhand(model, pictures[1], ask.prompt)[0] for ask in asks]
-    yes = model._candidate_ids(("yes", "no"))["yes"]
+    yes = model.candidate_ids(("yes", "no"))["yes"]
     apart = [abs(r.logprobs["yes"] - float(p[yes].logsumexp(0))) for r, p in zip(replies, logprobs, strict=True)]
     return bool(find_flips(model, pictures[1], asks, replies)), max(apart) > 1e-2
 
@@ -229,7 +229,7 @@ def test_each_image_is_encoded_once_and_the_prefix_run_once_where_it_is_shared(f
     model.rank(encoded, asks[:3], [[" Yes", " No"]] * 3)
     assert len(runs) == model.vision_calls == len(pictures)
     asks = [Ask(f"Is there a {thing}?", 0, 1) for thing in ("book", "bowl", "chair")]
-    rows = [model._row(encoded, ask)[1].ids for ask in asks]
+    rows = [model.row(encoded, ask)[1].ids for ask in asks]
     shared = next(n for n in range(99) if len({row[n] for row in rows}) > 1) if kind != "paligemma" else 0
     encoded.prefixes.clear()
     before = model.language_positions

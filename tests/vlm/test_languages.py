@@ -91,7 +91,7 @@ def test_a_long_row_changes_no_positions_of_a_short_one(folder, pictures, kind, 
     assert model.family.stretch == ORIGINAL
     encoded = model.encode(pictures[:1])
     short, long = Ask("dog", 0, 8), Ask("dog " * 14, 0, 30)
-    lengths = [len(row.ids) + row.limit for row in (model._row(encoded, ask)[1] for ask in (short, long))]
+    lengths = [len(row.ids) + row.limit for row in (model.row(encoded, ask)[1] for ask in (short, long))]
     assert lengths[0] <= ORIGINAL <= lengths[1]
     assert_plain(model, pictures[:1], [short, long])
 
@@ -106,7 +106,7 @@ def test_a_row_that_has_ended_stays_within_the_context(checkpoint, pictures, mon
     )
     encoded = model.encode(pictures[:1])
     long = Ask("Is there a cat? " * 4, 0, 2)
-    model.family.context = len(model._row(encoded, long)[1].ids) + 2
+    model.family.context = len(model.row(encoded, long)[1].ids) + 2
     replies = model.answer(encoded, [long, Ask("?", 0, 40)])
     hook.remove()
     assert len(replies[0].token_ids) == 2 < len(replies[1].token_ids)
@@ -165,7 +165,7 @@ def test_options_beyond_the_context_are_refused_the_plain_way_too(folder, pictur
     ask = Ask("Is there a dog?", 0, 2)
     model.answer(encoded, [ask])
     assert not model.describe()["reuse"]["image"]
-    model.family.context = len(model._row(encoded, ask)[1].ids) + 2
+    model.family.context = len(model.row(encoded, ask)[1].ids) + 2
     with pytest.raises(DataError, match="ends beyond the model's context"):
         model.rank(encoded, [ask], [[" dog dog dog dog dog"]])
 

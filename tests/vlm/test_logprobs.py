@@ -46,7 +46,7 @@ def test_other_candidates_are_scored_where_a_first_token_tells_them(vlm, picture
     model = vlm()
     reply = model.answer(model.encode(pictures[:1]), [Ask("?", 0, 1, candidates=("dog", "cat"))])[0]
     logprobs = longhand(model, pictures[0], "?")[0]
-    ids = model._candidate_ids(("dog", "cat"))
+    ids = model.candidate_ids(("dog", "cat"))
     assert ids["dog"]
     assert not set(ids["dog"]) & set(ids["cat"])
     for word in ("dog", "cat"):
@@ -92,7 +92,7 @@ ENDS_INSIDE_A_WORD = (
 @pytest.mark.parametrize("kind", ["llava", "age_vlm", "age_vlm_concat"])
 def test_an_option_that_would_merge_with_the_prompt_is_tokenised_by_itself(checkpoint, pictures, kind):
     model = HfVlm.load(checkpoint(kind), device="cpu", chat_template=ENDS_INSIDE_A_WORD)
-    text, row = model._row(model.encode(pictures[:1]), Ask("Is there a dog?", 0))
+    text, row = model.row(model.encode(pictures[:1]), Ask("Is there a dog?", 0))
     assert prompts.token_ids(model.tokenizer, text + "es")[: len(row.ids)] != row.ids, "the fixture no longer merges"
     ids = model.tokenizer.encode("es", add_special_tokens=False)
     score = model.rank(model.encode(pictures[:1]), [Ask("Is there a dog?", 0)], [["es"]])[0][0]

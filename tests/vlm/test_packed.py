@@ -33,7 +33,7 @@ def fresh(checkpoint):
 def begun(model, picture, questions):
     """The prefix of an image and the suffixes of questions about it."""
     images = model.encode([picture])
-    rows = [model._row(images, Ask(q, 0))[1].ids for q in questions]
+    rows = [model.row(images, Ask(q, 0))[1].ids for q in questions]
     shared = min(next(n for n in range(999) if len({r[n] for r in rows}) > 1), min(map(len, rows)) - 1)
     return build_prefix(model.family, rows[0][:shared], images.features[0]), [r[shared:] for r in rows]
 
@@ -224,7 +224,7 @@ def test_a_question_whose_numbers_overflow_costs_the_others_nothing(fresh, pictu
     asks = asks_about(0, 4, DIFFERENT)
     options = [[" Yes", " No"]] * 3
     plain, ranked = model.answer(images, asks), model.rank(images, asks, options)
-    rows = [model._row(images, a)[1].ids for a in asks]
+    rows = [model.row(images, a)[1].ids for a in asks]
     bad = next(t for t in rows[1] if t not in rows[0] and t not in rows[2])
     embed = model.family.embed
 
@@ -259,7 +259,7 @@ def test_positions_counted_are_those_that_ran(fresh, pictures, kind):
     )
     images = model.encode(pictures[:1])
     asks = asks_about(0, 5)
-    rows = [model._row(images, a)[1].ids for a in asks]
+    rows = [model.row(images, a)[1].ids for a in asks]
     replies = model.answer(images, asks)
     prefix = next(n for n in range(999) if len({r[n] for r in rows}) > 1)
     assert (prefix > 16) == (kind in IN_TEXT)
@@ -272,7 +272,7 @@ def test_packed_prefill_without_a_prefix(vlm, pictures):
     model = vlm("age_vlm_concat")
     with torch.inference_mode():
         start = build_prefix(model.family, (), None)
-        rows = [model._row(model.encode([]), Ask(q, None))[1].ids for q in DIFFERENT]
+        rows = [model.row(model.encode([]), Ask(q, None))[1].ids for q in DIFFERENT]
         wanted = [range(len(r)) for r in rows]
         batch = prefill(model.family, start, rows, wanted, None, model.pad_id).logits
         pack = packed.prefill_packed(model.family, start, rows, wanted).logits

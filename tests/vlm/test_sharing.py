@@ -90,7 +90,7 @@ def assert_plain(model, pictures, tokens=5):
         assert find_flips(model, None if image is None else pictures[image], *zip(*mine, strict=True)) == []
     for ask, reply in zip(asks, replies, strict=True):
         logprobs = longhand(model, None if ask.image is None else pictures[ask.image], ask.prompt)[0]
-        for word, ids in model._candidate_ids(ask.candidates).items():
+        for word, ids in model.candidate_ids(ask.candidates).items():
             assert reply.logprobs[word] == pytest.approx(float(logprobs[ids].logsumexp(0)), abs=1e-3)
     options = [[" Yes", " dining table"]] * 3
     for ask, scores in zip(asks[5:8], model.rank(encoded, asks[5:8], options), strict=True):

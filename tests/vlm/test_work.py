@@ -75,7 +75,7 @@ def test_the_language_model_runs_over_the_prefix_once_and_over_suffixes_only(fre
     seen = seen_by_language_model(fresh)
     encoded = fresh.encode(pictures[:1])
     asks = asks_about(0, 1, EIGHTEEN)
-    rows = [fresh._row(encoded, a)[1].ids for a in asks]
+    rows = [fresh.row(encoded, a)[1].ids for a in asks]
     prefix = next(n for n in range(99) if len({r[n] for r in rows}) > 1)
     assert (prefix > 16) == (kind in IN_TEXT), "the visual tokens, if any, are in the prefix"
     fresh.answer(encoded, asks)
@@ -92,7 +92,7 @@ def test_questions_asked_one_by_one_share_the_image_too(fresh, pictures, kind):
     encoded = fresh.encode(pictures[:1])
     for question in EIGHTEEN:
         fresh.answer(encoded, [Ask(question, 0, 1)])
-    rows = [fresh._row(encoded, Ask(q, 0))[1].ids for q in EIGHTEEN]
+    rows = [fresh.row(encoded, Ask(q, 0))[1].ids for q in EIGHTEEN]
     longest = max(map(len, rows))
     shared = next(n for n in range(99) if len({r[n] for r in rows}) > 1)
     assert (shared > 16) == (kind in IN_TEXT)
@@ -103,7 +103,7 @@ def test_a_known_prefix_that_shares_little_gives_way_to_a_better_one(fresh, pict
     encoded = fresh.encode(pictures[:1])
     fresh.answer(encoded, asks_about(0, 1, EIGHTEEN))
     asks = asks_about(0, 1, [f"{'What? ' * 40}{end}" for end in ("dog?", "cat?", "bus?")])
-    rows = [fresh._row(encoded, a)[1].ids for a in asks]
+    rows = [fresh.row(encoded, a)[1].ids for a in asks]
     shared = next(n for n in range(999) if len({r[n] for r in rows}) > 1)
     seen = seen_by_language_model(fresh)
     fresh.answer(encoded, asks)

@@ -26,13 +26,17 @@ NAME = "agevlm_rows"
 class AttentionRows:
     """Which rows to compute, and what was found."""
 
+    rows: torch.Tensor
+    """(P,) batch row of each query."""
     queries: torch.Tensor
-    """(P,) positions of the queries in a sequence without padding, batch size 1."""
+    """(P,) its position among the tokens of this forward pass; what is cached does not count."""
     columns: torch.Tensor
-    """(C,) positions of the keys to keep."""
+    """(P, C) positions of the keys to keep, cached ones counted."""
     layers: Sequence[int]
+    heads: bool = False
+    """Whether to keep the heads apart; else their mean."""
     found: dict[int, torch.Tensor] = field(default_factory=dict)
-    """Layer -> (P, C) float32 on the CPU: softmax over all visible keys, mean over heads, the wanted columns."""
+    """Layer -> (P, C), or (P, heads, C), float32 on the CPU: softmax over all visible keys, the wanted columns."""
 
 
 _active: ContextVar[AttentionRows | None] = ContextVar("active", default=None)
@@ -48,20 +52,25 @@ def _attend(
 ) -> Any:
     wanted = _active.get()
     if wanted is not None and module.layer_idx in wanted.layers:
-        places = torch.arange(key.shape[2], device=key.device)
-        visible = places[None] <= wanted.queries[:, None]
-        if attention_mask is not None:
-            rows = attention_mask[0, 0, wanted.queries]
-            visible = visible & (rows if rows.dtype == torch.bool else rows == 0)
+        rows, queries, columns = (t.to(key.device) for t in (wanted.rows, wanted.queries, wanted.columns))
+        if attention_mask is None:
+            # Then it is plainly causal.
+            past = key.shape[2] - query.shape[2]
+            visible = torch.arange(key.shape[2], device=key.device)[None] <= past + queries[:, None]
+        else:
+            seen = attention_mask[rows if attention_mask.shape[0] > 1 else torch.zeros_like(rows), 0, queries]
+            visible = seen if seen.dtype == torch.bool else seen == 0
         scaling = kwargs.get("scaling")
         weights = attention_rows(
-            query[0][:, wanted.queries].transpose(0, 1),
+            query[rows, :, queries],
             key,
-            torch.zeros_like(wanted.queries),
+            rows,
             query.shape[-1] ** -0.5 if scaling is None else scaling,
             visible,
+            wanted.heads,
         )
-        wanted.found[module.layer_idx] = weights[:, wanted.columns].cpu()
+        kept = columns[:, None].expand(-1, weights.shape[1], -1) if wanted.heads else columns
+        wanted.found[module.layer_idx] = weights.gather(-1, kept).cpu()
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

@@ -8,19 +8,24 @@ one, in order, and (2) positions are plain. Here are LLaVA and AGE-VLM; others a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from agevlm.errors import NotSupported
 from agevlm.vlm.hf.devices import input_device, vision_device
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from PIL.Image import Image
     from transformers import DynamicCache
 
     from agevlm.geometry import Geometry
+    from agevlm.vlm.hf.attention import AttentionRows
     from agevlm.vlm.hf.layout import Layout
 
 
@@ -172,40 +177,39 @@ class Family:
         """Layers in which text can look at the image."""
         return list(range(self.model.config.get_text_config().num_hidden_layers))
 
-    def attention(self, ids: torch.Tensor, features: Any, layers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Head-mean attention of every text token to the image.
+    @contextmanager
+    def recording(self, wanted: AttentionRows) -> Iterator[None]:
+        """Record rows of attention to the visual tokens in the forward passes of this context."""
+        from agevlm.vlm.hf.attention import recording
+
+        inner = self.model.model
+        with recording(inner.language_model if hasattr(inner, "language_model") else inner.text_model, wanted):
+            yield
+
+    def columns(self, ids: Sequence[int]) -> list[int]:
+        """Where the visual tokens are among the keys of attention to the image, for a row of token ids."""
+        return [place for place, token in enumerate(ids) if token == self.image_token_id]
+
+    def visual_end(self, ids: Sequence[int]) -> int:
+        """How many tokens of a row are there when the image is whole; 0 where the text holds none of it."""
+        return max(self.columns(ids), default=-1) + 1
+
+    def hide(
+        self, mask: torch.Tensor, rows: Sequence[Sequence[int]], hidden: Sequence[NDArray[np.bool_]]
+    ) -> dict[str, Any]:
+        """Hide visual tokens from the tokens of a forward pass.
 
         Args:
-            ids: (1, length) a whole sequence, placeholders included.
-            features: of its image.
-            layers: to record.
+            mask: (rows, keys) attention mask, changed here where visual tokens are among its keys.
+            rows: all token ids of each row, cached ones too.
+            hidden: for each row (visual tokens,).
 
         Returns:
-            (layers, text tokens, cells) to the grid, row by row, and (layers, text tokens) to other visual tokens;
-            float32 on the CPU.
+            Further arguments of the model.
         """
-        import torch
-
-        from agevlm.vlm.hf.attention import AttentionRows, recording
-
-        is_visual = ids[0] == self.image_token_id
-        visual = is_visual.nonzero().squeeze(1)
-        wanted = AttentionRows((~is_visual).nonzero().squeeze(1), visual, list(layers))
-        with recording(self.model.model.language_model, wanted):
-            self.model(
-                inputs_embeds=self.embed(ids, features),
-                attention_mask=torch.ones_like(ids),
-                use_cache=False,
-                logits_to_keep=1,
-            )
-        rows = torch.stack([wanted.found[layer] for layer in layers])
-        first, cells = self.before_grid, self.grid[0] * self.grid[1]
-        if rows.shape[-1] < first + cells:
-            raise NotSupported(
-                f"the image has {rows.shape[-1]} visual tokens, but a grid of {self.grid[0]} x {self.grid[1]} would "
-                f"need {first + cells}: where they lie is not known for this checkpoint"
-            )
-        return rows[..., first : first + cells], rows[..., :first].sum(-1) + rows[..., first + cells :].sum(-1)
+        for row, ids, own in zip(mask, rows, hidden, strict=True):
+            row[[place for place, gone in zip(self.columns(ids), own, strict=True) if gone]] = 0
+        return {}
 
     def embed(self, ids: torch.Tensor, features: Any | None) -> torch.Tensor:
         """Input embeddings of one row of token ids with features in place of placeholders: (1, length, hidden)."""
@@ -286,6 +290,9 @@ class _AgeVlm(Family):
 class AgeVlmCross(_AgeVlm):
     """AGE-VLM: an image is the keys and values of its cross-attention layers, made once; the text holds none of it."""
 
+    _wanted: AttentionRows | None = None
+    """What of its attention to record, at the moment."""
+
     def features(self, inputs: dict[str, torch.Tensor]) -> DynamicCache:
         """A cache of one row that holds the image alone."""
         return self.model.vision_cache(**inputs)
@@ -305,23 +312,55 @@ class AgeVlmCross(_AgeVlm):
     def attending_layers(self) -> list[int]:
         return list(self.model.config.text_config.cross_attention_layers)
 
-    def attention(
-        self, ids: torch.Tensor, features: DynamicCache, layers: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def columns(self, ids: Sequence[int]) -> list[int]:
+        rows, columns = self.grid
+        return list(range(rows * columns))
+
+    def visual_end(self, ids: Sequence[int]) -> int:
+        return 0
+
+    def visual_tokens(self, features: DynamicCache) -> int:
+        rows, columns = self.grid
+        return rows * columns
+
+    @contextmanager
+    def recording(self, wanted: AttentionRows) -> Iterator[None]:
+        self._wanted = wanted
+        try:
+            yield
+        finally:
+            self._wanted = None
+
+    def hide(
+        self, mask: torch.Tensor, rows: Sequence[Sequence[int]], hidden: Sequence[NDArray[np.bool_]]
+    ) -> dict[str, Any]:
         import torch
 
-        from agevlm.model import ProbeRequest
-        from agevlm.vlm.hf.prefix import Prefix
+        return {"vision_token_mask": torch.from_numpy(~np.stack(hidden)).to(mask.device)}
 
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        output = self.model(
-            input_ids=ids,
-            past_key_values=Prefix((), features).cache(1),
-            logits_to_keep=1,
-            probe=ProbeRequest(torch.zeros_like(positions), positions, list(layers)),
-        )
-        rows = torch.stack(output.probe.attention).cpu()
-        return rows, torch.zeros(rows.shape[:2])
+    def forward(self, ids: torch.Tensor, features: DynamicCache | None, **arguments: Any) -> Any:
+        shown = arguments.pop("vision_token_mask", None)
+        if shown is not None:
+            # The image is in the cache already, and its layers hand this on to attention.
+            for layer in arguments["past_key_values"].layers:
+                if hasattr(layer, "visible"):
+                    layer.visible = shown if layer.visible is None else shown & layer.visible
+        wanted = self._wanted
+        if wanted is not None:
+            from agevlm.model import ProbeRequest
+
+            arguments["probe"] = ProbeRequest(wanted.rows, wanted.queries, wanted.layers, heads=wanted.heads)
+        before, config = self.model.config.mask_padding, self.model.config
+        # Without it masks of single visual tokens are not heeded.
+        config.mask_padding = before or shown is not None
+        try:
+            output = super().forward(ids, features, **arguments)
+        finally:
+            config.mask_padding = before
+        if wanted is not None:
+            found = zip(output.probe.layers, output.probe.attention, strict=True)
+            wanted.found.update({layer: rows.cpu() for layer, rows in found})
+        return output
 
 
 class AgeVlmConcat(_AgeVlm):

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from agevlm.model.cache import VisionCacheLayer
@@ -89,6 +91,7 @@ def prefill(
     wanted: Sequence[Sequence[int]],
     features: Any | None,
     pad: int,
+    hidden: Sequence[NDArray[np.bool_]] | None = None,
 ) -> Prefilled:
     """Run right-padded suffixes on top of a shared prefix.
 
@@ -101,6 +104,7 @@ def prefill(
         wanted: for each row the positions within its suffix whose logits are needed.
         features: the image's features if the suffixes hold its placeholders (an empty prefix), else None.
         pad: any valid token id but the image placeholder's.
+        hidden: for each row (visual tokens,): those that the suffix shall not look at.
     """
     device = family.device
     rows, longest, past = len(suffixes), max(map(len, suffixes)), len(prefix.ids)
@@ -118,6 +122,8 @@ def prefill(
         positions = family.positions(ids, features)
         # A row is prompt up to the first position whose logits are wanted; what follows continues it.
         more = family.beginning(ids, features, [min(places) + 1 for places in wanted])
+    if hidden is not None:
+        more = {**more, **family.hide(mask, [[*prefix.ids, *suffix] for suffix in suffixes], hidden)}
     cache = prefix.cache(rows)
     # The vocabulary projection is a large share of a short suffix: only where some row needs it.
     kept = sorted(set().union(*wanted))

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 
 from agevlm.errors import CheckpointError, DataError, NotSupported
+from agevlm.geometry import Geometry
 from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
 from agevlm.vlm.contract import (
     Ask,
@@ -19,12 +22,13 @@ from agevlm.vlm.contract import (
     Fingerprint,
     Prepared,
     Probe,
+    ProbedToken,
     ProbeSpec,
     Reply,
     Vlm,
     pictures,
 )
-from agevlm.vlm.hf import prompts
+from agevlm.vlm.hf import looking, prompts
 from agevlm.vlm.hf.candidates import candidate_logprobs, candidate_token_ids
 from agevlm.vlm.hf.checkpoint import Checkpoint, find_checkpoint, load
 from agevlm.vlm.hf.images import HfImages, Row
@@ -114,7 +118,7 @@ class HfVlm(Vlm):
             **({"device_map": sorted(set(map(str, spread.values())))} if spread else {}),
             "batch_size": {**self._batch_size, "fitted": self.batcher.size},
             "attention": self.model.config._attn_implementation,
-            "candidate_token_ids": self._candidate_ids(("yes", "no")),
+            "candidate_token_ids": self.candidate_ids(("yes", "no")),
             "packing": self.packing and self.sharing.settled(True).prefix,
             "end_token_ids": sorted(self.end_ids),
             "generation_settings_ignored": ignored,
@@ -153,7 +157,7 @@ class HfVlm(Vlm):
     @falling_back(answer_plainly)
     def answer(self, encoded: EncodedImages, asks: Sequence[Ask]) -> list[Reply]:
         images = self.own(encoded)
-        rows = [self._row(images, ask)[1] for ask in asks]
+        rows = [self.row(images, ask)[1] for ask in asks]
 
         def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[Reply]:
             suffixes = [rows[i].ids[len(prefix.ids) :] for i in batch]
@@ -166,7 +170,7 @@ class HfVlm(Vlm):
             self.language_positions += len(batch) * max([0, *(len(ids) - 1 for ids in generated if ids)])
             return [self.reply(first[n], ids, asks[i]) for n, (i, ids) in enumerate(zip(batch, generated, strict=True))]
 
-        replies = self._over_images(images, rows, run, lambda _, message: Reply.failed(message))
+        replies = self.over_images(images, rows, run, lambda _, message: Reply.failed(message))
         if any(reply.error is not None for reply in replies):
             images.prefixes.clear()  # what is no number in a prefix would spoil every question to come
         return replies
@@ -181,7 +185,7 @@ class HfVlm(Vlm):
         lasts: list[list[int]] = []
         places: list[list[tuple[int, int]]] = []
         for index, (ask, texts) in enumerate(zip(asks, options, strict=True)):
-            text, row = self._row(images, ask)
+            text, row = self.row(images, ask)
             places.append([])
             for option in texts:
                 continuation = prompts.continuation_ids(self.tokenizer, text, row.ids, option)
@@ -218,55 +222,40 @@ class HfVlm(Vlm):
         def failed(_: int, message: str) -> list[float]:
             raise MemoryError(message)
 
-        scored = self._over_images(images, rows, run, failed)
+        scored = self.over_images(images, rows, run, failed)
         return [[scored[row][last] for row, last in own] for own in places]
+
+    def tokens(
+        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]]
+    ) -> list[tuple[ProbedToken, ...]]:
+        looking.require_probes(self)
+        return [one.tokens for one in looking.sequences(self, self.own(encoded), asks, answers)]
 
     @torch.inference_mode()
     def probe(
-        self, encoded: EncodedImages, asks: Sequence[Ask], answers: Sequence[Sequence[int]], spec: ProbeSpec
+        self,
+        encoded: EncodedImages,
+        asks: Sequence[Ask],
+        answers: Sequence[Sequence[int]],
+        spec: ProbeSpec,
+        wanted: Sequence[Sequence[int]] | None = None,
     ) -> list[Probe]:
-        images = self.own(encoded)
-        if not self.family.probes:
-            raise NotSupported(
-                f"where the visual tokens of a model of type {self.model.config.model_type!r} lie in the image is not "
-                "known, so that its attention cannot be shown"
-            )
-        known = self.family.attending_layers()
-        layers = known if spec.layers is None else list(spec.layers)
-        if unknown := sorted(set(layers) - set(known)):
-            raise DataError(f"layers {unknown} do not look at the image; those that do: {', '.join(map(str, known))}")
-        probes = []
-        for ask, answer in zip(asks, answers, strict=True):
-            if ask.image is None:
-                raise ValueError("a probe shows where the model looks: the ask must name an image")
-            text, row = self._row(images, ask)
-            ids = [*row.ids, *answer]
-            if len(ids) > self.family.context:
-                raise DataError(
-                    f"prompt and answer are {len(ids)} tokens, more than the context of {self.family.context}"
-                )
-            tokens = prompts.probed_tokens(
-                self.tokenizer, text, row.ids, ask.prompt, answer, self.family.image_token_id
-            )
-            sequence = torch.tensor([ids], device=self.family.device)
-            grid, elsewhere = self.family.attention(sequence, images.features[ask.image], layers)
-            self.language_positions += len(ids)
-            probes.append(
-                Probe(
-                    tokens,
-                    tuple(layers),
-                    grid.unflatten(-1, self.family.grid).numpy(),
-                    elsewhere.numpy(),
-                    self.family.geometry(*images.sizes[ask.image]),
-                )
-            )
-        return probes
+        return looking.probe(self, self.own(encoded), asks, answers, spec, wanted)
+
+    def geometry(self, encoded: EncodedImages, image: int) -> Geometry:
+        return looking.layout(self, self.own(encoded), image).geometry
+
+    @torch.inference_mode()
+    def knock_out(
+        self, encoded: EncodedImages, asks: Sequence[Ask], hidden: Sequence[NDArray[np.bool_]]
+    ) -> list[Mapping[str, float]]:
+        return looking.knock_out(self, self.own(encoded), asks, hidden)
 
     def close(self) -> None:
         del self.model, self.family
         release_memory()
 
-    def _over_images(
+    def over_images(
         self,
         images: HfImages,
         rows: Sequence[Row],
@@ -383,7 +372,7 @@ class HfVlm(Vlm):
         self.language_positions += 0 if decoded is None else decoded.positions
         return decoded
 
-    def _row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
+    def row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
         """An ask's rendered text (placeholders expanded) and its token ids."""
         self.check(images, ask)
         text = prompts.render(self.processor, ask.prompt, with_image=ask.image is not None)
@@ -425,10 +414,10 @@ class HfVlm(Vlm):
             return Reply.failed(f"the model's logits are not numbers; {self.model.dtype} may be too narrow for it")
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         ended = bool(ids) and ids[-1] in self.end_ids
-        logprobs = candidate_logprobs(first[None], self._candidate_ids(ask.candidates))[0]
+        logprobs = candidate_logprobs(first[None], self.candidate_ids(ask.candidates))[0]
         return Reply(text, "eos" if ended else "length", logprobs, tuple(ids))
 
-    def _candidate_ids(self, candidates: tuple[str, ...]) -> dict[str, list[int]]:
+    def candidate_ids(self, candidates: tuple[str, ...]) -> dict[str, list[int]]:
         if candidates not in self._candidates:
             self._candidates[candidates] = candidate_token_ids(self.tokenizer, candidates)
         return self._candidates[candidates]

@@ -116,7 +116,7 @@ Step = tuple[list[int], list[int], list[torch.Tensor]]
 def _stretches(vlm: HfVlm, images: HfImages, ask: Ask) -> bool:
     if vlm.family.stretch is None:
         return False
-    row = vlm._row(images, ask)[1]
+    row = vlm.row(images, ask)[1]
     return len(row.ids) + row.limit > vlm.family.stretch
 
 
@@ -175,7 +175,7 @@ def _plain(vlm: HfVlm, picture: Any, ask: Ask) -> Step:
 
 def _shared(vlm: HfVlm, images: HfImages, asks: list[Ask], tokens: list[list[int]], reuse: Reuse) -> list[Step]:
     """The same by prefix and batch, the second step after the token that plain generation said."""
-    rows = [vlm._row(images, ask)[1].ids for ask in asks]
+    rows = [vlm.row(images, ask)[1].ids for ask in asks]
     prefix = vlm._prefix(images, asks[0].image, rows, reuse)
     images.prefixes.clear()
     suffixes = [ids[len(prefix.ids) :] for ids in rows]
