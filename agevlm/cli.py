@@ -27,6 +27,10 @@ EVAL_COMMANDS = {
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
+    "grounding": (
+        "analysis.grounding.commands:grounding",
+        "Measure whether a model's attention lies on what is asked about.",
+    ),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),

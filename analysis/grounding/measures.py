@@ -14,12 +14,12 @@ lies on the image, AUROC where the mask covers all or nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 SCORES = ("iou", "dice", "pointing", "mass", "lift", "auroc")
 """Better when higher. `iou` is area-matched; IoU above thresholds has names of its own, see `threshold_name`."""
@@ -37,7 +37,7 @@ _ROUNDING = 1e-9
 
 def size_bin(share: float) -> str:
     """The bin of `SIZES` for a mask that covers this share of the image."""
-    return SIZES[(share >= SMALL) + (share >= LARGE)]
+    return SIZES[int(share >= SMALL) + int(share >= LARGE)]
 
 
 def threshold_name(threshold: float) -> str:
@@ -112,10 +112,15 @@ def _within_area(a: Floats, s: Floats, c: Floats, area: float) -> Floats:
     return np.asarray(above @ s + part * (equal @ s))
 
 
-def threshold_iou(maps: Floats, share: Floats, coverage: Floats, threshold: float) -> Floats:
-    """IoU, in areas of the image, of the mask with all cells of at least `threshold` times the largest attention."""
+def threshold_iou(maps: Floats, share: Floats, coverage: Floats, thresholds: Sequence[float]) -> Floats:
+    """IoU, in areas of the image, of the mask with all cells of at least so many times the largest attention.
+
+    Returns:
+        (thresholds, ...).
+    """
     a, s, c = _on_image(maps, share, coverage)
-    chosen = a >= threshold * a.max(-1, keepdims=True)
+    levels = np.asarray(thresholds).reshape(-1, *[1] * a.ndim) * a.max(-1, keepdims=True)
+    chosen = a >= levels
     inside = chosen @ s
     return _defined(_divide(inside, s.sum() + chosen @ c - inside), a, c)
 
@@ -201,11 +206,14 @@ def corrected(score: Floats, null: Floats, ceiling: Floats) -> Floats:
 
 
 def all_scores(
-    maps: Floats, share: Floats, coverage: Floats, thresholds: tuple[float, ...] = FIXED
+    maps: Floats, share: Floats, coverage: Floats, thresholds: Sequence[float] = THRESHOLDS
 ) -> Mapping[str, Floats]:
-    """`scores` and the IoU at each threshold."""
-    at = {threshold_name(t): threshold_iou(maps, share, coverage, t) for t in thresholds}
-    return {**scores(maps, share, coverage), **at}
+    """`scores`, and the IoU at each threshold."""
+    above = threshold_iou(maps, share, coverage, thresholds)
+    return {
+        **scores(maps, share, coverage),
+        **{threshold_name(t): iou for t, iou in zip(thresholds, above, strict=True)},
+    }
 
 
 def _flat(maps: Floats) -> Floats:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agevlm.geometry import Geometry
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 NULLS = ("uniform", "centre", "others", "swapped")
 SIGMA = 0.25
 """Of the centre prior, in widths and heights of the image."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agevlm.data.masks import Mask, rle_area, rle_mask
 from agevlm.geometry import Geometry
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 KINDS = ("phrase", "phrase-last", "last", "answer")
 """Whose attention it is. phrase: all tokens of the phrase, their mean. phrase-last: its last token, which has read the
 whole phrase. last: the last token before the answer, which predicts it. answer: the answer's first token."""

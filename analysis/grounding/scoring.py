@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from agevlm.data.masks import Mask, rle_mask
 from agevlm.data.noise import resize_mask
-from analysis.grounding.measures import FIXED, SCORES, THRESHOLDS, all_scores, ceilings, facts, threshold_name
+from analysis.grounding.measures import SCORES, THRESHOLDS, all_scores, ceilings, facts, threshold_name
 from analysis.grounding.nulls import OtherMaps, centre_prior, donors, mean_map, sinks
-from analysis.grounding.records import KINDS, Look
+from analysis.grounding.records import Look
 
 Floats = NDArray[np.floating]
-NAMES = (*SCORES, *(threshold_name(t) for t in FIXED))
-"""Scores that have nulls and intervals."""
+NAMES = (*SCORES, *(threshold_name(t) for t in THRESHOLDS))
+"""All scores."""
 ByImage = Callable[[], Iterable[tuple[str, Sequence[Look]]]]
 """Gives all looks anew, image by image."""
 Distort = Callable[[Look, Mask | None], Mask | None]
@@ -36,7 +36,7 @@ class Scored:
     layers: tuple[str, ...]
     """mean, then the layers that were kept."""
     scores: Mapping[str, Floats]
-    """By name (looks, KINDS, layers): `NAMES`, and the IoU at every threshold that may be chosen."""
+    """By name of `NAMES`, (looks, KINDS, layers)."""
     facts: Mapping[str, Floats]
     """Likewise: on_image, padding, entropy; elsewhere: on visual tokens without a place; sinks: the share of the
     attention to the grid that lies on sinks; sink_cells: how many cells are such."""
@@ -121,7 +121,7 @@ class _Collected:
         if remove_sinks:
             maps, others = np.where(flagged, 0, maps), np.where(flagged, 0, others)
         size = (*maps.shape[:2],)
-        self._note("score", all_scores(maps, share, coverage, THRESHOLDS), size)
+        self._note("score", all_scores(maps, share, coverage), size)
         self._note("fact", found, size)
         self._note("ceiling", {k: np.asarray(v) for k, v in ceilings(share, coverage).items()}, ())
         for name, null in (("uniform", np.ones(coverage.shape)), ("centre", centre_prior(look.geometry))):
@@ -166,6 +166,3 @@ class _Collected:
             heads=heads,
             grids=grids,
         )
-
-
-__all__ = ["KINDS", "NAMES", "Scored", "score_all"]
