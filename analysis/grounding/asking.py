@@ -49,10 +49,8 @@ class How:
     prompt: Prompt
     heads: bool
     max_new_tokens: int
-    room: float
-    """Bytes for the maps of one region, before compression."""
-    cells: int
-    """Of the grid that this is reckoned with, so that the same layers are kept for grids of all sizes."""
+    kept: tuple[int, ...]
+    """Which layers' maps are kept beside the mean over all, as places in the model's list of layers."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _maps(region: Region, reply: Reply, found: _Found | None, geometry: Geometry
     share, coverage = geometry.mask_to_grid(region.mask), geometry.coverage()
     if not share.any():
         return {"trouble": UNSEEN}
-    kept = kept_layers(len(found.layers), how.cells, how.room)
+    kept = list(how.kept)
     maps = np.concatenate([found.maps.mean(1, keepdims=True), found.maps[:, kept]], axis=1)
     elsewhere = np.concatenate([found.elsewhere.mean(1, keepdims=True), found.elsewhere[:, kept]], axis=1)
     content, peaks = packed(maps)
@@ -204,12 +202,30 @@ def _maps(region: Region, reply: Reply, found: _Found | None, geometry: Geometry
     }
 
 
-def kept_layers(layers: int, cells: int, room: float) -> list[int]:
-    """Which layers' maps are kept so that a region takes no more than `room` bytes: all, or some evenly spread.
+@dataclass(frozen=True)
+class Room:
+    """What maps of a model's looks take on disk, before compression."""
 
-    The mean over all layers is kept in any case, and at least one layer beside it.
-    """
-    most = int(room // (len(KINDS) * cells * 2)) - 1
-    if most >= layers:
-        return list(range(layers))
-    return sorted({round(k) for k in np.linspace(0, layers - 1, max(most, 1))})
+    layers: tuple[int, ...]
+    """Those that can look at the image."""
+    cells: int
+    """Of the first image's grid."""
+
+    def bytes(self, layers: int) -> int:
+        """Of one region's maps, with so many layers and their mean."""
+        return len(KINDS) * (layers + 1) * self.cells * np.dtype(np.float16).itemsize
+
+    def kept(self, most: float) -> tuple[int, ...]:
+        """Places of the layers that fit into `most` bytes a region: all, or some evenly spread, one at least."""
+        fit = max(1, int(most // self.bytes(0)) - 1)
+        if fit >= len(self.layers):
+            return tuple(range(len(self.layers)))
+        return tuple(sorted({round(k) for k in np.linspace(0, len(self.layers) - 1, fit)}))
+
+
+def room(vlm: Vlm, image: Image) -> Room:
+    """Found by looking at one image."""
+    encoded, asks = vlm.encode([image]), [Ask("?", 0)]
+    last = len(vlm.tokens(encoded, asks, [()])[0]) - 1
+    (probe,) = vlm.probe(encoded, asks, [()], ProbeSpec(), [[last]])
+    return Room(probe.layers, probe.geometry.rows * probe.geometry.columns)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
 from benchmarks.options import DRAWS, FRESH, LIMIT
+
+if TYPE_CHECKING:
+    from agevlm.data.noise import Noise
+
+
+def _noise(text: str) -> Noise:
+    """KIND:LEVEL as noise. Raises DataError where it is none."""
+    from agevlm.data.noise import KINDS, Noise
+    from agevlm.errors import DataError
+
+    kind, _, level = text.partition(":")
+    try:
+        return Noise(kind, float(level))
+    except ValueError:
+        raise DataError(f"--mask-noise {text!r}: give KIND:LEVEL, as in erode:0.3; kinds: {', '.join(KINDS)}") from None
 
 
 @click.command()
@@ -85,7 +100,7 @@ def grounding(**options: Any) -> None:
     settings = GroundingSettings(
         common=common,
         source=options["source"] or "scenes",
-        noises=(),
+        noises=tuple(_noise(text) for text in options["noises"]),
         **{name: options[name] for name in same},
     )
     console, notes = consoles()

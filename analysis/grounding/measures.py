@@ -54,8 +54,8 @@ def scores(maps: Floats, share: Floats, coverage: Floats) -> dict[str, Floats]:
         coverage: (rows, columns).
 
     Returns:
-        Arrays of the shape (...): `area_matched_iou`, `soft_dice`, `pointing_game`, `mass_inside`, `lift` (mass over
-        area: how many times what a uniform map has), `auroc`.
+        Arrays of the shape (...), each from the function of its name; lift, which is mass over area, is how many times
+        as much lies on the mask as of a uniform map.
     """
     a, s, c = _on_image(maps, share, coverage)
     mass = mass_inside(a, s, c)
@@ -92,8 +92,8 @@ def area_matched_iou(maps: Floats, share: Floats, coverage: Floats) -> Floats:
     """IoU of the mask with the cells of most attention, as many as cover the mask's area of the image.
 
     The last cell is taken in part, so that areas are equal; cells of equal attention are taken in equal parts, which is
-    what taking them in random order gives on average. So large masks have no advantage but their chance value, a
-    uniform map has the IoU p / (2 - p) for a mask on the share p of the image, and no threshold is chosen.
+    what points drawn at random from them cover on average. So no threshold is chosen, and a uniform map has exactly its
+    chance value, p / (2 - p) for a mask on the share p of the image.
     """
     a, s, c = _on_image(maps, share, coverage)
     area = s.sum()

@@ -110,12 +110,13 @@ def packed(maps: Floats) -> tuple[bytes, list[float]]:
     return scaled.astype(np.float16).tobytes(), [float(p) for p in peaks.ravel()]
 
 
-def look_of(row: Mapping[str, Any]) -> Look | None:
-    """The look that a row of `SCHEMA` holds; None where it has no maps."""
+def look_of(row: Mapping[str, Any], wanted: Sequence[str]) -> Look | None:
+    """The look that a row of `SCHEMA` holds, with the `wanted` of its layers; None where it has no maps."""
     if row["maps"] is None:
         return None
     geometry = Geometry(**row["geometry"])
-    layers, kinds = tuple(row["layers"]), [KINDS.index(kind) for kind in row["kinds"]]
+    taken = [row["layers"].index(layer) for layer in wanted]
+    layers, kinds = row["layers"], [KINDS.index(kind) for kind in row["kinds"]]
     outer = (len(kinds), len(layers))
     maps = np.frombuffer(row["maps"], np.float16).astype(np.float64)
     maps = maps.reshape(*outer, geometry.rows, geometry.columns)
@@ -123,7 +124,8 @@ def look_of(row: Mapping[str, Any]) -> Look | None:
     heads = None
     if row["heads"] is not None:
         held = np.frombuffer(row["heads"], np.float16).astype(np.float64)
-        heads = _placed(held.reshape(len(kinds), len(layers) - 1, -1, len(HEAD_SCORES)), kinds)
+        held = held.reshape(len(kinds), len(layers) - 1, -1, len(HEAD_SCORES))
+        heads = _placed(held[:, [place - 1 for place in taken[1:]]], kinds)
     return Look(
         row["id"],
         row["image"],
@@ -131,9 +133,9 @@ def look_of(row: Mapping[str, Any]) -> Look | None:
         row["about"],
         geometry,
         row["mask"],
-        layers,
-        _placed(maps, kinds),
-        _placed(np.asarray(row["elsewhere"]).reshape(outer), kinds),
+        tuple(wanted),
+        _placed(maps[:, taken], kinds),
+        _placed(np.asarray(row["elsewhere"]).reshape(outer)[:, taken], kinds),
         heads,
     )
 
@@ -151,12 +153,17 @@ def geometry_fields(geometry: Geometry) -> dict[str, Any]:
 
 
 def looks_by_image(table: pa.Table) -> Iterator[tuple[str, Sequence[Look]]]:
-    """Looks image by image; rows of an image stand together. Images without any are left out."""
+    """Looks image by image; rows of an image stand together. Images without any are left out.
+
+    Where rows were recorded with different layers (`--max-disk`), those that all have are taken.
+    """
+    kept = {tuple(layers) for layers in table["layers"].to_pylist() if layers is not None}
+    wanted = [layer for layer in max(kept, key=len, default=()) if all(layer in layers for layers in kept)]
     images = table["image"].to_pylist()
     starts = [k for k in range(len(images)) if k == 0 or images[k] != images[k - 1]]
     for first, end in zip(starts, [*starts[1:], len(images)], strict=True):
         rows = table.slice(first, end - first).to_pylist()
-        looks = [look for row in rows if (look := look_of(row)) is not None]
+        looks = [look for row in rows if (look := look_of(row, wanted)) is not None]
         if looks:
             yield str(images[first]), looks
 

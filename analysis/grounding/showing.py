@@ -37,6 +37,8 @@ def tables(content: Content) -> Iterable[Table | str]:
     yield _chosen(models)
     if any(held["answers"] for held in models.values()):
         yield _answers(models)
+    if any(held["noise"] for held in models.values()):
+        yield _noise(models)
     if content["differences"]:
         yield _differences(content["differences"])
     yield (
@@ -166,6 +168,33 @@ def _answers(models: Content) -> Table:
                 end_section=place == len(rows) - 1,
             )
     return table
+
+
+def _noise(models: Content) -> Table:
+    table = Table(title="against distorted masks: score, and its change on the same regions", title_justify="left")
+    columns = ("noise", "model", "lost", "IoU with the true mask", *(TITLES[score] for score in SCORES))
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("noise", "model") else "right")
+    for noise in dict.fromkeys(noise for held in models.values() for noise in held["noise"]):
+        for name, model in models.items():
+            held = model["noise"][noise]
+            if "scores" not in held:
+                table.add_row(noise, Text(name), str(held["lost"]), held["left_out"])
+                continue
+            moved = (
+                f"{number(held['scores'][score]['value'])}  {_signed(held['change'].get(score))}" for score in SCORES
+            )
+            table.add_row(noise, Text(name), str(held["lost"]), number(held["agreement"]), *moved)
+        table.add_section()
+    return table
+
+
+def _signed(cell: Content | None) -> str:
+    """A change with its limits."""
+    if cell is None or cell["value"] is None:
+        return "–"
+    limits = "" if cell["low"] is None else f" [{cell['low']:+.3f}, {cell['high']:+.3f}]"
+    return f"{cell['value']:+.3f}{limits}"
 
 
 def _differences(pairs: Content) -> Table:
