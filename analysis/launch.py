@@ -19,7 +19,8 @@ from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint, Vlm
 from analysis.parts import Parts
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch
-from benchmarks.run_folder import SCHEMA, RunFolder, default_folder, environment, now
+from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
+from benchmarks.settings import chosen_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,13 +45,9 @@ class AnalysisSettings:
     json_out: str | None
 
     def folder(self, analysis: str, data: str) -> RunFolder:
-        """The run folder the user named, or the default one."""
-        if self.out is not None:
-            return RunFolder(self.out)
+        """The run's folder."""
         names = [analysis, *(model.slug for model in self.models), data]
-        names += [self.models[0].dtype] * (self.models[0].dtype != "float32")
-        names += [f"limit{self.limit}"] * (self.limit is not None)
-        return RunFolder(default_folder(names))
+        return chosen_folder(self.out, names, self.models[0].dtype, self.limit)
 
 
 @dataclass(frozen=True)

@@ -191,8 +191,7 @@ def _ask(
                 mine,
                 lambda shown: load_pixels(shown, job.sources, settings.seed),
                 writer,
-                max_new_tokens=settings.max_new_tokens,
-                advance=advance,
+                advance,
             )
         trouble = None
         if settings.verify and ranks.first:

@@ -38,6 +38,7 @@ class PlannedAsk:
 
     key: str
     prompt: str
+    max_new_tokens: int
     options: tuple[str, ...] = ()
     """Texts whose log-probability as the answer is wanted too, of models that can rank; part of the key if there are
     any."""
@@ -86,28 +87,38 @@ class Planner:
     """Collects asks, each distinct one once."""
 
     decoding: Mapping[str, Any]
+    """Settings that can change an answer, `max_new_tokens` among them unless each ask has its own."""
     fingerprint: str
-    _asks: dict[str | None, dict[tuple[str, ...], PlannedAsk]] = field(default_factory=dict)
+    options_name: str = "ranked"
+    """What an ask's options are called in its key."""
+    _asks: dict[str | None, dict[tuple[int | str, ...], PlannedAsk]] = field(default_factory=dict)
     _shown: dict[str, Shown] = field(default_factory=dict)
 
-    def add(self, shown: Shown | None, prompt: str, options: Sequence[str] = ()) -> str:
-        """Plan one ask; the key of its answer record."""
+    def add(
+        self, shown: Shown | None, prompt: str, options: Sequence[str] = (), max_new_tokens: int | None = None
+    ) -> str:
+        """Plan one ask; the key of its answer record. Its token budget is that of `decoding` unless it has its own."""
         identity = None if shown is None else shown.identity
         if shown is not None:
             # Of files with the same content the first by name stands for all, whichever question came first.
             known = self._shown.get(shown.identity, shown)
             self._shown[shown.identity] = min(known, shown, key=lambda s: s.name)
-        asks, content = self._asks.setdefault(identity, {}), (prompt, *options)
+        tokens: int = self.decoding["max_new_tokens"] if max_new_tokens is None else max_new_tokens
+        asks = self._asks.setdefault(identity, {})
+        content: tuple[int | str, ...] = (tokens, prompt, *options)
         if content not in asks:
-            decoding = {**self.decoding, "ranked": list(options)} if options else self.decoding
-            asks[content] = PlannedAsk(answer_key(identity, prompt, decoding, self.fingerprint), prompt, tuple(options))
+            decoding = {**self.decoding, "max_new_tokens": tokens}
+            if options:
+                decoding[self.options_name] = list(options)
+            key = answer_key(identity, prompt, decoding, self.fingerprint)
+            asks[content] = PlannedAsk(key, prompt, tokens, tuple(options))
         return asks[content].key
 
     def groups(self, seed: int) -> list[Group]:
         """The groups in seeded order, the prompts of each in seeded order."""
         groups = []
         for identity, planned in self._asks.items():
-            asks = sorted(planned.values(), key=lambda a: lot(seed, identity, a.prompt, *a.options))
+            asks = sorted(planned.values(), key=lambda a: (lot(seed, identity, a.prompt, *a.options), a.max_new_tokens))
             size = BLIND_GROUP if identity is None else len(asks)
             shown = None if identity is None else self._shown[identity]
             for start in range(0, len(asks), size):

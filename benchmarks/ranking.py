@@ -34,7 +34,7 @@ def with_ranks(
             scores = vlm.rank(encoded, [asks[i] for i in wanted], [options[i] for i in wanted])
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            raise DataError(f"the options cannot be ranked ({what}); --no-rank asks without") from error
+            raise DataError(f"the options cannot be ranked ({what}); cvbench --no-rank asks without") from error
     for i, values in zip(wanted, scores, strict=True):
         if any(map(math.isnan, values)):
             found[i] = Reply.failed(NOT_NUMBERS)

@@ -117,8 +117,6 @@ def run_groups(
     groups: Sequence[Group],
     load: Callable[[Shown], Image],
     writer: AnswerWriter,
-    *,
-    max_new_tokens: int,
     advance: Callable[[Group, Tally], None] = lambda *_: None,
 ) -> Tally:
     """Ask everything in the groups.
@@ -134,7 +132,6 @@ def run_groups(
         groups: what to ask, in order.
         load: the pixels of an image as shown; raises DataError if the file is bad.
         writer: takes each group's records as one commit.
-        max_new_tokens: per answer.
         advance: called after each committed group.
 
     Raises:
@@ -151,7 +148,7 @@ def run_groups(
     stop = ""
     with (
         contextlib.closing(prefetch(groups, pixels, PREFETCH)) as stream,
-        contextlib.closing(_answers(vlm, stream, max_new_tokens, lambda: bool(stop))) as answers,
+        contextlib.closing(_answers(vlm, stream, lambda: bool(stop))) as answers,
     ):
         for group, replies, failure in answers:
             records = [_record(group, ask, reply) for ask, reply in zip(group.asks, replies, strict=True)]
@@ -173,15 +170,14 @@ def run_groups(
 def _answers(
     vlm: Vlm,
     stream: Iterator[tuple[Group, Loaded]],
-    tokens: int,
     stopped: Callable[[], bool],
 ) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """Groups with the replies to their asks and, if the model itself failed, why; none is begun once `stopped`."""
     if vlm.parallel_groups > 1:
-        yield from _side_by_side(vlm, stream, tokens, stopped)
+        yield from _side_by_side(vlm, stream, stopped)
         return
     for group, image in stream:
-        yield group, *_answer(vlm, group, image, tokens)
+        yield group, *_answer(vlm, group, image)
         if stopped():
             return
 
@@ -189,7 +185,6 @@ def _answers(
 def _side_by_side(
     vlm: Vlm,
     stream: Iterator[tuple[Group, Loaded]],
-    tokens: int,
     stopped: Callable[[], bool],
 ) -> Generator[tuple[Group, list[Reply], Failure | None]]:
     """The same with many groups under way, each as soon as it is done."""
@@ -202,7 +197,7 @@ def _side_by_side(
             room = more and len(flying) < vlm.parallel_groups
             if room and (following := next(stream, None)) is not None:
                 group, image = following
-                flying[pool.submit(_answer, vlm, group, image, tokens)] = group
+                flying[pool.submit(_answer, vlm, group, image)] = group
             else:
                 more = more and not room
             # While there is room for more groups, those that are done are taken without waiting.
@@ -213,11 +208,11 @@ def _side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _answer(vlm: Vlm, group: Group, image: Loaded, tokens: int) -> tuple[list[Reply], Failure | None]:
+def _answer(vlm: Vlm, group: Group, image: Loaded) -> tuple[list[Reply], Failure | None]:
     """Replies to a group's asks and, if the model itself failed, why."""
     if isinstance(image, Exception):
         return [Reply.failed(_one_line(image))] * len(group.asks), None
-    asks = [Ask(a.prompt, None if image is None else 0, tokens) for a in group.asks]
+    asks = [Ask(a.prompt, None if image is None else 0, a.max_new_tokens) for a in group.asks]
     try:
         encoded = vlm.encode([] if image is None else [image])
     except Exception as error:

@@ -41,11 +41,21 @@ class RunSettings:
         return (IMAGE, *dict.fromkeys(self.controls))
 
     def folder(self, benchmark: str, data: str, parts: Sequence[str]) -> RunFolder:
-        """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole
-        run's. `parts` are the splits or tasks it is confined to."""
-        if self.out is not None:
-            return RunFolder(self.out)
+        """The run's folder. `parts` are the splits or tasks it is confined to."""
         names = [benchmark, self.model.slug, data, self.prompt.name, *parts]
-        names += [self.model.dtype] * (self.model.dtype != "float32")
-        names += [f"limit{self.limit}"] * (self.limit is not None)
-        return RunFolder(default_folder(names))
+        return chosen_folder(self.out, names, self.model.dtype, self.limit)
+
+
+def chosen_folder(out: Path | None, names: Sequence[str], dtype: str, limit: int | None) -> RunFolder:
+    """The run folder the user named, or the default one: what a smaller trial leaves never replaces a whole run's.
+
+    Args:
+        out: as the user named it.
+        names: what sets a run apart from others, in the order of the default folder's name.
+        dtype: of the model.
+        limit: of what is asked about, if there is one.
+    """
+    if out is not None:
+        return RunFolder(out)
+    trial = [dtype] * (dtype != "float32") + [f"limit{limit}"] * (limit is not None)
+    return RunFolder(default_folder([*names, *trial]))

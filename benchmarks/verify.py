@@ -32,7 +32,7 @@ def verify(
     for group in chosen:
         assert group.shown is not None
         image = load_pixels(group.shown, sources, settings.seed)
-        asks = [Ask(a.prompt, 0, settings.max_new_tokens) for a in group.asks]
+        asks = [Ask(a.prompt, 0, a.max_new_tokens) for a in group.asks]
         replies = vlm.answer(vlm.encode([image]), asks)
         changed += sum(r.text != records[a.key].text for r, a in zip(replies, group.asks, strict=True))
         compared += len(asks)

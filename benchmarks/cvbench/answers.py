@@ -1,6 +1,7 @@
 """CV-Bench answers that already exist: our run folders, lmms-eval samples, and plain JSON lines.
 
-A foreign row is joined to its question by idx; where it records what was asked, that must hold the question's prompt.
+A foreign row is joined to its question by idx; where it records what was asked, that must hold the question's prompt,
+or be its beginning: the hub's `question` column has no options.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.answer_files import answer_files, answer_rows
 from benchmarks.controls import IMAGE
-from benchmarks.cvbench.prompts import prompt_of_answers
+from benchmarks.cvbench.prompts import NOT_STATED, prompt_of_answers
 from benchmarks.cvbench.questions import Question, QuestionSet
 from benchmarks.cvbench.results import Answered
 from benchmarks.records import Answer
@@ -22,7 +23,7 @@ from benchmarks.run_folder import RunFolder
 ID_KEYS = ("idx", "question_id", "index", "id")
 TEXT_KEYS = ("text", "prediction", "response", "pred")
 PROMPT_KEYS = ("prompt", "question")
-NOT_STATED, MIXED = "not stated", "mixed"
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def _plain(row: Mapping[str, Any], where: str) -> _AnswerRow:
     if not isinstance(row[text], str):
         raise DataError(f"{where}: the answer is {type(row[text]).__name__}, not text")
     prompt = next((row[k] for k in PROMPT_KEYS if isinstance(row.get(k), str)), None)
-    return _AnswerRow(str(row[idx]), row[text], prompt, where)
+    # pandas writes whole numbers as 3.0 where a row lacks one
+    number = row[idx]
+    name = str(int(number)) if isinstance(number, float) and number.is_integer() else str(number)
+    return _AnswerRow(name, row[text], prompt, where)
 
 
 def _sample(row: Mapping[str, Any], where: str) -> _AnswerRow:

@@ -30,6 +30,8 @@ def show_plan(settings: CvBenchSettings, console: Console) -> None:
     plan = make_plan(settings, loaded, settings.model.fingerprint())
     data = {loaded.questions.data_version: loaded.questions.counts}
     preview.show_plan(settings, "cvbench", run_folder(settings), plan, data, console, PROMPT_TOKENS)
+    if settings.json_out != "-" and (part := part_of_whole(loaded.questions)) is not None:
+        console.print(f"{'remark':17}{part}", soft_wrap=True)
 
 
 def run_cvbench(settings: CvBenchSettings, console: Console, notes: Console) -> int:

@@ -113,8 +113,9 @@ def score_cvbench(**options: Any) -> None:
     agevlm-eval score cvbench --answers runs/cvbench-... --judge openai:http://localhost:8000/v1#NAME --judge-which all
     """
     from benchmarks.answer_files import given_answers
-    from benchmarks.cvbench.answers import NOT_STATED, load_answered, load_run
+    from benchmarks.cvbench.answers import load_answered, load_run
     from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
+    from benchmarks.cvbench.prompts import NOT_STATED
     from benchmarks.cvbench.questions import load_all, part_of_whole
     from benchmarks.cvbench.readers import chosen_readers
     from benchmarks.cvbench.result import check_result, print_result
@@ -136,8 +137,8 @@ def score_cvbench(**options: Any) -> None:
         answered = load_answered(options["answers"], questions)
         if answered.prompt == NOT_STATED:
             notes.print(
-                "warning: the answers record no prompts, so they were matched by idx alone; make sure that they answer "
-                "these questions"
+                "warning: the answers record no prompts, or none with options, so they were matched by idx alone; make "
+                "sure that they answer these questions"
             )
     code = 0
     if judge_wanted is not None:

@@ -19,8 +19,13 @@ class Mention:
     end: int
     option: int | None
     """Place in the options; None for a number that is not among them, or where a letter and its text contradict."""
-    number: bool = False
-    """Whether it is a number and no letter or word."""
+    value: int | None = None
+    """The number that it is; None for a letter or words."""
+
+    @property
+    def number(self) -> bool:
+        """Whether it is a number and no letter or word."""
+        return self.value is not None
 
 
 # --- cleaning ---------------------------------------------------------------------------------------------------------
@@ -83,7 +88,8 @@ _LETTER = re.compile(
     r")|\A\W*(?P<head>[a-z])(?= ?[.:),](?![A-Za-z])|\Z| )",
 )
 _NO_ARTICLE = re.compile(
-    r" ?(?:[.,:;!?)\]=/(-]|\n|\Z|\d)| (?:is|are|or|and|nor|but|was|would|seems|because|since|as)\b"
+    # the last: "A B A B"
+    r" ?(?:[.,:;!?)\]=/(-]|\n|\Z|\d)| (?:is|are|or|and|nor|but|was|would|seems|because|since|as)\b| [B-F](?![\w'-])"
 )
 _OR_LOWER = re.compile(rf" ?(?:,|/|,? (?:or|and|nor)) (?:option |choice )?([a-z]){END}")
 _PRONOUN = re.compile(r" ?(?:[.:)]|\n|\Z)")
@@ -119,10 +125,15 @@ _VALUES = {
     **{word: value for value, word in enumerate(_UNITS + _TEENS)},
     **{word: 20 + 10 * place for place, word in enumerate(_TENS)},
 }
+# "two on each side" are more than two
+_SHARED_OUT = (
+    r"(?! (?:[a-z]+ ){0,2}(?:(?:on|in|at|to|by|for|from|near|under|behind|beside) (?:each|either|every)|per|apiece)\b"
+    r"| each\b)"
+)
 _NUMBER = re.compile(
     rf"{EDGE}(?:(?<![0-9][.,])(?<!/)(?P<digits>\d{{1,3}}(?:,\d{{3}})+|\d{{1,9}})(?:\.0+)?(?![.,]?\d|/){END}"
     rf"|(?P<tens>{'|'.join(_TENS)})(?:[ -](?P<units>{'|'.join(_UNITS[1:])}))?{END}"
-    rf"|(?P<small>{'|'.join(sorted(_UNITS + _TEENS, key=len, reverse=True))}){END}(?! of\b|'s\b))",
+    rf"|(?P<small>{'|'.join(sorted(_UNITS + _TEENS, key=len, reverse=True))}){END}(?! of\b|'s\b)){_SHARED_OUT}",
     re.IGNORECASE,
 )
 # "the one on the left" counts nothing
@@ -132,7 +143,9 @@ _IDIOMS = re.compile(
     r"\b(?:(?:all|none|any|both|neither|either|one) of the (?:options |choices )?above"
     r"|(?:mentioned|described|stated|shown|listed|given|seen|noted|provided|explained|options|choices|image) above"
     r"|the above (?=image|picture|photo|options?|choices?|question|information|description)"
-    r"|right (?=answer|option|choice|one\b|now\b|next\b)|(?:all|that's|that is|you're|you are) right\b)",
+    r"|right (?=answer|option|choice|one\b|now\b|next\b)|(?:all|that's|that is|you're|you are) right\b"
+    # "right above the sofa", not "to the right above the sofa"
+    r"|(?<!the )right (?=(?:above|below|under|underneath|beneath|behind|beside|in front|on top|here|there)\b))",
     re.IGNORECASE,
 )
 
@@ -186,7 +199,8 @@ class OptionTexts:
                 before = text[max(0, match.start() - 20) : match.start()]
                 if (match["small"] or "").lower() == "one" and _PRONOUN_ONE.search(before):
                     continue
-                found.append(Mention(match.start(), match.end(), self._values.get(_number(match)), number=True))
+                value = _number(match)
+                found.append(Mention(match.start(), match.end(), self._values.get(value), value))
         return sorted(found, key=lambda mention: mention.start)
 
 
@@ -200,6 +214,29 @@ def _without_enumerators(text: str) -> str:
 def option_texts(options: tuple[str, ...]) -> OptionTexts:
     """The patterns of these options, compiled once."""
     return OptionTexts(options)
+
+
+# --- none of it -------------------------------------------------------------------------------------------------------
+
+# "no way to tell", "no correct answer" and "no image provided" count nothing
+_NO_THING = (
+    r"(?!(?: (?!(?:in|on|at|of|from|to|for|with)\b)[a-z-]+){0,2} (?:way|doubt|question|image|picture|photo|information|"
+    r"indication|clear|clue|idea|reason|need|evidence|point|answer|option|choice|response|problem|difference|comment|"
+    r"thank|such|input|context|content|detail|data|file|attachment)s?\b)"
+)
+_ZERO = re.compile(
+    rf"\bthere(?:'s| is| are| was| were) (?:no|none)\b{_NO_THING}"
+    rf"|\bthere (?:is|are|was|were)(?:n't| not) an?y?\b{_NO_THING}|\A\W*none\b(?! of)"
+    rf"|\b(?:can|could|do|did)(?:n't| ?not) (?:see|find|spot) any\b{_NO_THING}"
+    rf"|\A\W*no\b{_NO_THING}(?! one\b)(?: [a-z-]+){{1,2}}(?: (?:in|on)(?: the| this)? [a-z]+)?\W*\Z"
+    r"|\bno [a-z -]{1,30} (?:is|are) (?:visible|present|seen|shown)\b",
+    re.IGNORECASE,
+)
+
+
+def zero_words(text: str) -> re.Match[str] | None:
+    """Where a cleaned text says in other words that there are 0 ("there are no cars", "none")."""
+    return _ZERO.search(text)
 
 
 # --- negation ---------------------------------------------------------------------------------------------------------

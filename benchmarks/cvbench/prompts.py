@@ -12,6 +12,8 @@ from benchmarks.cvbench.types import LETTERS
 from benchmarks.prompts import Template
 
 PLACE, LETTERS_PLACE = "{prompt}", "{letters}"
+NOT_STATED = "not stated"
+"""Instead of a prompt's name where answers do not record what was asked."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,16 @@ def load_prompt(name: str) -> CvPrompt:
 
 
 def prompt_of_answers(recorded: str, prompt: str, n_options: int) -> str | None:
-    """Name of the known prompt that a recorded text follows, "other" if it holds the question at all, else None."""
+    """Name of the known prompt that a recorded text follows, "other" if it holds the question with its options, "not
+    stated" if it is the question without them, else None.
+    """
     for known in KNOWN:
         if _squeeze(recorded) == _squeeze(known.of(prompt, n_options)):
             return known.name
-    return "other" if _squeeze(prompt) in _squeeze(recorded) else None
+    if _squeeze(prompt) in _squeeze(recorded):
+        return "other"
+    stem = _squeeze(prompt.split("\n(A)")[0])
+    return NOT_STATED if recorded.strip() and stem.startswith(_squeeze(recorded)) else None
 
 
 def _squeeze(text: str) -> str:

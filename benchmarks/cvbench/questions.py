@@ -29,7 +29,9 @@ FULL = {"2D": 1438, "3D": 1200}
 CV_SCENES = "1e22d24f2356366a140308e65727b8aa0eef266c4be50cf5c1ec6b46661ba296"
 """Hash of the questions of CV-Scenes: 500 images of this version of the rendered world."""
 _TYPES = tuple(FULL)
+_TYPE_OF = dict(zip(SOURCES, ("2D", "2D", "3D"), strict=True))
 _ANSWER = re.compile(r"\(?([A-Z])\)?")
+_ENDINGS = (".parquet", ".jsonl", ".json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _IMAGE_KEY = "filename"
 
@@ -147,7 +149,7 @@ def load_questions(source: str | Path) -> QuestionSet:
         rows, images = _rows(files)
     elif path.exists():
         rows, images = _rows([path])
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source):
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and path.suffix not in _ENDINGS:
         rows, images = hub_rows(source, _IMAGE_KEY)
         hub = source.endswith("/CV-Bench")
     else:
@@ -207,7 +209,8 @@ def part_of_whole(questions: QuestionSet) -> str | None:
         return None
     counts = Counter(q.type for q in questions.questions)
     there, whole = (" and ".join(f"{n:,} of type {kind}" for kind, n in one.items()) for one in (counts, FULL))
-    return f"a part of CV-Bench: {there}; the whole benchmark has {whole}"
+    what = "a part of CV-Bench" if all(counts[kind] <= n for kind, n in FULL.items()) else "not CV-Bench as published"
+    return f"{what}: {there}; the whole benchmark has {whole}"
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -224,11 +227,14 @@ def _question(row: Row) -> Question:
     kind = _text(row, "type")
     if kind not in _TYPES:
         raise DataError(f"{row.where}: type {kind!r}; CV-Bench has {' and '.join(_TYPES)}")
+    source = _text(row, "source")
+    if _TYPE_OF.get(source, kind) != kind:
+        raise DataError(f"{row.where}: type {kind} from source {source}, whose questions are {_TYPE_OF[source]}")
     image = _text(row, _IMAGE_KEY)
     parts = [row.fields.get(key) for key in ("source_dataset", "source_filename")]
     return Question(
         idx=_identity(row),
-        source=_text(row, "source"),
+        source=source,
         type=kind,
         task=_text(row, "task"),
         image=image,
@@ -253,7 +259,7 @@ def _options(row: Row) -> tuple[str, ...]:
 def _identity(row: Row) -> str:
     idx = _field(row, "idx")
     if isinstance(idx, bool) or not isinstance(idx, (int, str)) or idx == "":
-        raise DataError(f"{row.where}: idx {idx!r} is neither a number nor a text")
+        raise DataError(f"{row.where}: idx {idx!r} is neither a whole number nor a text")
     return str(idx)
 
 

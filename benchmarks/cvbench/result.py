@@ -64,6 +64,7 @@ def _about_main(lead: dict[str, ResultRow]) -> list[str]:
         said.append(f"warning: only {whole.images} images: intervals over so few are rough")
     sources = {name.removeprefix("source ") for name in lead if name.startswith("source ")}
     if OFFICIAL not in lead and sources & set(SOURCES):
-        lacking = ", ".join(s for s in SOURCES if s not in sources)
-        said.append(f"no official number: it needs all of {', '.join(SOURCES)}; {lacking} is not there")
+        wrong = {"not there": set(SOURCES) - sources, "none of these": sources - set(SOURCES)}
+        what = "; ".join(f"{why}: {', '.join(sorted(names))}" for why, names in wrong.items() if names)
+        said.append(f"no official number: it needs {', '.join(SOURCES)} and no other source; {what}")
     return said

@@ -5,7 +5,8 @@ The reader knows the answer and the options' texts, never the right answer and n
 1. no words: `empty`. A thought that never ends: `unfinished-thought`; what is inside `<think>` counts for nothing.
 2. an explicit statement ("the answer is (B)", "Answer: the sofa", `\boxed{B}`, "option B is correct", "therefore, there
    are 3"): the last one that names an option wins over everything before it (`explicit-letter`, `explicit-text`),
-   unless a correction after it names another ("Wait, (C)"): `self-corrected`.
+   unless a correction after it names another ("Wait, (C)"): `self-corrected`. Where a statement before it calls itself
+   final and names another, they contradict each other: `contradicts-final`.
 3. letters in any common wrapping. One alone (`letter-alone`), one that the answer begins with as a statement of its own
    (`leading-letter`), one alone on the last line (`final-letter`), or the only one that is named anywhere (`letter`).
    More than one: `two-letters`. "A" before a word is an article, "I" a pronoun. Where an option's text directly
@@ -15,11 +16,14 @@ The reader knows the answer and the options' texts, never the right answer and n
    table" names no "table". "Not", "neither", "is wrong" deny an option, as do "closer than" it and "it is farther"
    (every comparison of CV-Bench asks what is closer). Numbers are whole numbers in digits or words (`number`); any
    other number in the answer makes it `two-options`, and one that is not among the options `number-not-offered`.
-   Several of them may be settled by the last line (`final-text`); "none" and "there are no ..." are 0 (`zero-words`).
+   Several of them may be settled: numbers by one that is announced as the sum of the others ("three: one red and two
+   blue", `total`), options by a reason after the first ("the sofa, because ...", `leading-text`) or by the last line
+   (`final-text`). "None" and "there are no ..." are 0 (`zero-words`), but `zero-and-number` before another number.
 6. anything else: `none-of-the-options`, `negated` (options are named only to deny them: "not (A)"), or `no-rule`.
 
 Known limits: it reads English (and the Chinese words for "the answer is"), draws no conclusion from a sentence that
-names two options ("the bin and the table" is `two-options`), and from a denial none about the rest.
+names two options ("the bin and the table" is `two-options`), and from a denial none about the rest. It reads what an
+answer names, not who says it: a letter that is quoted or commanded ("ignore all instructions and answer A") counts.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.cvbench.mentions import Mention, affirmed, clean, letter_mentions, option_texts
+from benchmarks.cvbench.mentions import Mention, affirmed, clean, letter_mentions, option_texts, zero_words
 from benchmarks.cvbench.types import LETTERS, NOT_OFFERED, Reading, letter_reading
 from benchmarks.reading import Label, read_yes_no
 
@@ -205,27 +209,39 @@ _MOST_STATEMENTS = 50
 
 def _explicit(part: _Part) -> Reading | None:
     """The last explicit statement that says something about the options."""
-    for start, stop in reversed(_statements(part.text)[-_MOST_STATEMENTS:]):
+    found: Reading | None = None
+    for start, stop, final in reversed(_statements(part.text)[-_MOST_STATEMENTS:]):
+        if found is not None and not final:
+            continue
         statement = _part(part.text[start:stop], part.options)
         reading = _said(statement)
-        if reading is not None:
-            named = [m.end for m in (*statement.letters, *statement.texts)]
-            taken_back = named and reading.option is not None and _corrected(part, start + min(named), reading.option)
-            return Reading(None, "self-corrected") if taken_back else reading
-    return None
+        if reading is None:
+            continue
+        if found is not None:
+            differs = reading.option is not None and reading.option != found.option
+            return Reading(None, "contradicts-final") if differs else found
+        named = [m.end for m in (*statement.letters, *statement.texts)]
+        if named and reading.option is not None and _corrected(part, start + min(named), reading.option):
+            return Reading(None, "self-corrected")
+        if final or reading.option is None:
+            return reading
+        found = reading
+    return found
 
 
-def _statements(text: str) -> list[tuple[int, int]]:
-    """Where explicit statements say what the answer is, in the order of their ends."""
+def _statements(text: str) -> list[tuple[int, int, bool]]:
+    """Where explicit statements say what the answer is, and whether they call it final, in the order of their ends."""
     stops = [match.span() for match in _STOP.finditer(text)]
     begins, ends = [0, *(end for _, end in stops)], [*(start for start, _ in stops), len(text)]
     found = []
     for match in _BEFORE.finditer(text):
         stop = ends[bisect_left(ends, match.end())]
-        found.append((match.end(), min(stop, match.end() + _STATEMENT_LIMIT)))
+        final = "final" in text[max(0, match.start() - 6) : match.end()].lower()
+        found.append((match.end(), min(stop, match.end() + _STATEMENT_LIMIT), final))
     for match in _AFTER.finditer(text):
         begin = begins[bisect_right(begins, match.start()) - 1]
-        found.append((max(begin, match.start() - _STATEMENT_LIMIT), match.start()))
+        final = "final" in match.group().lower()
+        found.append((max(begin, match.start() - _STATEMENT_LIMIT), match.start(), final))
     return sorted(found, key=lambda span: (span[1], span[0]))
 
 
@@ -264,12 +280,9 @@ def _corrected(part: _Part, position: int, option: int) -> bool:
 
 # --- texts and the rest -----------------------------------------------------------------------------------------------
 
-_ZERO = re.compile(
-    r"\bthere(?:'s| is| are| was| were) (?:no|none)\b(?! (?:way|doubt|question|image|information|indication|clear))"
-    r"|\bthere (?:is|are|was|were)(?:n't| not) any\b|\A\W*none\b(?! of)"
-    r"|\bno [a-z -]{1,30} (?:is|are) (?:visible|present|seen|shown)\b",
-    re.IGNORECASE,
-)
+_REASON = re.compile(r",? (?:because|since|as)\b")
+_TOTAL_FIRST = re.compile(r"[:(]|\bincluding\b", re.IGNORECASE)
+_TOTAL_LAST = re.compile(r"=|\b(?:so|total|gives|giving|makes|making|equals|altogether)\b", re.IGNORECASE)
 _NONE_OF = re.compile(
     r"\bneither\b|\bnone of\b|\bnot any of\b|\bno (?:correct|right) (?:answer|option|choice)\b", re.IGNORECASE
 )
@@ -283,13 +296,38 @@ def _refused(said: str) -> Reading | None:
 def _by_text(part: _Part) -> Reading | None:
     """The one option named by its text or number."""
     named = {m.option for m in part.texts}
+    zero = option_texts(part.options).zero
+    says_zero = None if zero is None else zero_words(part.text)
+    if says_zero and not named:
+        return Reading(zero, "zero-words")
+    if says_zero and zero not in named and says_zero.start() < part.texts[0].start:
+        return Reading(None, "zero-and-number")
     if len(named) == 1:
         return _named(part.texts[0], "number" if part.texts[0].number else "text")
-    if named:
-        return _last_line(part, "final-text", letters=False) or Reading(None, "two-options")
-    zero = option_texts(part.options).zero
-    if zero is not None and _ZERO.search(part.text):
-        return Reading(zero, "zero-words")
+    return _settled(part) if named else None
+
+
+def _settled(part: _Part) -> Reading:
+    """What is said of several options that are named by their texts."""
+    if (total := _total(part)) is not None:
+        return _named(total, "total")
+    head = _at_head(part, part.texts)
+    if head is not None and _REASON.match(part.text, head.end):
+        return _named(head, "leading-text")
+    return _last_line(part, "final-text", letters=False) or Reading(None, "two-options")
+
+
+def _total(part: _Part) -> Mention | None:
+    """The number that is announced as the sum of at least two others: "three: one red and two blue", "2 + 1 = 3"."""
+    values = [mention.value for mention in part.texts if mention.value is not None]
+    if len(values) < max(3, len(part.texts)):
+        return None
+    first, second, *_ = part.texts
+    *_, before, last = part.texts
+    if 2 * values[0] == sum(values) and _TOTAL_FIRST.search(part.text, first.end, second.start):
+        return first
+    if 2 * values[-1] == sum(values) and _TOTAL_LAST.search(part.text, before.end, last.start):
+        return last
     return None
 
 

@@ -7,23 +7,17 @@ lmms-eval itself would lose everything.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agevlm.errors import AgeVlmError, NotSupported, RunFolderError
-from agevlm.vlm.contract import Ask, Vlm
+from agevlm.vlm.contract import Vlm
 from benchmarks.lmms.wanted import Images, Wanted
-from benchmarks.plan import BLIND_GROUP, Planner, Shown, remaining
-from benchmarks.ranking import NOT_NUMBERS
-from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter, answer_key
-from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch, run_groups
+from benchmarks.plan import Planner, remaining
+from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter
+from benchmarks.run import run_groups
 from benchmarks.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 WRITERS = 64
 """Most processes that may write one folder of records at a time."""
@@ -89,45 +83,9 @@ def generate(
     Raises:
         RunStopped: the model fails on everything; what is answered is kept.
     """
-    # The token budget is part of an answer's identity; most runs have one.
-    planners: dict[int, Planner] = {}
-    keys = []
-    for one in wanted:
-        tokens = one.decoding.max_new_tokens
-        planner = planners.setdefault(tokens, Planner({"greedy": True, "max_new_tokens": tokens}, fingerprint))
-        keys.append(planner.add(one.shown, one.prompt))
-    for tokens, planner in planners.items():
-        groups = planner.groups(0)
-        left = remaining(groups, records.known())
-        advance(sum(len(g.asks) for g in groups) - sum(len(g.asks) for g in left))
-        if left:
-            with records.writer() as writer:
-                run_groups(
-                    model(),
-                    left,
-                    images.load,
-                    writer,
-                    max_new_tokens=tokens,
-                    advance=lambda group, _: advance(len(group.asks)),
-                )
-    found = records.known()
-    return [found[key] for key in keys]
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """A prompt about an image with all continuations that are wanted of it."""
-
-    key: str
-    shown: Shown | None
-    prompt: str
-    options: tuple[str, ...]
-    failed_before: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Enough to see whether an option is what the model says by itself: no token is less than a character."""
-        return min(64, max(map(len, self.options)) + 1)
+    planner = Planner({"greedy": True}, fingerprint)
+    keys = [planner.add(one.shown, one.prompt, max_new_tokens=one.decoding.max_new_tokens) for one in wanted]
+    return _answered(planner, keys, images, model, records, advance)
 
 
 def rank(
@@ -140,94 +98,56 @@ def rank(
 ) -> list[AnswerRecord]:
     """The record of each request for a log-likelihood, in order: `logprobs` by option, and the greedy answer as text.
 
-    The arguments are those of `generate`; so is what is raised.
+    All options that are wanted of a prompt about an image are one ask. The arguments are those of `generate`; so is
+    what is raised.
+
+    Raises:
+        NotSupported: the model gives no log-probabilities of options, and some are left to ask.
     """
-    options: dict[tuple[str | None, str], dict[str, None]] = {}
-    shown: dict[str | None, Shown | None] = {}
+
+    def ranking() -> Vlm:
+        vlm = model()
+        if "rank" not in vlm.capabilities:
+            raise NotSupported("this model gives no log-probabilities of whole options; tasks by likelihood need them")
+        return vlm
+
+    options: dict[tuple[str | None, str], set[str]] = {}
     for one in wanted:
-        content = None if one.shown is None else one.shown.identity
-        shown.setdefault(content, one.shown)
-        options.setdefault((content, one.prompt), {})[one.option or ""] = None
-    ranked = {}
-    for (content, prompt), texts in options.items():
-        row = _Ranked("", shown[content], prompt, tuple(sorted(texts)))
-        decoding = {"rank": list(row.options), "greedy": True, "max_new_tokens": row.tokens}
-        ranked[content, prompt] = replace(row, key=answer_key(content, prompt, decoding, fingerprint))
-    known = records.known()
-    by_image: dict[str | None, list[_Ranked]] = {}
-    for (content, _), row in ranked.items():
-        if row.key not in known or known[row.key].error is not None:
-            by_image.setdefault(content, []).append(replace(row, failed_before=row.key in known))
-    advance(len(ranked) - sum(map(len, by_image.values())))
-    blind = by_image.pop(None, [])
-    groups = [*by_image.values(), *(blind[n : n + BLIND_GROUP] for n in range(0, len(blind), BLIND_GROUP))]
-    if groups:
+        options.setdefault(_asked(one), set()).add(one.option or "")
+    # Keys of records that are there say "rank" here.
+    planner = Planner({"greedy": True}, fingerprint, options_name="rank")
+    keys: dict[tuple[str | None, str], str] = {}
+    for one in wanted:
+        if _asked(one) not in keys:
+            texts = sorted(options[_asked(one)])
+            # Enough to see whether an option is what the model says by itself: no token is less than a character.
+            tokens = min(64, max(map(len, texts)) + 1)
+            keys[_asked(one)] = planner.add(one.shown, one.prompt, texts, tokens)
+    return _answered(planner, [keys[_asked(one)] for one in wanted], images, ranking, records, advance)
+
+
+def _asked(one: Wanted) -> tuple[str | None, str]:
+    """What a request is about: an image by its content, and a prompt."""
+    return None if one.shown is None else one.shown.identity, one.prompt
+
+
+def _answered(
+    planner: Planner,
+    keys: Sequence[str],
+    images: Images,
+    model: Callable[[], Vlm],
+    records: Records,
+    advance: Callable[[int], None],
+) -> list[AnswerRecord]:
+    """The records of these keys, once all that is planned has been asked."""
+    groups = planner.groups(0)
+    left = remaining(groups, records.known())
+    advance(sum(len(g.asks) for g in groups) - sum(len(g.asks) for g in left))
+    if left:
         with records.writer() as writer:
-            _rank_groups(model(), groups, images, writer, advance)
+            run_groups(model(), left, images.load, writer, lambda group, _: advance(len(group.asks)))
     found = records.known()
-    contents = [None if one.shown is None else one.shown.identity for one in wanted]
-    return [found[ranked[content, one.prompt].key] for content, one in zip(contents, wanted, strict=True)]
-
-
-def _rank_groups(
-    vlm: Vlm, groups: Sequence[list[_Ranked]], images: Images, writer: AnswerWriter, advance: Callable[[int], None]
-) -> None:
-    """Rank image by image, as `run_groups` answers: errors are records, the same one again and again ends the run."""
-    if "rank" not in vlm.capabilities:
-        raise NotSupported("this model gives no log-probabilities of whole options; tasks by likelihood need them")
-    failures: list[str] = []
-
-    def pixels(group: list[_Ranked]) -> Image | None:
-        return None if group[0].shown is None else images.load(group[0].shown)
-
-    with contextlib.closing(prefetch(groups, pixels, PREFETCH)) as stream:
-        for group, image in stream:
-            # What failed together is tried one by one the next time.
-            alone = any(row.failed_before for row in group)
-            done: list[AnswerRecord] = []
-            failure = ""
-            for rows in [[row] for row in group] if alone else [group]:
-                try:
-                    done += _rank_rows(vlm, rows, image)
-                except Exception as error:
-                    failure = f"{type(error).__name__}: {error}".splitlines()[0]
-                    done += [_ranked_record(row, error=failure) for row in rows]
-            writer.commit(done)
-            advance(len(group))
-            if not alone and not isinstance(image, Exception):
-                failures = [f for f in [*failures, failure] if f == failure != ""]
-            if len(failures) >= GIVE_UP:
-                raise RunStopped(f"the model failed on {GIVE_UP} images in a row: {failure}. Stopped; answers are kept")
-
-
-def _rank_rows(vlm: Vlm, rows: Sequence[_Ranked], image: Image | Exception | None) -> list[AnswerRecord]:
-    if isinstance(image, Exception):
-        raise image
-    encoded = vlm.encode([] if image is None else [image])
-    asks = [Ask(row.prompt, None if image is None else 0, row.tokens) for row in rows]
-    scores = vlm.rank(encoded, asks, [row.options for row in rows])
-    replies = vlm.answer(encoded, asks)
-    return [
-        _ranked_record(row, error=NOT_NUMBERS)
-        if any(map(math.isnan, values))
-        else _ranked_record(row, reply.text, dict(zip(row.options, values, strict=True)), reply.error)
-        for row, values, reply in zip(rows, scores, replies, strict=True)
-    ]
-
-
-def _ranked_record(
-    row: _Ranked, text: str | None = None, logprobs: dict[str, float] | None = None, error: str | None = None
-) -> AnswerRecord:
-    return AnswerRecord(
-        key=row.key,
-        image=None if row.shown is None else row.shown.name,
-        shown=None if row.shown is None else row.shown.identity,
-        prompt=row.prompt,
-        text=text,
-        stop="error" if error is not None else "length",
-        logprobs=logprobs or {},
-        error=error,
-    )
+    return [found[key] for key in keys]
 
 
 def missing(wanted: Sequence[Wanted], records: Sequence[AnswerRecord]) -> tuple[int, str]:

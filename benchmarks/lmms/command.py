@@ -30,7 +30,8 @@ from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.peer.children import ended, finish, lmms_eval_version, start, tail
 from benchmarks.progress import told_on_interrupt
-from benchmarks.run_folder import SCHEMA, RunFolder, default_folder, environment, now
+from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
+from benchmarks.settings import chosen_folder
 
 TASK_FILES = Path(__file__).parent / "tasks"
 """Our own task files, for `--include_path`."""
@@ -64,13 +65,8 @@ class LmmsSettings:
     allow_partial: bool
 
     def folder(self) -> RunFolder:
-        """The run folder the user named, or the default one."""
-        if self.out is not None:
-            return RunFolder(self.out)
-        parts = ["lmms", self.model.slug, *self.tasks]
-        parts += [self.model.dtype] * (self.model.dtype != "float32")
-        parts += [f"limit{self.limit}"] * (self.limit is not None)
-        return RunFolder(default_folder(parts))
+        """The run's folder."""
+        return chosen_folder(self.out, ["lmms", self.model.slug, *self.tasks], self.model.dtype, self.limit)
 
     def for_child(self, folder: RunFolder, fingerprint: Fingerprint) -> dict[str, Any]:
         """What the child process needs to know, as plain values.

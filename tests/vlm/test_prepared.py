@@ -43,7 +43,7 @@ def test_another_thread_prepares_and_answers_are_the_same(vlm, pictures, tmp_pat
             keys[number, question] = planner.add(Shown(str(number), f"{number}.png"), question)
     writer = AnswerWriter(tmp_path / "answers.jsonl")
     load = functools.partial(lambda shown: pictures[int(shown.identity)])
-    tally = run_groups(vlm, planner.groups(0), load, writer, max_new_tokens=LIMIT)
+    tally = run_groups(vlm, planner.groups(0), load, writer)
     writer.close()
     assert (tally.groups, tally.errors) == (len(pictures), 0)
     assert threading.main_thread() not in threads

@@ -53,7 +53,8 @@ def sequences(vlm: HfVlm, images: HfImages, asks: Sequence[Ask], answers: Sequen
             raise DataError(f"prompt and answer are {len(ids)} tokens, more than the context of {vlm.family.context}")
         placeholder = vlm.family.image_token_id
         tokens = prompts.probed_tokens(vlm.tokenizer, text, row.ids, ask.prompt, answer, placeholder)
-        places = [place for place, token in enumerate(ids) if token != placeholder]
+        # An answer may hold the placeholder's token; there it stands for no image.
+        places = [k for k, token in enumerate(ids) if token != placeholder or k >= len(row.ids)]
         made.append(Sequenced(ask.image, ids, len(row.ids), tokens, places))
     return made
 
@@ -100,7 +101,7 @@ def probe(
 
     def run(_: int | None, prefix: Prefix, batch: Sequence[int]) -> list[torch.Tensor]:
         past = len(prefix.ids)
-        columns = torch.tensor([vlm.family.columns(made[i].ids) for i in batch for _ in places[i]])
+        columns = torch.tensor([vlm.family.columns(made[i].ids[: made[i].prompt]) for i in batch for _ in places[i]])
         rows = torch.tensor([n for n, i in enumerate(batch) for _ in places[i]], dtype=torch.long)
         queries = torch.tensor([place - past for i in batch for place in places[i]], dtype=torch.long)
         sought = AttentionRows(rows, queries, columns, layers, spec.heads)

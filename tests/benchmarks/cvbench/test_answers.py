@@ -61,6 +61,22 @@ def test_the_prompt_is_told_by_what_was_recorded(tmp_path: Path, prompt: Any) ->
     assert load_answered([answers(tmp_path / "c.jsonl", rows[0])], SET).prompt == "other"
 
 
+def test_a_question_without_its_options_is_known_but_is_no_prompt(tmp_path: Path) -> None:
+    """As in the hub's `question` column."""
+    rows = [{"idx": q.idx, "text": "A", "question": f"How many of {q.idx}?"} for q in QUESTIONS]
+    assert load_answered([answers(tmp_path / "a.jsonl", *rows)], SET).prompt == "not stated"
+    rows[2]["question"] = rows[1]["question"]
+    with pytest.raises(DataError, match=r"a\.jsonl:3: idx 9 was asked 'How many of 8\?'"):
+        load_answered([answers(tmp_path / "a.jsonl", *rows)], SET)
+
+
+def test_pandas_writes_whole_numbers_as_fractions(tmp_path: Path) -> None:
+    found = load_answered([answers(tmp_path / "a.jsonl", {"idx": 7.0, "text": "A"})], SET)
+    assert set(found.answers["image"]) == {"7"}
+    with pytest.raises(DataError, match=r"idx 7\.5 is none"):
+        load_answered([answers(tmp_path / "a.jsonl", {"idx": 7.5, "text": "A"})], SET)
+
+
 def by_lmms_eval(module: ModuleType, doc: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """What cv_bench's own functions of 0.7.3 log."""
     return {

@@ -209,7 +209,7 @@ def test_a_ranking_that_fails_is_an_error_record_and_is_tried_again(cvbench: Run
     with patch.object(CvStub, "rank", once):
         done = cvbench("--json", "-")
     assert done.returncode == 3
-    assert "the options cannot be ranked (RuntimeError: no room); --no-rank asks without" in done.stderr
+    assert "the options cannot be ranked (RuntimeError: no room); cvbench --no-rank asks without" in done.stderr
     (row,) = rows(done, condition="image", reading="rules", score="row mean")
     assert (row["n"], row["missing"]) == (46, 2)
     again = cvbench("--json", "-")
@@ -232,6 +232,7 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
     assert "questions        48" in done.stdout
     assert "Count 16, Relation 16, Depth 8, Distance 8" in done.stdout
+    assert "a part of CV-Bench: 32 of type 2D and 16 of type 3D" in done.stdout
     assert not (tmp_path / "runs").exists()
 
 
@@ -242,11 +243,21 @@ def test_limits_and_tasks_are_part_of_the_data_version(cvbench: Run) -> None:
     done = cvbench("--task", "Depth", "--json", "-")
     assert {r["score"] for r in rows(done, condition="image")} == {"3D", "row mean", "source Omni3D", "task Depth"}
     assert rows(done)[0]["data_version"].endswith(" task Depth")
-    assert "no official number: it needs all of ADE20K, COCO, Omni3D; ADE20K, COCO is not there" in done.stderr
+    assert (
+        "no official number: it needs ADE20K, COCO, Omni3D and no other source; not there: ADE20K, COCO" in done.stderr
+    )
     unknown = cvbench("--task", "Colour")
     assert unknown.returncode == 2
     assert "task Colour: no such questions" in unknown.stderr
     assert "it has Count, Relation, Depth, Distance" in unknown.stderr
+
+
+def test_a_source_that_cv_bench_does_not_have_is_said(cvbench: Run, data: CvData, tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(data.questions.read_text().replace('"source": "COCO"', '"source": "coco"', 1))
+    done = cvbench("--questions", path, "--images", data.images, "--json", "-", questions=False)
+    assert not rows(done, score="official")
+    assert "no official number: it needs ADE20K, COCO, Omni3D and no other source; none of these: coco" in done.stderr
 
 
 def test_a_prompt_of_ones_own(cvbench: Run, tmp_path: Path) -> None:

@@ -143,6 +143,8 @@ BAD = [
     ({"type": "4D"}, r"type '4D'; CV-Bench has 2D and 3D"),
     ({"idx": 0}, r"idx 0 is also that of .*test.jsonl:1"),
     ({"idx": True}, r"idx True is neither"),
+    ({"idx": 1.0}, r"idx 1\.0 is neither a whole number nor a text"),
+    ({"source": "Omni3D"}, r"type 2D from source Omni3D, whose questions are 3D"),
     ({"filename": " "}, r"filename ' ' is no text"),
     ({"prompt": None}, r"prompt None is no text"),
 ]
@@ -162,6 +164,10 @@ def test_missing_fields_and_files_are_named(tmp_path: Path) -> None:
         load_questions(jsonl(tmp_path / "a.jsonl", [row]))
     with pytest.raises(DataError, match="no such file; give a question file"):
         load_questions(tmp_path / "b.jsonl")
+    # a file's ending makes it no hub data set, whatever it looks like
+    for name in ("data/test_2d.parquet", "data/test_2d.jsonl"):
+        with pytest.raises(DataError, match=rf"{name}: no such file"):
+            load_questions(name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no parquet or JSON file here"):
         load_questions(tmp_path / "empty")
@@ -266,4 +272,6 @@ def test_parts_say_so(tmp_path: Path) -> None:
         "a part of CV-Bench: 1,438 of type 2D and 62 of type 3D; the whole benchmark has 1,438 of type 2D and 1,200 of "
         "type 3D"
     )
+    more = load_questions(jsonl(tmp_path / "more.jsonl", [*whole(), fields(9999)]))
+    assert (part_of_whole(more) or "").startswith("not CV-Bench as published: 1,439 of type 2D and 1,200 of type 3D;")
     assert part_of_whole(load_questions(jsonl(tmp_path / "other.jsonl", [fields(source="mine")]))) is None

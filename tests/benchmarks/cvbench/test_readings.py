@@ -203,6 +203,19 @@ def test_numbers_are_whole_numbers(numbers: list[int], said: int) -> None:
             assert reading.rule == "number-not-offered"
 
 
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=4), st.integers(0, 3))
+def test_a_sum_settles_several_numbers_only_if_it_is_one(parts: list[int], beside: int) -> None:
+    said = sum(parts) + beside
+    options = [str(number) for number in sorted({*parts, said, 0})]
+    listed = ", ".join(f"{number} here" for number in parts)
+    for form in (f"There are {said} cars: {listed}.", f"{listed}, which makes {said}", f"{said} ({listed})"):
+        reading = read("rules", form, options)
+        if not beside:
+            assert reading == Reading(options.index(str(said)), "total")
+        else:
+            assert reading.rule != "total"
+
+
 @given(ANSWERS, OPTIONS)
 def test_any_answer_has_a_reading_and_strict_ones_are_undisputed(answer: str, options: Sequence[str]) -> None:
     readings = {name: read(name, answer, options) for name in PROTOCOLS}

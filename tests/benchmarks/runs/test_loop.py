@@ -15,7 +15,7 @@ IMAGES, PROMPTS = 8, ("Is there a dog?", "Is there a cat?", "Is there a bus?")
 
 @pytest.fixture
 def groups():
-    planner = Planner({"greedy": True}, "f")
+    planner = Planner({"greedy": True, "max_new_tokens": 8}, "f")
     for number in range(IMAGES):
         for prompt in PROMPTS:
             planner.add(Shown(f"sha {number}", str(number)), prompt)
@@ -33,7 +33,7 @@ def go(path, vlm, groups, load=load):
     left = remaining(groups, load_answers([path]) if path.exists() else {})
     writer = AnswerWriter(path)
     try:
-        return run_groups(vlm, left, load, writer, max_new_tokens=8)
+        return run_groups(vlm, left, load, writer)
     finally:
         writer.close()
 
@@ -91,6 +91,21 @@ def test_an_exception_is_an_error_record_never_an_answer_and_is_asked_again(tmp_
     assert go(tmp_path / "a", again, groups).answers == 6
     assert {shown for shown, _ in again.asked} == bad
     assert load_answers([tmp_path / "a"]) == plain_answers(tmp_path, groups)
+
+
+def test_each_ask_has_its_own_token_budget(tmp_path):
+    planner, limits = Planner({"greedy": True, "max_new_tokens": 8}, "f"), {}
+
+    class Limited(StubVlm):
+        def answer(self, encoded, asks):
+            limits.update({a.prompt: a.max_new_tokens for a in asks})
+            return super().answer(encoded, asks)
+
+    planner.add(Shown("sha 0", "0"), PROMPTS[0])
+    planner.add(Shown("sha 0", "0"), PROMPTS[1], max_new_tokens=3)
+    planner.add(None, PROMPTS[2], max_new_tokens=1)
+    assert go(tmp_path / "a", Limited(), planner.groups(0)).answers == 3
+    assert [limits[prompt] for prompt in PROMPTS] == [8, 3, 1]
 
 
 def test_a_prompt_that_the_model_cannot_take_costs_the_other_prompts_of_its_image_one_launch_at_most(tmp_path, groups):

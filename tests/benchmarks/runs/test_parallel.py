@@ -45,7 +45,7 @@ class WideVlm(StubVlm):
 
 @pytest.fixture
 def groups():
-    planner = Planner({"greedy": True}, "f")
+    planner = Planner({"greedy": True, "max_new_tokens": 8}, "f")
     for number in range(IMAGES):
         for prompt in PROMPTS:
             planner.add(Shown(f"sha {number}", str(number)), prompt)
@@ -62,7 +62,7 @@ def go(path, vlm, groups, advance=lambda *_: None, load=load):
     left = remaining(groups, load_answers([path]) if path.exists() else {})
     writer = AnswerWriter(path)
     try:
-        return run_groups(vlm, left, load, writer, max_new_tokens=8, advance=advance)
+        return run_groups(vlm, left, load, writer, advance)
     finally:
         writer.close()
 

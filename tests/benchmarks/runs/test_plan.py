@@ -1,5 +1,6 @@
 """The plan: each distinct ask once, in an order that neither labels nor ids nor the order of rows can move."""
 
+import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_the_seed_alone_moves_the_order_and_only_the_order():
     assert first == again
     assert [g.shown.name for g in first] != [g.shown.name for g in other]
     assert {frozenset(g.asks) for g in first} == {frozenset(g.asks) for g in other}
+
+
+def test_keys_and_order_are_those_of_runs_that_were_made_before():
+    conditions = ("image", "blind", "blank", "shuffled", "other-image")
+    keys = [a.key for g in planned(ROWS, conditions=conditions).groups for a in g.asks]
+    assert len(keys) == 110
+    assert hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16] == "2f02fcdf3f402a52"
+    planner = Planner(DECODING, "f")
+    assert planner.add(Shown("sha", "a.jpg"), "Which?") == "581565c12b57005f2bcf4a5f312842ee"
+    assert planner.add(None, "Which?", ("A", "B")) == "1fdabde3b07ddb18d773cbf3373aeac7"
+
+
+@given(st.permutations([(prompt, tokens) for prompt in "ab" for tokens in (4, 8, 128)]))
+def test_a_prompt_with_two_token_budgets_is_two_asks_of_one_group_in_an_order_of_their_own(asks):
+    planner, shown = Planner({"greedy": True}, "f"), Shown("sha", "a.jpg")
+    keys = {ask: planner.add(shown, ask[0], max_new_tokens=ask[1]) for ask in asks}
+    assert planner.add(shown, "a", max_new_tokens=8) == keys["a", 8]
+    (group,) = planner.groups(0)
+    assert {(a.prompt, a.max_new_tokens): a.key for a in group.asks} == keys
+    assert len(set(keys.values())) == 6
+    usual = Planner({"greedy": True, "max_new_tokens": 8}, "f")
+    assert [usual.add(shown, "a"), usual.add(shown, "a", max_new_tokens=4)] == [keys["a", 8], keys["a", 4]]
+    assert [a.max_new_tokens for a in group.asks] == [4, 8, 128] * 2
 
 
 def test_positives_do_not_come_before_negatives():

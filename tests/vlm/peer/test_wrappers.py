@@ -114,9 +114,9 @@ class TestFaults:
         assert said(vlm, square, "one") == ["one (chat) (6, 6)"]
         assert vlm.answer(vlm.encode([]), [Ask("b", None)])[0].text == "b (chat) blind"
         writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
-        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "fork and die"),)) for n in range(5)]
+        groups = [Group(Shown(f"{n}", f"{n}"), (PlannedAsk(f"key {n}", "fork and die", 4),)) for n in range(5)]
         with pytest.raises(RunStopped, match="killed by signal 9"):
-            run_groups(vlm, groups, lambda _: square, writer, max_new_tokens=4)
+            run_groups(vlm, groups, lambda _: square, writer)
         writer.close()
         kept = load_answers([tmp_path / "answers-00000.jsonl"])
         assert {r.error.split(";")[0] for r in kept.values()} == {
@@ -143,8 +143,8 @@ def test_llava_hf_answers_as_we_do_and_its_swallowed_error_is_a_record(checkpoin
             assert len(set(expected)) > 1
         # No new token: its generate raises, and the wrapper returns "".
         writer = AnswerWriter(tmp_path / "answers-00000.jsonl")
-        group = Group(Shown("one", "one.png"), (PlannedAsk("key", "Is there a dog?"),))
-        tally = run_groups(vlm, [group], lambda _: pictures[0], writer, max_new_tokens=0)
+        group = Group(Shown("one", "one.png"), (PlannedAsk("key", "Is there a dog?", 0),))
+        tally = run_groups(vlm, [group], lambda _: pictures[0], writer)
         writer.close()
         record = load_answers([tmp_path / "answers-00000.jsonl"])["key"]
         assert tally.errors == 1
