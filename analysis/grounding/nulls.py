@@ -9,6 +9,7 @@ swapped   the map as it is, against the mask of a phrase of another image
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -27,6 +28,7 @@ SINK_DEVIATIONS, SINK_TIMES = 5.0, 3.0
 median, and more than so many times its mean."""
 
 
+@lru_cache(maxsize=256)
 def centre_prior(geometry: Geometry) -> Floats:
     """(rows, columns): a Gaussian of `SIGMA` sides around the image's centre, by its exact integral over each cell.
 
