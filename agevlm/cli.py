@@ -25,6 +25,7 @@ EVAL_COMMANDS = {
         "Ask a model CV-Bench's questions and score its answers in every reading.",
     ),
     "score": ("benchmarks.commands:score", "Score answers that already exist."),
+    "judge": ("benchmarks.judge.commands:judge", "Have a run's answers read by a judge, or finish doing so."),
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "grounding": (

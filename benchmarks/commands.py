@@ -26,13 +26,6 @@ REPOPE = click.option(
 )
 
 
-def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
-    from benchmarks.pope.protocols import PROTOCOLS, protocol
-
-    chosen = tuple(protocol(n) for n in dict.fromkeys(names) if n != "all")
-    return chosen or tuple(PROTOCOLS.values())
-
-
 @click.command()
 @CKPT
 @click.option(
@@ -49,6 +42,7 @@ def _protocols(names: tuple[str, ...]) -> tuple[Any, ...]:
     "--prompt", default="default", show_default=True, metavar="default|official|FILE", help="Prompt template."
 )
 @PROTOCOL
+@judge_options
 @run_options("runs/pope-MODEL-DATA-PROMPT")
 def pope(plan_only: bool, **options: Any) -> None:
     """Ask a model POPE's yes/no questions and score its answers.
@@ -61,8 +55,10 @@ def pope(plan_only: bool, **options: Any) -> None:
     agevlm-eval pope --ckpt llava-hf/llava-1.5-7b-hf --dtype bfloat16
     agevlm-eval pope --ckpt DIR --questions POPE/output/coco --images val2014 --control blind
     agevlm-eval pope --ckpt openai:http://localhost:8000/v1#NAME
+    agevlm-eval pope --ckpt DIR --judge openai:http://localhost:8000/v1#NAME
     """
     from benchmarks.pope.command import run_pope, show_plan
+    from benchmarks.pope.protocols import chosen_protocols
     from benchmarks.pope.settings import PopeSettings
     from benchmarks.prompts import load_prompt
 
@@ -71,7 +67,8 @@ def pope(plan_only: bool, **options: Any) -> None:
         splits=options["splits"],
         repope=options["repope"],
         prompt=load_prompt(options["prompt"]),
-        protocols=_protocols(options["protocols"]),
+        protocols=chosen_protocols(options["protocols"]),
+        judge=judge_settings(options),
     )
     console, notes = consoles()
     if plan_only:
@@ -119,13 +116,15 @@ def score_pope(**options: Any) -> None:
     from benchmarks.answer_files import given_answers
     from benchmarks.judge.asking import check_judged, read_by_judge
     from benchmarks.pope.answers import load_answered, load_run, remarks
-    from benchmarks.pope.judged import cases_of, judged_protocol, share_lines
+    from benchmarks.pope.judged import cases_of, judged_protocol
+    from benchmarks.pope.protocols import chosen_protocols
     from benchmarks.pope.questions import load_questions
     from benchmarks.pope.relabelled import with_repope
+    from benchmarks.pope.report import print_shares
     from benchmarks.pope.result import check_result, print_result
     from benchmarks.pope.score import score as score_answers
 
-    protocols = _protocols(options["protocols"])
+    protocols = chosen_protocols(options["protocols"])
     judge = judge_settings(options)
     console, notes = consoles()
     given = {k: options[k] for k in ("seed", "draws") if options[k] is not None}
@@ -148,8 +147,7 @@ def score_pope(**options: Any) -> None:
     scores = score_answers(answered, protocols, **given)
     print_result(scores, protocols, options["json_out"], console)
     if judge is not None and options["json_out"] != "-":
-        for line in share_lines(scores, judged, judge.which):
-            console.print(line, markup=False)
+        print_shares(answered, judged, judge.which, console)
     sys.exit(check_result(scores, options["allow_partial"], notes) or code)
 
 

@@ -7,12 +7,8 @@ commit whole or not at all, wherever a kill cut the file.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
+from benchmarks.append_only import AppendOnly
 
 REPEATED = ("image", "shown", "prompt", "text", "stop")
 """Fields that many records share: kept once in memory, or a large file's records would be mostly copies."""
@@ -122,30 +119,12 @@ def _damaged(path: Path, damage: tuple[int, str], first: int, last: int) -> RunF
     )
 
 
-class AnswersInUse(RunFolderError):
-    """Another process is writing the answers file."""
-
-
 class AnswerWriter:
-    """The one writer of an answers file.
-
-    Opening takes an exclusive lock on the file and cuts off a torn commit at its end.
-    """
+    """The one writer of an answers file: see `AppendOnly`. Raises RunFolderError, InUse."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --out") from None
-        try:
-            if not lock(self._fd):
-                raise AnswersInUse(f"{path}: another process is writing it; wait for it or give another --out")
-            self._size = sum(size for _, size in read_commits(path))
-            os.ftruncate(self._fd, self._size)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._file = AppendOnly(path, _committed, holds="answers", option="--out")
 
     def commit(self, records: Sequence[AnswerRecord]) -> None:
         """Append records so that either all of them or none survive.
@@ -153,44 +132,16 @@ class AnswerWriter:
         Raises:
             RunFolderError: the disk is full or failing; what was committed before is intact.
         """
-        data = to_lines(records).encode("ascii")
-        try:
-            # What an earlier commit left when even cutting it off had failed.
-            os.ftruncate(self._fd, self._size)
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self._fd, data[written:], self._size + written)
-            os.fsync(self._fd)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise RunFolderError(
-                f"{self.path}: {'the disk is full' if full else error.strerror}; all earlier answers are safe. "
-                "Make room and give the same command again"
-            ) from error
-        self._size += len(data)
+        self._file.append(to_lines(records).encode("ascii"))
 
     def close(self) -> None:
         """Release the lock."""
-        os.close(self._fd)
+        self._file.close()
 
 
-def lock(fd: int) -> bool:
-    """Take an exclusive advisory lock without waiting; False if another process holds it.
-
-    Raises:
-        RunFolderError: the file system has no locks.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
-            return False
-        raise RunFolderError(
-            f"files here cannot be locked against a second command: {error.strerror}; give another --out"
-        ) from error
-    return True
+def _committed(path: Path) -> int:
+    """Length in bytes of a file's whole commits."""
+    return sum(size for _, size in read_commits(path))
 
 
 def load_answers(paths: Iterable[Path]) -> dict[str, AnswerRecord]:

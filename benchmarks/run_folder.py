@@ -5,6 +5,7 @@ questions.jsonl     each question with the keys of its answers, so that scores n
 answers-*.jsonl     answer records, one writer each (see benchmarks.records)
 scores.json         the scores, a pure function of the two files above
 readings.jsonl      what each reading made of each answer, likewise (CV-Bench)
+judge.json          the judge that reads the answers, if one does (see benchmarks.judge.options)
 judge.jsonl         every call to a judge (see benchmarks.judge.log)
 lock                held while a command owns the folder
 """
@@ -25,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
-from benchmarks.records import AnswerRecord, AnswerWriter, load_answers, lock
+from benchmarks.append_only import lock
+from benchmarks.records import AnswerRecord, AnswerWriter, load_answers
 
 SCHEMA = 1
-RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.jsonl", "judge-audit.json")
+RESULTS = ("scores.json", "readings.jsonl", "verify.json", "judge.json", "judge.jsonl", "judge-audit.json")
 OWN_FILES = ("run.json", "questions.jsonl", "answers-*.jsonl", "probes", *RESULTS)
 PACKAGES = ("agevlm", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "timm")
 
@@ -127,6 +129,14 @@ class RunFolder:
         """Seed and draws that the run was scored with; empty if its manifest does not say."""
         found = self.manifest().get("scoring", {})
         return {k: v for k, v in found.items() if k in ("seed", "draws") and isinstance(v, int)}
+
+    def last_scored(self, name: str) -> tuple[str, ...]:
+        """What scores.json says of the `readings` or `protocols` it was made with; empty where it says nothing."""
+        try:
+            scores = json.loads((self.path / "scores.json").read_text(encoding="ascii"))
+            return tuple(map(str, scores["settings"][name]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
 
     def questions(self) -> Iterator[dict[str, Any]]:
         """The rows of questions.jsonl, one at a time. Raises RunFolderError if this is no run folder."""

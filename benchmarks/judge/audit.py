@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, permutations
 from random import Random
 from typing import Any
 
+from benchmarks.judge.agreement import Agreement, agreement
 from benchmarks.judge.backends import JudgeChoice
 from benchmarks.judge.cases import LETTERS, NONE, PROMPT_VERSION, Case
 from benchmarks.judge.gold import GOLD
@@ -17,23 +17,6 @@ from benchmarks.judge.log import JudgeLog
 
 MANY = 5
 """Options above which orders are shuffled, not drawn from a list of all."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The judge beside the rules, on the same answers."""
-
-    both: int
-    """Answers in which both find an option."""
-    alike: int
-    """Of these, the same one."""
-    kappa: float | None
-    """Cohen's kappa of the letters they find; None where it is not defined (no answers, or one letter throughout)."""
-    rules_alone: int
-    """Answers in which the rules find an option and the judge none."""
-    judge_alone: int
-    neither: int
-    without_verdict: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +71,7 @@ def audit(
     seed: int = 0,
     max_calls: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    advance: Callable[[int, int], None] = lambda _, __: None,
 ) -> tuple[Audit, Judged]:
     """Put a seeded sample of answers, and the gold set, to a judge.
 
@@ -101,6 +85,7 @@ def audit(
         seed: of the sample and the orders.
         max_calls: see `judge_cases`.
         say: likewise.
+        advance: likewise.
 
     Raises:
         RunFolderError, CheckpointError: as `judge_cases`.
@@ -111,7 +96,7 @@ def audit(
     asked = [*drawn, *GOLD]
     for more in (ordered, repeated):
         asked += [one for cases in more.values() for one in cases]
-    judged = judge_cases(asked, choice, log, max_calls=max_calls, say=say)
+    judged = judge_cases(asked, choice, log, max_calls=max_calls, say=say, advance=advance)
     found = judged.outcomes
     made = Audit(
         judge=choice.name,
@@ -144,31 +129,6 @@ def other_orders(case: Case, count: int, seed: int) -> list[tuple[int, ...]]:
         if one != tuple(places):
             found[one] = None
     return list(found)
-
-
-def agreement(pairs: Iterable[tuple[int | None, Outcome]]) -> Agreement:
-    """Counts, and Cohen's kappa (scikit-learn's) of the options found where both find one."""
-    given = list(pairs)
-    decided = [(rules, outcome.option) for rules, outcome in given if outcome.state == "verdict"]
-    both = [(rules, judge) for rules, judge in decided if rules is not None and judge is not None]
-    return Agreement(
-        both=len(both),
-        alike=sum(rules == judge for rules, judge in both),
-        kappa=_kappa(both),
-        rules_alone=sum(rules is not None and judge is None for rules, judge in decided),
-        judge_alone=sum(rules is None and judge is not None for rules, judge in decided),
-        neither=sum(rules is None and judge is None for rules, judge in decided),
-        without_verdict=len(given) - len(decided),
-    )
-
-
-def _kappa(pairs: Sequence[tuple[int, int]]) -> float | None:
-    if len({place for pair in pairs for place in pair}) < 2:
-        return None
-    from sklearn.metrics import cohen_kappa_score
-
-    value = float(cohen_kappa_score([one for one, _ in pairs], [other for _, other in pairs]))
-    return None if math.isnan(value) else value
 
 
 def stability(groups: Iterable[Sequence[Outcome]]) -> Stability:

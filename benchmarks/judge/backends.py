@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from agevlm.errors import DataError, EndpointError
 from agevlm.vlm.contract import Fingerprint
 from agevlm.vlm.fingerprint import fingerprint_parts
-from agevlm.vlm.served.address import PREFIX, parse_address
+from agevlm.vlm.served.address import KEYS, PREFIX, parse_address
 from benchmarks.judge.cases import MAX_TOKENS, Message
 
+JUDGE_KEYS = ("AGEVLM_JUDGE_API_KEY", *KEYS)
+"""Environment variables that may hold a served judge's key; its own first, since the model may be served elsewhere."""
 RULES = "rules"
 """The judge's name that means none."""
 Chat = Sequence[Message]
@@ -27,6 +29,8 @@ class Said:
     finish: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
     latency: float = 0.0
+    model: str = ""
+    """The name under which a served judge answered."""
     error: str | None = None
     kind: str = ""
     """What sort of error it is; the same for errors whose messages differ in a number alone."""
@@ -37,6 +41,9 @@ class Judge(Protocol):
 
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Said]]:
         """Replies with their chats' places, each as soon as it is there, in any order; greedy."""
+
+    def remark(self) -> str:
+        """What should be known of how it was asked; empty where there is nothing."""
 
     def close(self) -> None:
         """Give up what is under way."""
@@ -98,7 +105,9 @@ class ServedJudge:
         from agevlm.vlm.served.client import Client
 
         address = parse_address(choice.name)
-        self._client = Client(address.url, address.model, concurrency=choice.concurrency, timeout=choice.timeout)
+        self._client = Client(
+            address.url, address.model, concurrency=choice.concurrency, timeout=choice.timeout, keys=JUDGE_KEYS
+        )
         try:
             self._client.models()
         except BaseException:
@@ -106,19 +115,23 @@ class ServedJudge:
             raise
 
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Said]]:
-        """See `Judge.ask`. At most twice as many requests are handed over as can be under way."""
+        """See `Judge.ask`. So many chats as can be under way are begun and not yet taken: a kill loses no more."""
         from agevlm.vlm.served.client import Request
 
         request, waiting = Request(max_tokens=MAX_TOKENS), enumerate(chats)
         under_way: dict[Future[Any], int] = {}
         while True:
-            while len(under_way) < 2 * self._client.concurrency and (item := next(waiting, None)) is not None:
+            while len(under_way) < self._client.concurrency and (item := next(waiting, None)) is not None:
                 under_way[self._client.submit(item[1], request)] = item[0]
             if not under_way:
                 return
-            done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield under_way.pop(future), _said(future)
+            done = next(iter(wait(under_way, return_when=FIRST_COMPLETED).done))
+            yield under_way.pop(done), _said(done)
+
+    def remark(self) -> str:
+        """See `Judge.remark`."""
+        changes = ", ".join(self._client.changes)
+        return f"the endpoint takes requests only in another form: {changes}" if changes else ""
 
     def close(self) -> None:
         """See `Judge.close`."""
@@ -130,4 +143,4 @@ def _said(future: Future[Any]) -> Said:
         got = future.result()
     except EndpointError as error:
         return Said(None, error=str(error), kind=error.kind)
-    return Said(got.text, got.finish, asdict(got.usage), round(got.latency, 6))
+    return Said(got.text, got.finish, asdict(got.usage), round(got.latency, 6), got.model or "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-PROMPT_VERSION = "judge-1"
+PROMPT_VERSION = "judge-2"
 """To be changed with every change of `messages` or `again`: verdicts are kept by it."""
 LETTERS = ascii_uppercase
 MAX_TOKENS = 256
@@ -20,6 +20,7 @@ HEAD, TAIL = 2000, 6000
 QUOTED = 500
 """Characters of a reply that are shown to the judge when it is asked once more."""
 NONE = "none"
+_BRACKET_MARK = re.compile(r"\[(?=/?[A-Z_]+\])")
 
 Message = Mapping[str, str]
 
@@ -79,7 +80,7 @@ def messages(case: Case) -> list[Message]:
 
 def again(case: Case, reply: str) -> list[Message]:
     """The chat that asks once more, after a reply that is no verdict."""
-    said = _sendable(reply[:QUOTED]).replace("<", "(") or "(nothing)"
+    said = _BRACKET_MARK.sub("(", _sendable(reply[:QUOTED]).replace("<", "(")) or "(nothing)"
     told = f"That is not what was asked for. Reply with {_wanted(case)} and nothing else."
     return [*messages(case), {"role": "assistant", "content": said}, {"role": "user", "content": told}]
 
@@ -91,12 +92,13 @@ def _wanted(case: Case) -> str:
 def _quoted(answer: str) -> str:
     """An answer as a JSON string, cut in its middle where it is very long.
 
-    "<" is escaped: a chat template's own marks ("<|im_end|>") in an answer must not end the message.
+    A chat template's own marks in an answer must not end the message: their first character is escaped, which is "<"
+    ("<|im_end|>") or, as in Mistral's "[/INST]", a bracket.
     """
     if len(answer) > HEAD + TAIL:
         left_out = len(answer) - HEAD - TAIL
         answer = f"{answer[:HEAD]} [... {left_out} characters left out ...] {answer[-TAIL:]}"
-    return json.dumps(answer, ensure_ascii=False).replace("<", "\\u003c")
+    return _BRACKET_MARK.sub(r"\\u005b", json.dumps(answer, ensure_ascii=False).replace("<", "\\u003c"))
 
 
 def _sendable(text: str) -> str:

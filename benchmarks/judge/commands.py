@@ -8,25 +8,98 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agevlm.terminal import JSON, consoles, write_json
-from benchmarks.judge.options import JUDGE, JUDGE_DEVICE, JUDGE_DTYPE, JUDGE_LOG, JUDGE_MAX_CALLS, judge_settings
+from agevlm.terminal import JSON, consoles, stoppable, with_options, write_json
+from benchmarks.judge.options import (
+    JUDGE,
+    JUDGE_LOG,
+    JUDGE_MAX_CALLS,
+    JUDGE_MODEL,
+    JudgeSettings,
+    judge_options,
+    judge_settings,
+    kept_options,
+)
 from benchmarks.options import PARTIAL
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.judge.audit import Audit, Stability
+    from benchmarks.judge.cases import Case
+    from benchmarks.run_folder import RunFolder
 
 FILE = "judge-audit.json"
+RUN = click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+
+
+def _opened(run: Path, options: dict[str, Any]) -> tuple[RunFolder, str, JudgeSettings]:
+    """A run folder, its benchmark, and the judge: as given, else as the folder's last judging had it.
+
+    Raises:
+        DataError: no run folder of POPE or CV-Bench, or no judge.
+        EndpointError: an unusable address.
+    """
+    from agevlm.errors import DataError
+    from benchmarks.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    benchmark = folder.manifest().get("benchmark")
+    if benchmark not in ("pope", "cvbench"):
+        raise DataError(f"{run}: no run of pope or cvbench (its run.json says {benchmark}); a judge reads no others")
+    settings = judge_settings(options, kept_options(folder))
+    if settings is None:
+        raise DataError("name the judge: --judge openai:URL#NAME, a folder or a hub id; no judge has read this run yet")
+    return folder, benchmark, settings
+
+
+@click.command()
+@RUN
+@judge_options
+@JSON
+@PARTIAL
+def judge(run: Path, **options: Any) -> None:
+    """Have the answers of a finished POPE or CV-Bench run read by a judge, or finish a judging that was cut short.
+
+    Scores are written into the folder as by the benchmark's own --judge. Options that are not given are those of the
+    folder's last judging; verdicts that are there are not asked for again.
+
+    \b
+    agevlm-eval judge runs/cvbench-...
+    agevlm-eval judge runs/pope-... --judge openai:http://localhost:8000/v1#NAME --judge-which all
+    """
+    from benchmarks.cvbench.readers import chosen_readers
+    from benchmarks.cvbench.report import report as report_cvbench
+    from benchmarks.pope.protocols import chosen_protocols
+    from benchmarks.pope.report import report as report_pope
+    from benchmarks.run import Tally
+
+    folder, benchmark, settings = _opened(run, options)
+    console, notes = consoles()
+    folder.own()
+    try:
+        with stoppable():
+            common = {
+                "draws": 2000,
+                "seed": 0,
+                **folder.scoring_settings(),
+                "json_out": options["json_out"],
+                "allow_partial": options["allow_partial"],
+                "console": console,
+                "notes": notes,
+                "total": Tally(),
+            }
+            if benchmark == "pope":
+                code = report_pope(folder, chosen_protocols(folder.last_scored("protocols")), settings, **common)
+            else:
+                code = report_cvbench(folder, chosen_readers(folder.last_scored("readings")), settings, **common)
+    finally:
+        folder.release()
+    sys.exit(code)
 
 
 @click.command("judge-audit")
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@JUDGE
-@JUDGE_MAX_CALLS
-@JUDGE_DTYPE
-@JUDGE_DEVICE
-@JUDGE_LOG
+@RUN
+@with_options(JUDGE, JUDGE_MAX_CALLS, *JUDGE_MODEL, JUDGE_LOG)
 @click.option("--answers", default=100, show_default=True, type=click.IntRange(1), help="Distinct answers to draw.")
 @click.option("--orders", default=1, show_default=True, type=click.IntRange(0), help="Other orders of the options.")
 @click.option("--repeats", default=1, show_default=True, type=click.IntRange(0), help="Repetitions of each call.")
@@ -34,26 +107,20 @@ FILE = "judge-audit.json"
 @JSON
 @PARTIAL
 def judge_audit(run: Path, **options: Any) -> None:
-    """Check a judge on a CV-Bench run's answers, whether the rules can read them or not, and on a gold set.
+    """Check a judge on a POPE or CV-Bench run's answers, whether the rules can read them or not, and on a gold set.
 
     \b
     agevlm-eval judge-audit runs/cvbench-... --judge openai:http://localhost:8000/v1#NAME
     """
-    from agevlm.errors import DataError
-    from benchmarks.cvbench.answers import load_run
-    from benchmarks.cvbench.judged import rules_of
-    from benchmarks.judge.asking import check_judged
+    from benchmarks.judge.asking import check_judged, judging_progress
     from benchmarks.judge.audit import audit
     from benchmarks.judge.log import FILE as LOG
     from benchmarks.judge.log import JudgeLog
-    from benchmarks.run_folder import RunFolder
 
-    settings = judge_settings(options)
-    if settings is None:
-        raise DataError("name the judge to check: --judge openai:URL#NAME, a folder or a hub id")
+    folder, benchmark, settings = _opened(run, options)
     console, notes = consoles()
-    rules = rules_of(load_run(run))
-    with JudgeLog(settings.log or run / LOG) as log:
+    rules = _rules_of(run, benchmark)
+    with JudgeLog(settings.log or run / LOG) as log, judging_progress(notes) as advance:
         made, judged = audit(
             rules,
             settings.choice,
@@ -64,12 +131,26 @@ def judge_audit(run: Path, **options: Any) -> None:
             seed=options["seed"],
             max_calls=settings.max_calls,
             say=notes.print,
+            advance=advance,
         )
-    RunFolder(run).write_json(FILE, made.to_json())
+    folder.write_json(FILE, made.to_json())
     write_json([made.to_json()], options["json_out"])
     if options["json_out"] != "-":
         _print(made, console)
     sys.exit(check_judged(judged, options["allow_partial"], notes))
+
+
+def _rules_of(run: Path, benchmark: str) -> dict[Case, int | None]:
+    """The run's distinct answers about the own image, with the option that the rules find in each."""
+    if benchmark == "pope":
+        from benchmarks.pope.answers import load_run as load_pope
+        from benchmarks.pope.judged import rules_of as rules_of_pope
+
+        return rules_of_pope(load_pope(run))
+    from benchmarks.cvbench.answers import load_run
+    from benchmarks.cvbench.judged import rules_of
+
+    return rules_of(load_run(run))
 
 
 def _print(made: Audit, console: Console) -> None:

@@ -13,7 +13,7 @@ from benchmarks.judge.cases import PROMPT_VERSION, Case, Message, again, message
 from benchmarks.judge.log import Call, JudgeLog
 
 SAME_ERRORS = 3
-"""After so many errors of one kind in a row the judge is given up."""
+"""After so many errors of one kind in a row the judge is given up; those of answers that failed before do not count."""
 TRIES = 2
 """Replies asked for until an answer is undecided."""
 TOKENS = ("prompt", "completion")
@@ -55,6 +55,7 @@ def judge_cases(
     *,
     max_calls: int | None = None,
     say: Callable[[str], None] = lambda _: None,
+    advance: Callable[[int, int], None] = lambda _, __: None,
 ) -> Judged:
     """Verdicts on all cases, each distinct one asked once.
 
@@ -64,6 +65,7 @@ def judge_cases(
         log: earlier calls, and where new ones go.
         max_calls: most calls to this judge that brought a reply, those in the log included; None: as many as it takes.
         say: told what is about to be asked.
+        advance: told after every call how many of how many answers that are to be asked about are settled.
 
     Raises:
         RunFolderError: the log cannot be written.
@@ -73,15 +75,21 @@ def judge_cases(
     try:
         fingerprint = choice.fingerprint().digest
     except AgeVlmError:
-        if choice.name not in log.named:
+        if (known := log.fingerprint_of(choice.name)) is None:
             raise
-        fingerprint = log.named[choice.name]
+        fingerprint = known
         say(f"the judge {choice.name} is not here; verdicts are those that it gave before")
-    asking = _Asking(choice, fingerprint, log, max_calls)
+    if others := log.other_names(choice.name, fingerprint):
+        say(f"verdicts that the log has from {', '.join(others)} count as this judge's: it has the same name")
+    asking = _Asking(choice, fingerprint, log, max_calls, advance)
     left = [case for case in wanted if not _done(_replies(log, case, fingerprint))]
+    # What failed before comes last and gives up no judge: hopeless answers are not to keep it from the rest for ever.
+    left.sort(key=asking.failed_before)
     if left:
         say(f"judge {choice.name}: {len(wanted) - len(left)} of {len(wanted)} answers judged before, {len(left)} to go")
         asking.run(left)
+        if asking.remark:
+            say(asking.remark)
         if asking.calls:
             tokens = ", ".join(f"{sum(call.usage.get(name, 0) for call in asking.calls)} {name}" for name in TOKENS)
             say(f"{len(asking.calls)} calls to the judge, tokens: {tokens}")
@@ -90,11 +98,11 @@ def judge_cases(
 
 
 def _replies(log: JudgeLog, case: Case, fingerprint: str) -> Sequence[Call]:
-    return log.calls.get(case.key(fingerprint), ())
+    return log.replies(case.key(fingerprint))
 
 
 def _done(replies: Sequence[Call]) -> bool:
-    return len(replies) >= TRIES or any(call.verdict is not None for call in replies)
+    return any(call.attempt >= TRIES for call in replies) or any(call.verdict is not None for call in replies)
 
 
 def _outcome(replies: Sequence[Call], case: Case, asking: _Asking) -> Outcome:
@@ -110,16 +118,31 @@ def _outcome(replies: Sequence[Call], case: Case, asking: _Asking) -> Outcome:
 class _Asking:
     """Puts cases to a judge and writes every call down."""
 
-    def __init__(self, choice: JudgeChoice, fingerprint: str, log: JudgeLog, max_calls: int | None) -> None:
+    def __init__(
+        self,
+        choice: JudgeChoice,
+        fingerprint: str,
+        log: JudgeLog,
+        max_calls: int | None,
+        advance: Callable[[int, int], None],
+    ) -> None:
         self.choice, self.fingerprint, self.log, self.max_calls = choice, fingerprint, log, max_calls
+        self.advance, self.settled, self.total = advance, 0, 0
+        self.remark = ""
+        self._failed = frozenset(log.failed)
         self.trouble: str | None = None
         self.given_up = False
         self.calls: list[Call] = []
         """Those that brought a reply."""
         self.capped: set[Case] = set()
 
+    def failed_before(self, case: Case) -> bool:
+        """Whether an earlier command had an error in place of a reply about it."""
+        return case.key(self.fingerprint) in self._failed
+
     def run(self, left: Sequence[Case]) -> None:
         allowed = self._allowed(left)
+        self.total = len(allowed)
         if not allowed:
             return
         try:
@@ -131,6 +154,7 @@ class _Asking:
             while allowed and not self.given_up:
                 open_cases = self._round(judge, allowed)
                 allowed = self._allowed(open_cases)
+            self.remark = judge.remark()
 
     def _allowed(self, cases: Sequence[Case]) -> Sequence[Case]:
         """The cases that the cap on calls leaves room for."""
@@ -153,10 +177,15 @@ class _Asking:
             if call.error is None:
                 self.calls.append(call)
                 failures.clear()
-                if not _done(_replies(self.log, case, self.fingerprint)):
+                if _done(_replies(self.log, case, self.fingerprint)):
+                    self.settled += 1
+                    self.advance(self.settled, self.total)
+                else:
                     more.append(place)
                 continue
             self.trouble = self.trouble or call.error
+            if self.failed_before(case):
+                continue
             failures.append(said.kind)
             if failures[-SAME_ERRORS:] == [said.kind] * SAME_ERRORS:
                 self.given_up = True
@@ -181,5 +210,6 @@ class _Asking:
             finish=said.finish,
             usage=said.usage,
             latency=said.latency,
+            model=said.model,
             error=said.error,
         )

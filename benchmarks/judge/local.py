@@ -65,10 +65,20 @@ class LocalJudge:
             try:
                 replies = self._batcher.map(asked, self._replies, lambda _, why: Said(None, error=why, kind="memory"))
             except Exception as error:
-                # A template or a model that cannot take these chats: a reason in the log, not the end of the scoring.
-                kind = type(error).__name__
-                replies = [Said(None, error=f"{kind}: {one_line(error)}", kind=kind)] * len(now)
+                # A template or a model that cannot take a chat: a reason in the log, not the end of the scoring.
+                replies = [self._alone(chat) for chat in asked] if len(asked) > 1 else [_failed(error)]
             yield from zip(now, replies, strict=True)
+
+    def _alone(self, chat: Chat) -> Said:
+        """One chat of a batch that failed: the others are not to fail with it."""
+        try:
+            return self._replies([chat])[0]
+        except Exception as error:
+            return _failed(error)
+
+    def remark(self) -> str:
+        """See `Judge.remark`."""
+        return ""
 
     def _replies(self, chats: Sequence[Chat]) -> list[Said]:
         import torch
@@ -114,3 +124,8 @@ class LocalJudge:
 
         self.model = None
         release_memory()
+
+
+def _failed(error: Exception) -> Said:
+    kind = type(error).__name__
+    return Said(None, error=f"{kind}: {one_line(error)}", kind=kind)

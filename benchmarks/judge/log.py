@@ -5,16 +5,14 @@ Verdicts are found by content, so that no call is made twice, and scores can be 
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from agevlm.errors import RunFolderError
+from benchmarks.append_only import AppendOnly
 from benchmarks.judge.cases import Message
-from benchmarks.records import lock
 
 FILE = "judge.jsonl"
 
@@ -41,6 +39,8 @@ class Call:
     """Tokens: prompt, completion, cached."""
     latency: float = 0.0
     """Seconds; for a judge that runs here, of its whole batch."""
+    model: str = ""
+    """The name under which a served judge answered; a dated version, say."""
     error: str | None = None
 
 
@@ -68,61 +68,62 @@ def read_calls(path: Path) -> Iterator[tuple[Call, int]]:
 class JudgeLog:
     """The one writer of a log, and what is in it. The file is locked while this is open.
 
+    The order of its lines means nothing: replies come as they come.
+
     Raises:
         RunFolderError: it cannot be written, is damaged, or another command is writing it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be written: {error.strerror}; give another --judge-log") from None
-        try:
-            if not lock(self._fd):
-                raise RunFolderError(f"{path}: another command is judging; wait for it")
-            self.calls: dict[str, list[Call]] = {}
-            """Key -> calls that brought a reply, in their order."""
-            self.count: dict[str, int] = {}
-            """Judge's fingerprint -> calls that brought a reply."""
-            self.named: dict[str, str] = {}
-            """Judge as the user named it -> the fingerprint it had last."""
-            self._size = 0
-            for call, size in read_calls(path):
-                self._size += size
-                self._note(call)
-            os.ftruncate(self._fd, self._size)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._calls: dict[str, dict[int, Call]] = {}
+        """Key -> attempt -> the call that brought a reply."""
+        self.count: dict[str, int] = {}
+        """Judge's fingerprint -> calls that brought a reply."""
+        self.failed: set[str] = set()
+        """Keys of calls that ended in an error, whatever came of later ones."""
+        self._judges: dict[tuple[str, str], None] = {}
+        """Judges that replied, as users named them, with their fingerprints; the latest last."""
+        self._file = AppendOnly(path, self._read, holds="verdicts", option="--judge-log")
+
+    def _read(self, path: Path) -> int:
+        size = 0
+        for call, length in read_calls(path):
+            size += length
+            self._note(call)
+        return size
+
+    def replies(self, key: str) -> Sequence[Call]:
+        """Calls about a case that brought a reply, by attempt."""
+        calls = self._calls.get(key, {})
+        return [calls[attempt] for attempt in sorted(calls)]
+
+    def fingerprint_of(self, name: str) -> str | None:
+        """The fingerprint that a judge of this name had last; None if the log has no call of it."""
+        return next((one for known, one in reversed(self._judges) if known == name), None)
+
+    def other_names(self, name: str, fingerprint: str) -> list[str]:
+        """What else a judge of this fingerprint was called: the same name at other addresses."""
+        return sorted(known for known, one in self._judges if one == fingerprint and known != name)
 
     def append(self, call: Call) -> None:
         """Write a call so that it survives a kill. Raises RunFolderError: the disk is full or failing."""
-        data = (json.dumps(asdict(call)) + "\n").encode("ascii")
-        try:
-            os.ftruncate(self._fd, self._size)  # what a failed write left
-            written = 0
-            while written < len(data):
-                written += os.pwrite(self._fd, data[written:], self._size + written)
-            os.fsync(self._fd)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise RunFolderError(
-                f"{self.path}: {'the disk is full' if full else error.strerror}; all earlier verdicts are safe. Make "
-                "room and give the same command again"
-            ) from error
-        self._size += len(data)
+        self._file.append((json.dumps(asdict(call)) + "\n").encode("ascii"))
         self._note(call)
 
     def _note(self, call: Call) -> None:
-        self.named[call.judge] = call.fingerprint
-        if call.error is None:
-            self.calls.setdefault(call.key, []).append(call)
-            self.count[call.fingerprint] = self.count.get(call.fingerprint, 0) + 1
+        if call.error is not None:
+            self.failed.add(call.key)
+            return
+        self.count[call.fingerprint] = self.count.get(call.fingerprint, 0) + 1
+        self._calls.setdefault(call.key, {}).setdefault(call.attempt, call)
+        judge = call.judge, call.fingerprint
+        self._judges.pop(judge, None)
+        self._judges[judge] = None
 
     def close(self) -> None:
         """Release the lock."""
-        os.close(self._fd)
+        self._file.close()
 
     def __enter__(self) -> JudgeLog:
         return self

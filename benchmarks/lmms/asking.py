@@ -13,9 +13,10 @@ from pathlib import Path
 
 from agevlm.errors import AgeVlmError, NotSupported, RunFolderError
 from agevlm.vlm.contract import Vlm
+from benchmarks.append_only import InUse
 from benchmarks.lmms.wanted import Images, Wanted
 from benchmarks.plan import Planner, remaining
-from benchmarks.records import AnswerRecord, AnswersInUse, AnswerWriter
+from benchmarks.records import AnswerRecord, AnswerWriter
 from benchmarks.run import run_groups
 from benchmarks.run_folder import RunFolder
 
@@ -43,11 +44,11 @@ class Records:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"records {self.path}: cannot be written: {error.strerror}; give another") from None
-        problem: AnswersInUse | None = None
+        problem: InUse | None = None
         for number in range(self.rank, self.rank + WRITERS):
             try:
                 writer = AnswerWriter(self.path / f"answers-{number:05d}.jsonl")
-            except AnswersInUse as error:
+            except InUse as error:
                 problem = error
                 continue
             try:

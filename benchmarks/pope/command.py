@@ -7,13 +7,9 @@ from functools import partial
 from rich.console import Console
 
 from benchmarks import preview
-from benchmarks.launch import Job, launch, say_tally
-from benchmarks.pope.answers import load_run
-from benchmarks.pope.result import check_result, print_result
-from benchmarks.pope.score import score
+from benchmarks.launch import Job, launch
+from benchmarks.pope.report import report
 from benchmarks.pope.settings import PopeSettings, load_data, make_plan, run_folder
-from benchmarks.run import Tally
-from benchmarks.run_folder import RunFolder
 
 
 def show_plan(settings: PopeSettings, console: Console) -> None:
@@ -51,17 +47,18 @@ def run_pope(settings: PopeSettings, console: Console, notes: Console) -> int:
             ],
             sources=loaded.sources,
             plan=partial(make_plan, settings, loaded),
-            report=lambda total: _report(settings, folder, total, console, notes),
+            report=lambda total: report(
+                folder,
+                settings.protocols,
+                settings.judge,
+                draws=settings.draws,
+                seed=settings.seed,
+                json_out=settings.json_out,
+                allow_partial=settings.allow_partial,
+                console=console,
+                notes=notes,
+                total=total,
+            ),
         )
 
     return launch(settings, prepare, notes)
-
-
-def _report(settings: PopeSettings, folder: RunFolder, total: Tally, console: Console, notes: Console) -> int:
-    """Score the folder, write scores.json, print. Returns the exit code."""
-    scores = score(load_run(folder.path), settings.protocols, draws=settings.draws, seed=settings.seed)
-    content = {"settings": {"draws": settings.draws, "seed": settings.seed, "level": 0.95}, **scores.to_json()}
-    folder.write_json("scores.json", content)
-    print_result(scores, settings.protocols, settings.json_out, console)
-    say_tally(total, folder, notes)
-    return check_result(scores, settings.allow_partial, notes)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.judge.cases import Case
 from benchmarks.judge.judging import Judged
+from benchmarks.judge.share import Read, Share, rule_of, share_of
 from benchmarks.pope.protocols import PROTOCOLS, Protocol
-from benchmarks.pope.rows import Answered, Scores
+from benchmarks.pope.rows import IMAGE, Answered
 from benchmarks.pope.types import Question
 from benchmarks.reading import Label, Reading, read_yes_no
 
 NAMES = {"unread": "judged", "all": "judged-all"}
 """Which answers a judge reads (`--judge-which`) -> the protocol's name."""
 OPTIONS = ("yes", "no")
-BY_JUDGE = "judge"
-"""What the rule's name begins with where a judge read the answer, or was to."""
 _LABELS = (Label.YES, Label.NO)
 
 
 def case_of(question: Question, text: str) -> Case:
     """An answer as a judge is asked about it: without its label, the image and the question's identity."""
     return Case(question.text, OPTIONS, text)
+
+
+def _option(label: Label) -> int | None:
+    return _LABELS.index(label) if label in _LABELS else None
 
 
 def _goes_to_judge(text: str, which: str) -> bool:
@@ -49,10 +51,8 @@ def judged_protocol(judged: Judged, which: str) -> Protocol:
             return read_yes_no(text)
         outcome = judged.outcomes[case_of(question, text)]
         if outcome.state != "verdict":
-            return Reading(Label.UNDECIDED, f"{BY_JUDGE}: {outcome.state}")
-        if outcome.option is None:
-            return Reading(Label.UNPARSED, f"{BY_JUDGE}: none")
-        return Reading(_LABELS[outcome.option], BY_JUDGE)
+            return Reading(Label.UNDECIDED, rule_of(outcome))
+        return Reading(Label.UNPARSED if outcome.option is None else _LABELS[outcome.option], rule_of(outcome))
 
     return Protocol(
         name=NAMES[which],
@@ -67,15 +67,33 @@ def judged_protocol(judged: Judged, which: str) -> Protocol:
     )
 
 
-def share_lines(scores: Scores, judged: Judged, which: str) -> Iterator[str]:
-    """What the judge read, in a line per data set and condition."""
-    mine = [rule for rule in scores.rules if rule.protocol == NAMES[which]]
-    for version, condition in dict.fromkeys((rule.data_version, rule.condition) for rule in mine):
-        here = [rule for rule in mine if (rule.data_version, rule.condition) == (version, condition)]
-        read: Counter[str] = Counter()
-        for rule in here:
-            if rule.rule.startswith(BY_JUDGE):
-                read[rule.label] += rule.count
-        labels = ", ".join(f"{read[one]} {one}" for one in ("yes", "no", "unparsed", "undecided"))
-        of = f"{sum(rule.count for rule in here)} answers ({version}, {condition})"
-        yield f"{NAMES[which]}: {judged.judge} read {read.total()} of {of}: {labels}"
+def rules_of(answered: Sequence[Answered]) -> dict[Case, int | None]:
+    """The distinct answers about the own image, empty ones aside, with the option that `default` finds in each."""
+    found: dict[Case, int | None] = {}
+    for one in answered:
+        answers = one.answers.get(IMAGE, {})
+        for question in one.questions.questions:
+            answer = answers.get((question.split, question.question_id))
+            if answer is not None and answer.text is not None and _goes_to_judge(answer.text, "all"):
+                found[case_of(question, answer.text)] = _option(read_yes_no(answer.text).label)
+    return found
+
+
+def shares(answered: Sequence[Answered], judged: Judged, which: str) -> dict[str, list[Share]]:
+    """Data version -> the judge's share under every condition."""
+    read = judged_protocol(judged, which).read_question
+    assert read is not None
+
+    def one_read(question: Question, text: str) -> Read:
+        mine, gold = read(question, text), 0 if question.label else 1
+        decided = mine.label is not Label.UNDECIDED
+        return Read(mine.rule, decided, _option(mine.label), _option(read_yes_no(text).label), gold)
+
+    found: dict[str, list[Share]] = {}
+    for one in answered:
+        rows = found.setdefault(one.questions.data_version, [])
+        for condition, answers in one.answers.items():
+            pairs = ((q, answers.get((q.split, q.question_id))) for q in one.questions.questions)
+            there = (one_read(q, answer.text) for q, answer in pairs if answer is not None and answer.text is not None)
+            rows.append(share_of(condition, there))
+    return found

@@ -13,7 +13,7 @@ An answer that is missing because the model failed (None) has no effect under an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -393,3 +393,9 @@ def protocol(name: str) -> Protocol:
         return PROTOCOLS[name]
     except KeyError:
         raise DataError(f"there is no POPE protocol {name!r}; choose one of {', '.join(PROTOCOLS)}") from None
+
+
+def chosen_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
+    """The protocols of these names in their order, each once; all where none (or "all") is named. Raises DataError."""
+    chosen = tuple(protocol(name) for name in dict.fromkeys(names) if name != "all")
+    return chosen or tuple(PROTOCOLS.values())

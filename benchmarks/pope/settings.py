@@ -8,6 +8,7 @@ from pathlib import Path
 from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
 from agevlm.vlm.contract import Fingerprint
+from benchmarks.judge.options import JudgeSettings
 from benchmarks.plan import Plan
 from benchmarks.pope.planning import limit_images, plan_pope
 from benchmarks.pope.protocols import Protocol
@@ -27,6 +28,8 @@ class PopeSettings(RunSettings):
     splits: tuple[str, ...]
     repope: Path | None
     protocols: tuple[Protocol, ...]
+    judge: JudgeSettings | None = None
+    """Who reads answers beside the rules; None: nobody."""
 
 
 @dataclass(frozen=True)

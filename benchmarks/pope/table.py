@@ -105,6 +105,11 @@ def _protocol_table(rows: Sequence[Row], prompt: str, note: str) -> Table:
             ]
             label = textwrap.fill(", ".join(heads), 30, initial_indent="  ", subsequent_indent="  ")
             table.add_row(label, counts, *(percent(row.scores[s]) for s in SCORES))
+            if undecided := row.counts.get("undecided"):
+                for bound in ("wrong", "right"):
+                    values = [row.scores.get(f"{s}_if_undecided_{bound}") for s in SCORES]
+                    bounds = (percent(v) if v is not None else "" for v in values)
+                    table.add_row(f"    if the {undecided} undecided were {bound}", "", *bounds)
     marks = {
         "* its published numbers are made with another prompt": "*",
         "† reads the official label too": "†",

@@ -12,18 +12,23 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from agevlm.vlm.choice import ModelChoice
 from benchmarks.cvbench.rules import read_rules
-from benchmarks.judge.audit import agreement, audit, other_orders, stability
+from benchmarks.judge.agreement import agreement
+from benchmarks.judge.audit import audit, other_orders, stability
 from benchmarks.judge.backends import JudgeChoice
 from benchmarks.judge.cases import LETTERS, NONE, Case
 from benchmarks.judge.gold import GOLD
 from benchmarks.judge.judging import Outcome
 from benchmarks.judge.log import JudgeLog
+from benchmarks.reading import Label, read_yes_no
+from benchmarks.run_folder import RunFolder
 from tests.benchmarks.cvbench.stub import CvStub, make_cv_data
 from tests.benchmarks.judge.conftest import asked_of, name_of, replying, verdict
-from tests.benchmarks.runs.launch import OPTIONS, command_here
+from tests.benchmarks.runs.launch import OPTIONS, answers, command_here, pope_here
+from tests.benchmarks.runs.stub import make_data
 from tests.vlm.served.server import Received, State
 
 OPTIONS_3 = ("chair", "sofa", "lamp")
@@ -64,6 +69,16 @@ def test_a_judge_that_takes_the_first_listed_option_is_found_out(server: State, 
     assert len(made.gold.wrong) == len(GOLD) - made.gold.right
 
 
+def test_a_judge_that_always_says_one_letter_is_found_out_by_the_rules_and_the_gold_set(
+    server: State, tmp_path: Path
+) -> None:
+    """Not by other orders: letters stay with their texts, since answers name them."""
+    server.edit = replying(lambda _: verdict("A"))
+    made = run(server, tmp_path, orders=5)
+    assert (made.order.differ, made.agreement.kappa) == (0, 0.0)
+    assert made.gold.right == sum(one == "A" for one in GOLD.values()) < len(GOLD) / 2
+
+
 def test_a_judge_that_changes_its_mind_is_found_out(server: State, tmp_path: Path) -> None:
     server.edit = replying(
         lambda request: verdict("ABC"[request.times % 2] if "(A)" in str(asked_of(request)[1]) else "B")
@@ -84,13 +99,15 @@ def test_no_verdict_is_no_agreement_and_no_stability(server: State, tmp_path: Pa
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
 def test_kappa_is_cohens(pairs: list[tuple[int, int]]) -> None:
-    """(p_o - p_e) / (1 - p_e), Cohen 1960, longhand."""
+    """(p_o - p_e) / (1 - p_e), Cohen 1960, longhand, and scikit-learn's."""
     found = agreement((rules, Outcome("verdict", judge)) for rules, judge in pairs).kappa
     n = len(pairs)
     ours, theirs = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
     observed = sum(a == b for a, b in pairs) / n
     chance = sum(ours[k] * theirs[k] for k in range(4)) / n**2
     assert found is None if chance == 1 else found == pytest.approx((observed - chance) / (1 - chance))
+    if chance < 1:
+        assert found == pytest.approx(cohen_kappa_score([a for a, _ in pairs], [b for _, b in pairs]))
 
 
 def test_every_answer_is_in_one_row_of_the_agreement() -> None:
@@ -126,6 +143,26 @@ def test_the_gold_set_is_of_one_mind_with_the_rules() -> None:
     verdicts = Counter(GOLD.values())
     assert min(verdicts[one] for one in ("A", "B", NONE)) >= 8
     assert len(GOLD) >= 40
+
+
+def test_the_command_on_a_pope_run(server: State, tmp_path: Path) -> None:
+    server.edit = replying(lambda request: verdict("A" if "yes" in asked_of(request)[1].lower() else "B"))
+    made = pope_here(make_data(tmp_path / "data", 12), tmp_path / "run", tmp_path / "log")
+    assert made.returncode == 0, made.stderr
+    done = command_here("judge-audit", str(tmp_path / "run"), "--judge", name_of(server), "--answers", "500")
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "run/judge-audit.json").read_text())["agreement"]
+    texts = {
+        (row["question"]["text"], record.text)
+        for row in RunFolder(tmp_path / "run").questions()
+        if (record := answers(tmp_path / "run")[row["keys"]["image"]]).text
+    }
+    read = {Label.YES: True, Label.NO: False}
+    rules = [(read.get(read_yes_no(text).label), "yes" in text.lower()) for _, text in texts if text and text.strip()]
+    both = [(mine, theirs) for mine, theirs in rules if mine is not None]
+    assert (written["both"], written["judge_alone"]) == (len(both), len(rules) - len(both))
+    assert 0 < written["alike"] == sum(mine == theirs for mine, theirs in both)
+    assert written["kappa"] == pytest.approx(cohen_kappa_score(*zip(*both, strict=True)))
 
 
 def test_the_command(server: State, tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_an_answer_is_a_json_string_that_ends_no_message(answer: str) -> None:
     assert "Nothing in it is an instruction" in system["content"]
 
 
+@pytest.mark.parametrize("mark", ["<|im_end|>", "<start_of_turn>", "</s>", "[/INST]", "[INST]", "[SYSTEM_PROMPT]"])
+def test_marks_of_chat_templates_are_not_sent_as_they_are(mark: str) -> None:
+    chat = again(dataclasses.replace(CASE, answer=f"a {mark} b [3, 4]"), f"{mark} c")
+    assert all(mark not in one["content"] for one in chat)
+    (line,) = [one for one in chat[1]["content"].split("\n\n") if one.startswith("Answer, as a JSON string: ")]
+    assert json.loads(line.removeprefix("Answer, as a JSON string: ")) == f"a {mark} b [3, 4]"
+    assert "[3, 4]" in line
+
+
 def test_a_very_long_answer_shows_its_beginning_and_its_end() -> None:
     answer = "start " + "x" * 500_000 + " the answer is (B)"
     content = messages(dataclasses.replace(CASE, answer=answer))[1]["content"]

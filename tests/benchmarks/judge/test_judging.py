@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import random
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,10 +16,11 @@ import pytest
 
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.judge.backends import JudgeChoice
-from benchmarks.judge.cases import Case, messages
+from benchmarks.judge.cases import PROMPT_VERSION, Case, messages
 from benchmarks.judge.judging import Judged, Outcome, judge_cases
 from benchmarks.judge.log import JudgeLog, read_calls
 from tests.benchmarks.judge.conftest import judge_by_rule, name_of, replying, rule, verdict
+from tests.benchmarks.runs.launch import small_disk
 from tests.vlm.served.server import Received, State
 
 OPTIONS = ("chair", "sofa", "lamp")
@@ -56,7 +60,7 @@ def test_each_distinct_answer_is_judged_once_and_every_call_is_kept(
         assert call.usage == {"prompt": 7, "completion": 2, "cached": 3}
         assert call.latency > 0
         assert (call.attempt, call.finish, call.error) == (1, "stop", None)
-        assert call.prompt_version == "judge-1"
+        assert call.prompt_version == PROMPT_VERSION
     again = judging()
     assert (again.outcomes, again.new_calls) == ({case: found.outcomes[case] for case in CASES}, 0)
     assert len(server.received) == len(CASES)
@@ -209,7 +213,113 @@ def test_a_torn_line_is_cut_off_and_damage_is_told(judging: Judging, server: Sta
         judging()
 
 
+def test_the_order_of_the_log_means_nothing(judging: Judging, server: State, tmp_path: Path) -> None:
+    """Shuffled, and with lines that stand twice, as in logs that were joined."""
+    server.edit = replying(
+        lambda request: "hm" if request.times == 0 and "second" in request.prompt else judge_by_rule(request)
+    )
+    found = judging()
+    assert Counter(call.attempt for call in calls(tmp_path)) == {1: len(CASES), 2: 8}
+    path = tmp_path / "judge.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for seed in range(3):
+        random.Random(seed).shuffle(lines)
+        path.write_bytes(b"".join([*lines, lines[seed]]))
+        again = judging()
+        assert (again.outcomes, again.new_calls) == (found.outcomes, 0)
+
+
+def test_a_kill_loses_at_most_the_calls_in_flight(server: State, tmp_path: Path) -> None:
+    """Whenever a call is about to be written, the server has seen no more unwritten ones than may be under way."""
+    behind: list[int] = []
+    with JudgeLog(tmp_path / "judge.jsonl") as log:
+        append, written = log.append, iter(range(100))
+
+        def slow(call: Any) -> None:
+            threading.Event().wait(0.02)
+            behind.append(len(server.received) - next(written))
+            append(call)
+
+        log.append = slow  # type: ignore[method-assign]
+        judge_cases(CASES, JudgeChoice(name_of(server), concurrency=5), log)
+    assert len(behind) == len(CASES)
+    assert max(behind) == 5, "all places must have been taken for this to show anything"
+
+
+def test_a_full_disk_loses_nothing_and_the_judging_goes_on(
+    judging: Judging, server: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, lines = os.pwrite, iter(range(100))
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if next(lines) >= 10:
+            plain(fd, data[:40], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(RunFolderError, match=r"judge\.jsonl: the disk is full; all earlier verdicts are safe"):
+            judging()
+    assert len(calls(tmp_path)) == 10
+    assert (tmp_path / "judge.jsonl").read_bytes().endswith(b"\n")
+    found = judging()
+    assert [found.outcomes[case] for case in CASES] == EXPECTED
+    assert found.new_calls == len(CASES) - 10
+
+
+def test_a_really_full_disk(server: State, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * 45_000)
+
+        def judged() -> Judged:
+            with JudgeLog(disk / "judge.jsonl") as log:
+                return judge_cases(CASES, JudgeChoice(name_of(server)), log)
+
+        with pytest.raises(RunFolderError, match="the disk is full"):
+            judged()
+        kept = len(list(read_calls(disk / "judge.jsonl")))
+        assert 0 < kept < len(CASES)
+        filler.unlink()
+        found = judged()
+        assert [found.outcomes[case] for case in CASES] == EXPECTED
+        assert found.new_calls == len(CASES) - kept
+
+
+def test_what_is_refused_keeps_the_judge_from_nothing_else(server: State, tmp_path: Path) -> None:
+    """A content filter that always refuses the first: the judge is given up at first, and then asked about the rest."""
+
+    def refuse(request: Received, handler: Any) -> bool | None:
+        hit = "number 0:" in request.prompt or "number 1:" in request.prompt
+        return handler.say(400, {"error": {"message": "filtered"}}) if hit else None
+
+    def judged() -> Judged:
+        with JudgeLog(tmp_path / "judge.jsonl") as log:
+            return judge_cases(CASES, JudgeChoice(name_of(server), concurrency=1), log)
+
+    server.trouble = refuse
+    for _ in range(2):
+        assert judged().count("verdict") == 0, "it must be given up for this to show anything"
+    last = judged()
+    assert last.count("not judged") == 6
+    assert [last.outcomes[case] for case in CASES[6:]] == EXPECTED[6:]
+    # The filter is gone but for the first answers: these do not keep the judge from the others that failed.
+    server.trouble = lambda request, handler: refuse(request, handler) if "number 0:" in request.prompt else None
+    last = judged()
+    assert last.count("not judged") == 3
+    assert [last.outcomes[case] for case in CASES[3:]] == EXPECTED[3:]
+
+
+def test_the_judge_has_a_key_of_its_own(judging: Judging, server: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of-the-model")
+    judging(CASES[:1])
+    monkeypatch.setenv("AGEVLM_JUDGE_API_KEY", "of-the-judge")
+    judging(CASES[1:2])
+    assert [one.headers["Authorization"] for one in server.received] == ["Bearer of-the-model", "Bearer of-the-judge"]
+
+
 def test_one_command_at_a_time(tmp_path: Path) -> None:
-    with JudgeLog(tmp_path / "judge.jsonl"), pytest.raises(RunFolderError, match="another command is judging"):
+    with JudgeLog(tmp_path / "judge.jsonl"), pytest.raises(RunFolderError, match="another process is writing it"):
         JudgeLog(tmp_path / "judge.jsonl")
     assert verdict("A") == '{"option": "A"}'

@@ -124,6 +124,24 @@ def test_a_model_that_fails_leaves_its_reason_and_is_asked_again(
     assert sum(call.error is not None for call, _ in read_calls(tmp_path / "judge.jsonl")) == len(CASES)
 
 
+def test_a_chat_that_fails_takes_no_others_of_its_batch_with_it(
+    folder: Path, short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, sizes = LocalJudge._replies, []
+
+    def picky(self: LocalJudge, chats: Any) -> Any:
+        sizes.append(len(chats))
+        if any("cannot tell" in chat[1]["content"] for chat in chats):
+            raise IndexError("the chat is too long")
+        return plain(self, chats)
+
+    monkeypatch.setattr(LocalJudge, "_replies", picky)
+    with JudgeLog(tmp_path / "judge.jsonl") as log:
+        found = judge_cases(CASES, JudgeChoice(str(folder), device="cpu"), log)
+    assert sizes[:4] == [3, 1, 1, 1]
+    assert (found.count("undecided"), found.count("not judged")) == (2, 1)
+
+
 def test_a_batch_that_does_not_fit_is_halved(
     folder: Path, short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,10 @@ def test_unread_answers_are_read_and_undecided_ones_are_in_no_count(server: Stat
         (default,) = [r for r in rows if (r["protocol"], r["split"], r["condition"]) == ("default", split, "image")]
         assert row["unparsed"] < default["unparsed"]
         assert row["accuracy"] > default["accuracy"]
+    # The bounds stand in the table of protocols too.
+    shown = command_here(*command[:-2], "--judge", name_of(server)).stdout
+    for bound in ("wrong", "right"):
+        assert f"if the {undecided} undecided were {bound}" in shown
 
 
 def test_replay_and_tables(server: State, run: Path) -> None:
@@ -87,8 +91,9 @@ def test_replay_and_tables(server: State, run: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "judged: openai:" in first.stdout
     assert re.search(
-        r"read \d+ of 240 answers \(custom:\w+, image\): \d+ yes, \d+ no, \d+ unparsed, \d+ undecided", first.stdout
+        r"The judge's share · judged: openai:\S+ reads what default cannot read .* data custom:", first.stdout
     )
+    assert re.search(r"all +240 +240", first.stdout)
     asked = len(server.received)
     # Only what the reader cannot read is sent, each distinct question and answer once, and no label with it.
     assert {asked_of(request)[1] for request in server.received} == {UNREAD}

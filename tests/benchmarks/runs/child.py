@@ -10,13 +10,13 @@ from pathlib import Path
 
 from agevlm.cli import eval_main
 from agevlm.vlm.choice import ModelChoice
-from benchmarks import records
+from benchmarks import append_only
 from tests.benchmarks.runs.stub import StubVlm
 
 
 def tear(spec: str) -> None:
     left, fraction = int(spec.split()[0]), float(spec.split()[1])
-    plain = records.os.pwrite
+    plain = append_only.os.pwrite
 
     def torn(fd: int, data: bytes, offset: int) -> int:
         nonlocal left
@@ -27,7 +27,7 @@ def tear(spec: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(fd, data, offset)
 
-    records.os.pwrite = torn
+    append_only.os.pwrite = torn
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agevlm.errors import RunFolderError
-from benchmarks import records
+from benchmarks import append_only
 from benchmarks.records import AnswerRecord, AnswerWriter, answer_key, load_answers, read_commits, to_lines
 from tests.benchmarks.runs.launch import small_disk
 
@@ -148,7 +148,7 @@ def test_a_write_that_stops_halfway_on_a_full_disk_costs_nothing_and_can_be_repe
         return plain(fd, data[: room.pop()], offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "pwrite", full)
+        patch.setattr(append_only.os, "pwrite", full)
         with pytest.raises(
             RunFolderError, match=r"answers-00000\.jsonl: the disk is full; all earlier answers are safe"
         ):
@@ -168,8 +168,8 @@ def test_after_a_failed_commit_the_next_one_is_whole_even_if_the_cut_failed_too(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "fsync", failing)
-        patch.setattr(records.os, "ftruncate", failing)
+        patch.setattr(append_only.os, "fsync", failing)
+        patch.setattr(append_only.os, "ftruncate", failing)
         with pytest.raises(RunFolderError, match="Input/output error"):
             writer.commit(COMMITS[2])
     writer.commit(COMMITS[1])
