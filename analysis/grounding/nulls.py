@@ -26,6 +26,8 @@ DECIMALS = 12
 SINK_DEVIATIONS, SINK_TIMES = 5.0, 3.0
 """A cell is a sink where other images' mean map has more there than so many robust deviations (1.4826 MAD) above its
 median, and more than so many times its mean."""
+SINK_IMAGES = 30
+"""Other images that it takes to tell what all look at from what a few show."""
 
 
 @lru_cache(maxsize=256)
@@ -58,12 +60,19 @@ class OtherMaps:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, int], Floats] = {}
         self._images: Floats = np.zeros(1)
+        self._added = 0
 
     def add(self, own: Floats) -> None:
         """Add an image's mean map, (..., rows, columns), of the same leading axes for all images."""
         shape = (own.shape[-2], own.shape[-1])
         self._sums[shape] = self._sums.get(shape, np.zeros(own.shape)) + own
         self._images = self._images + _looked(own)
+        self._added += 1
+
+    @property
+    def images(self) -> int:
+        """How many were added."""
+        return self._added
 
     def without(self, own: Floats) -> Floats:
         """(..., rows, columns): the mean of the others on the grid of an image that was added; NaN where none is."""

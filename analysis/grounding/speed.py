@@ -73,7 +73,7 @@ def measure(vlm: Any, images: int, heads: bool) -> dict[str, Any]:
     def opened(index: int) -> Image.Image:
         return decode(EncodedFile(f"{index}.jpg", picture(index)))
 
-    how = How(DEFAULT, heads, 16, tuple(range(len(room(vlm, opened(0)).layers))))
+    how = How(DEFAULT, heads, 16, tuple(range(len(room(vlm, opened(0), heads).layers))))
     rows: dict[str, Any] = {}
 
     def answering(index: int) -> None:
