@@ -141,7 +141,8 @@ def sinks(others: Floats, coverage: Floats) -> NDArray[np.bool_]:
 def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list[int | None]:
     """For each region one of the same group of another image, whose mask takes its mask's place.
 
-    Images of a group are shuffled and each takes from the next one, so none takes from itself and each gives once.
+    Images of a group are shuffled, their regions put in a row, and each takes from the one as many places on as the
+    largest image has regions. So each mask is lent once, sizes stay as they are, and none meets its own image.
 
     Args:
         images: of each region.
@@ -149,7 +150,8 @@ def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list
         seed: of the order.
 
     Returns:
-        Places in the given order; None where no other image has a region of the group.
+        Places in the given order. None where there is no other image; and for some regions where one image has more
+        than half of a group's.
     """
     found: list[int | None] = [None] * len(images)
     for group in sorted(set(groups)):
@@ -159,9 +161,9 @@ def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list
                 held.setdefault(image, []).append(place)
         order = list(held)
         Random(f"donors:{seed}:{group}").shuffle(order)
-        if len(order) < 2:
-            continue
-        for image, donor in zip(order, [*order[1:], order[0]], strict=True):
-            for k, place in enumerate(held[image]):
-                found[place] = held[donor][k % len(held[donor])]
+        row = [place for image in order for place in held[image]]
+        shift = max(map(len, held.values()))
+        for place, donor in zip(row, row[shift:] + row[:shift], strict=True):
+            if images[donor] != images[place]:
+                found[place] = donor
     return found
