@@ -67,6 +67,9 @@ class Work(Generic[Item, Made]):
     """What groups are called when progress is told."""
     name: str = ""
     """Tells the records of one kind of work on a model from another's in the same folder."""
+    again: Callable[[Parts], set[str]] = lambda _: set()
+    """Of the groups that are recorded, those to look at again since something of them failed. A group may so have rows
+    of several launches; `rows` gives them all, in order."""
 
 
 @dataclass
@@ -158,7 +161,7 @@ class Analysis:
         name = "-".join(filter(None, (re.sub(r"[^\w.@]+", "_", model.slug), fingerprint.digest[:12], work.name)))
         parts = Parts(self.folder.path, name, work.schema)
         keys = {work.key(item): item for item in work.items}
-        known = parts.done()
+        known = parts.done() - work.again(parts)
         left = [item for key, item in keys.items() if key not in known]
         self.notes.print(
             f"{model.name}: {len(keys)} {work.what}; {len(keys) - len(left)} looked at before, {len(left)} to go "

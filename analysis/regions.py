@@ -231,6 +231,7 @@ def load_regions(
     *,
     instances: Path | None = None,
     segments: Path | None = None,
+    split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
 ) -> Regions:
@@ -241,17 +242,20 @@ def load_regions(
         images: folder of the images; scenes bring theirs.
         instances: COCO-style instances.json that `ann_id` of RefCOCO-style phrases refer to.
         segments: folder of a panoptic file's PNG images; by default the folder beside it that has its name.
+        split: of RefCOCO-style phrases, only those whose `split` is this.
         limit: so many seeded images, with all their regions.
         seed: of the limit, and of what is asked about scenes.
 
     Raises:
-        DataError: the source is none of these, damaged, without any region, or images are missing.
+        DataError: the source is none of these, damaged, without any region, or images are missing; or something is
+            given that says nothing about such a source.
     """
     from agevlm.scenes.selection import is_selector
 
     if is_selector(str(source)):
         from analysis.region_sources.scenes import scenes_regions
 
+        _refuse(source, images=images, instances=instances, segments=segments, split=split)
         return scenes_regions(str(source), limit=limit, seed=seed)
     path = Path(source)
     if images is None:
@@ -259,17 +263,28 @@ def load_regions(
     if path.is_dir():
         from analysis.region_sources.teacher import teacher_regions
 
+        _refuse(source, instances=instances, segments=segments, split=split)
         return teacher_regions(path, images, limit=limit, seed=seed)
     kind = _kind_of(path)
     if kind == "phrases":
         from analysis.region_sources.phrases import phrase_regions
 
-        return phrase_regions(path, images, instances=instances, limit=limit, seed=seed)
+        _refuse(source, segments=segments)
+        return phrase_regions(path, images, instances=instances, split=split, limit=limit, seed=seed)
     from analysis.region_sources.coco import instance_regions, panoptic_regions
 
+    _refuse(source, instances=instances, split=split)
     if kind == "panoptic":
         return panoptic_regions(path, images, segments=segments, limit=limit, seed=seed)
+    _refuse(source, segments=segments)
     return instance_regions(path, images, limit=limit, seed=seed)
+
+
+def _refuse(source: str | Path, **given: object) -> None:
+    """Raise DataError for an option that plays no part: who gives it expects something of it."""
+    for name, value in given.items():
+        if value is not None:
+            raise DataError(f"--{name} {value}: says nothing about {source}, leave it out; see `grounding --help`")
 
 
 def _kind_of(path: Path) -> str:

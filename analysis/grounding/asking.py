@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL.Image import Image
+from PIL.Image import new as new_image
 
 from agevlm.geometry import Geometry
 from agevlm.vlm.contract import Ask, EncodedImages, Probe, ProbedToken, ProbeSpec, Reply, Vlm
@@ -178,10 +180,10 @@ def _answered(region: Region, question: _Question, reply: Reply) -> dict[str, An
 
 def _maps(region: Region, reply: Reply, found: _Found | None, geometry: Geometry, how: How) -> dict[str, Any]:
     """The columns that hold maps, or why there are none."""
-    if not region.share:
-        return {}
-    if reply.error is not None or found is None:
+    if reply.error is not None:
         return {"trouble": f"{NO_ANSWER}: {reply.error}"}
+    if found is None:
+        return {}  # there is nothing to look at
     if found.maps is None or found.elsewhere is None:
         return {"trouble": NO_TOKEN}
     share, coverage = geometry.mask_to_grid(region.mask), geometry.coverage()
@@ -213,7 +215,7 @@ class Room:
     layers: tuple[int, ...]
     """Those that can look at the image."""
     cells: int
-    """Of the first image's grid."""
+    """Of the largest grid."""
     heads: int = 0
     """Of a layer, where each is scored."""
 
@@ -228,10 +230,23 @@ class Room:
         return tuple(round(k) for k in np.linspace(0, len(self.layers) - 1, fit))
 
 
-def room(vlm: Vlm, image: Image, heads: bool) -> Room:
-    """Found by looking at one image; with `heads`, room for their scores as well."""
+def room(vlm: Vlm, image: Image, heads: bool, largest: tuple[int, int] | None = None) -> Room:
+    """Found by looking at one image; with `heads`, room for their scores as well.
+
+    Args:
+        vlm: the model.
+        image: any.
+        heads: whether each head is scored.
+        largest: (width, height) of the largest image, which may have more cells than this one.
+    """
     encoded, asks = vlm.encode([image]), [Ask("?", 0)]
     last = len(vlm.tokens(encoded, asks, [()])[0]) - 1
     (probe,) = vlm.probe(encoded, asks, [()], ProbeSpec(heads=heads), [[last]])
     held = 0 if probe.heads is None else probe.heads.shape[1]
-    return Room(probe.layers, probe.geometry.rows * probe.geometry.columns, held)
+    cells = probe.geometry.rows * probe.geometry.columns
+    # What does not fit into the model's memory will leave no maps, either.
+    with contextlib.suppress(MemoryError, RuntimeError):
+        if largest is not None:
+            geometry = vlm.geometry(vlm.encode([new_image("RGB", largest)]), 0)
+            cells = max(cells, geometry.rows * geometry.columns)
+    return Room(probe.layers, cells, held)

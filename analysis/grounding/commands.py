@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
-from benchmarks.options import DRAWS, FRESH, LIMIT
+from benchmarks.options import DRAWS, FRESH, LIMIT, PARTIAL
 
 if TYPE_CHECKING:
     from agevlm.data.noise import Noise
@@ -48,6 +48,7 @@ def _noise(text: str) -> Noise:
 @click.option(
     "--segments", type=click.Path(path_type=Path), help="Folder of a panoptic file's PNG files.  [beside it, its name]"
 )
+@click.option("--split", metavar="NAME", help="Only phrases whose split is this, as RefCOCO's testA.")
 @click.option("--prompt", default="default", show_default=True, metavar="default|official|FILE", help="As for pope.")
 @click.option("--heads", is_flag=True, help="Score every head, too.")
 @click.option("--remove-sinks", is_flag=True, help="Score maps without cells that are looked at in any image.")
@@ -71,6 +72,7 @@ def _noise(text: str) -> Noise:
 @with_options(*CHECKPOINT, BATCH_SIZE)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [runs/grounding-MODELS-REGIONS]")
 @FRESH
+@PARTIAL
 @DRAWS
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of limits, halves, nulls and intervals."
@@ -96,11 +98,12 @@ def grounding(**options: Any) -> None:
         models=models,
         **{name: options[name] for name in ("out", "fresh", "limit", "seed", "draws", "json_out")},
     )
-    same = ("images", "instances", "segments", "prompt", "heads", "max_new_tokens", "max_disk", "remove_sinks")
+    same = ("images", "instances", "segments", "split", "prompt", "heads", "max_new_tokens", "max_disk", "remove_sinks")
     settings = GroundingSettings(
         common=common,
         source=options["source"] or "scenes",
         noises=tuple(_noise(text) for text in options["noises"]),
+        allow_partial=options["allow_partial"],
         **{name: options[name] for name in same},
     )
     console, notes = consoles()

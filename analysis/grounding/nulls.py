@@ -19,6 +19,8 @@ from agevlm.geometry import Geometry
 
 Floats = NDArray[np.floating]
 NULLS = ("uniform", "centre", "others", "swapped")
+BLIND = ("uniform", "centre")
+"""Those that need no map of the model's."""
 SIGMA = 0.25
 """Of the centre prior, in widths and heights of the image."""
 DECIMALS = 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -160,12 +160,43 @@ def looks_by_image(table: pa.Table) -> Iterator[tuple[str, Sequence[Look]]]:
     kept = {tuple(layers) for layers in table["layers"].to_pylist() if layers is not None}
     wanted = [layer for layer in max(kept, key=len, default=()) if all(layer in layers for layers in kept)]
     images = table["image"].to_pylist()
-    starts = [k for k in range(len(images)) if k == 0 or images[k] != images[k - 1]]
+    starts = _starts(images)
     for first, end in zip(starts, [*starts[1:], len(images)], strict=True):
         rows = table.slice(first, end - first).to_pylist()
         looks = [look for row in rows if (look := look_of(row, wanted)) is not None]
         if looks:
             yield str(images[first]), looks
+
+
+def latest(table: pa.Table) -> pa.Table:
+    """Rows of each group as they were recorded last: groups with a question that failed are asked again, as a whole."""
+    last = {key: place for place, key in enumerate(zip(*(table[c].to_pylist() for c in ("group", "id")), strict=True))}
+    if len(last) == len(table):
+        return table
+    kept = set(last.values())
+    return table.filter(pa.array([place in kept for place in range(len(table))]))
+
+
+def in_order(table: pa.Table, images: Iterable[str]) -> pa.Table:
+    """The same rows, image by image in the order of `images`: what failed at first was recorded last."""
+    names = table["image"].to_pylist()
+    starts = _starts(names)
+    slices: dict[str, list[pa.Table]] = {}
+    for first, end in zip(starts, [*starts[1:], len(names)], strict=True):
+        slices.setdefault(names[first], []).append(table.slice(first, end - first))
+    return pa.concat_tables([table.schema.empty_table(), *(one for image in images for one in slices.get(image, ()))])
+
+
+def _starts(names: Sequence[str]) -> list[int]:
+    """Where another image begins."""
+    return [k for k in range(len(names)) if k == 0 or names[k] != names[k - 1]]
+
+
+def failed_groups(table: pa.Table) -> set[str]:
+    """Groups in which a question has no answer, as they were recorded last."""
+    rows = latest(table)
+    troubles = zip(rows["group"].to_pylist(), rows["trouble"].to_pylist(), strict=True)
+    return {group for group, trouble in troubles if trouble is not None and trouble.startswith(NO_ANSWER)}
 
 
 def answers_of(table: pa.Table) -> list[Said]:

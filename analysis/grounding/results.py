@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.grounding.measures import FACTS, FIXED, SCORES, SIZES, THRESHOLDS, size_bin, threshold_name
-from analysis.grounding.nulls import NULLS
+from analysis.grounding.nulls import BLIND, NULLS
 from analysis.grounding.records import HEAD_SCORES, HEADLINE, KINDS, MEAN, Said
 from analysis.grounding.scoring import Scored
 from analysis.grounding.statistics import Floats, Images, halves
+from benchmarks.reading import Label
 from benchmarks.statistics.clusters import Interval
 
 ABSTRACT = frozenset({"attribute", "relation", "negation"})
@@ -39,13 +40,15 @@ class Results:
     def cell(self, chosen: Chosen, score: str, kind: str = HEADLINE, layer: str = MEAN) -> Cell:
         """One score of some looks, beside its nulls and its ceiling."""
         at = (chosen, KINDS.index(kind), self.scored.layers.index(layer))
-        values, names = self.scored.scores[score][at], self.names[chosen]
-        defined = ~np.isnan(values)
+        nulls = {name: self.scored.nulls[name][score][at] for name in NULLS}
+        return self._beside(self.scored.scores[score][at], chosen, score, nulls)
+
+    def _beside(self, values: Floats, chosen: Chosen, score: str, nulls: Mapping[str, Floats]) -> Cell:
+        names, defined = self.names[chosen], ~np.isnan(values)
         value = self.images.mean(values, names, highest=np.inf if score == "lift" else 1.0)
         ceiling = self.scored.ceilings["best_iou" if "@" in score else score][chosen]
-        nulls = {name: self.scored.nulls[name][score][at] for name in NULLS}
         means = {name: _mean(held[defined]) for name, held in nulls.items()}
-        known = [name for name in NULLS if means[name] is not None]
+        known = [name for name in nulls if means[name] is not None]
         strongest = max(known, key=lambda name: means[name] or 0.0) if known else None
         return {
             **plain(value),
@@ -76,6 +79,7 @@ class Results:
         bins = {name: self.headline & (sizes == name) for name in SIZES}
         groups = {name: self.about == name for name in sorted(set(scored.about))}
         return {
+            "sinks_removed": scored.sinks_removed,
             "looks": len(scored.ids),
             "images": len(set(scored.images)),
             "headline_looks": int(self.headline.sum()),
@@ -133,16 +137,24 @@ class Results:
             return None
         layer, head = np.unravel_index(int(np.nanargmax(by_head)), by_head.shape)
         own = held[self.tested, layer, head]
-        names = list(self.names[self.tested])
-        found = {score: plain(self.images.mean(own[:, k], names)) for k, score in enumerate(HEAD_SCORES)}
+        # Of a head there are scores and no maps: its nulls are those that need none.
+        nulls = {n: {s: self.scored.nulls[n][s][self.tested, kind, 0] for s in HEAD_SCORES} for n in BLIND}
+        found = {
+            score: self._beside(own[:, k], self.tested, score, {name: held[score] for name, held in nulls.items()})
+            for k, score in enumerate(HEAD_SCORES)
+        }
         return {"layer": self.scored.layers[1 + int(layer)], "head": int(head), "of": list(by_head.shape), **found}
 
 
 def answers(said: Sequence[Said], images: Images) -> dict[str, Any]:
-    """Right answers by group, with the share of yes; what is neither yes nor no is wrong and counted."""
+    """Right answers by group, with the share of yes.
+
+    What is neither yes nor no is wrong and counted; a question that failed is no answer, and is counted as such alone.
+    """
     found = {}
     for group in sorted({one.about for one in said}):
-        own = [one for one in said if one.about == group and one.right is not None]
+        asked = [one for one in said if one.about == group and one.right is not None]
+        own = [one for one in asked if one.said != Label.ERROR]
         if not own:
             continue
         names = [one.image for one in own]
@@ -157,6 +169,7 @@ def answers(said: Sequence[Said], images: Images) -> dict[str, Any]:
             "accuracy_where_yes": plain(images.mean(np.where(gold, right, np.nan), names)),
             "accuracy_where_no": plain(images.mean(np.where(gold, np.nan, right), names)),
             "neither": sum(one.said not in ("yes", "no") for one in own),
+            "failed": len(asked) - len(own),
         }
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +19,17 @@ from agevlm.terminal import write_json
 from agevlm.vlm.contract import Vlm
 from analysis.grounding.asking import AskedImage, How, Room, look, room
 from analysis.grounding.figures import Shown, draw_layers, draw_sheet, examples
-from analysis.grounding.records import KINDS, SCHEMA, answers_of, looks_by_image
+from analysis.grounding.nulls import SINK_IMAGES
+from analysis.grounding.records import (
+    KINDS,
+    NO_ANSWER,
+    SCHEMA,
+    answers_of,
+    failed_groups,
+    in_order,
+    latest,
+    looks_by_image,
+)
 from analysis.grounding.results import Results, answers, differences, unread
 from analysis.grounding.scoring import score_all
 from analysis.grounding.showing import show
@@ -28,6 +38,7 @@ from analysis.grounding.stress import under_noise
 from analysis.launch import Analysis, AnalysisSettings, Done, Work, refuse_closed
 from analysis.regions import Regions, load_regions
 from benchmarks.prompts import load_prompt
+from benchmarks.remarks import ANSWERS_MISSING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,10 +63,12 @@ class GroundingSettings:
     """Megabytes of maps, before compression, for all regions of one model."""
     remove_sinks: bool
     noises: tuple[Noise, ...]
+    split: str | None
+    allow_partial: bool
 
 
 class _Looker:
-    """Looks at images in one way; which layers are kept is reckoned once a model, with the first image's grid."""
+    """Looks at images in one way; which layers are kept is reckoned once a model, with the largest image's grid."""
 
     def __init__(self, settings: GroundingSettings, regions: Regions, notes: Console) -> None:
         self.settings, self.regions, self.notes = settings, regions, notes
@@ -68,7 +81,7 @@ class _Looker:
     def key(self, item: AskedImage) -> str:
         """By content: the image, what is asked about it and how."""
         settings = self.settings
-        asked = [(r.id, r.phrase, r.counts, r.size, r.asked()) for r in item.regions]
+        asked = [(r.id, r.phrase, r.group, r.answer, r.counts, r.size, r.asked()) for r in item.regions]
         how = (self.prompt.template, settings.heads, settings.max_new_tokens)
         return hashlib.sha256(repr((item.sha256, asked, how)).encode()).hexdigest()[:32]
 
@@ -80,7 +93,8 @@ class _Looker:
     def look(self, vlm: Vlm, item: AskedImage, image: Image) -> list[dict[str, Any]]:
         """Rows of one image."""
         if self._how is None:
-            self._how = self._reckoned(room(vlm, self.regions.open(self.items[0].image), self.settings.heads))
+            height, width = max((r.size for r in self.regions.regions), key=lambda size: size[0] * size[1])
+            self._how = self._reckoned(room(vlm, image, self.settings.heads, (width, height)))
         return look(vlm, item, image, self._how)
 
     def _reckoned(self, found: Room) -> How:
@@ -94,14 +108,22 @@ class _Looker:
                 f"{self.settings.max_disk:g} MB"
             )
         self.notes.print(
-            f"maps of {regions} regions: {size:.1f} MB before compression; kept are the mean over layers and {held}"
+            f"maps of {regions} regions: at most {size:.1f} MB before compression; kept are the mean over layers and "
+            f"{held}"
         )
         return How(self.prompt, self.settings.heads, self.settings.max_new_tokens, kept)
 
     def work(self) -> Work[AskedImage, Image]:
         """What is done with each image of a model."""
         self._how = None
-        return Work(self.items, self.key, lambda item: self.regions.open(item.image), self.look, SCHEMA)
+        return Work(
+            self.items,
+            self.key,
+            lambda item: self.regions.open(item.image),
+            self.look,
+            SCHEMA,
+            again=lambda parts: failed_groups(parts.read(["group", "id", "trouble"])),
+        )
 
 
 def ground(settings: GroundingSettings, console: Console, notes: Console) -> int:
@@ -115,12 +137,13 @@ def ground(settings: GroundingSettings, console: Console, notes: Console) -> int
             settings.images,
             instances=settings.instances,
             segments=settings.segments,
+            split=settings.split,
             limit=common.limit,
             seed=common.seed,
         )
+        looker = _Looker(settings, regions, notes)
     for why, names in regions.left_out.items():
         notes.print(f"left out: {len(names)} phrases, {why}: {', '.join(names[:3])}{', ...' * (len(names) > 3)}")
-    looker = _Looker(settings, regions, notes)
     folder = common.folder(NAME, regions.name)
     analysis = Analysis(NAME, common, folder, notes)
     data = {
@@ -144,7 +167,33 @@ def ground(settings: GroundingSettings, console: Console, notes: Console) -> int
     if common.json_out != "-":
         show(content, console)
     notes.print("pictures: " + ", ".join(str(path) for path in pictures if path.suffix == ".png"))
-    return 0
+    return _check(content["models"], settings, notes)
+
+
+def _check(models: Mapping[str, Any], settings: GroundingSettings, notes: Console) -> int:
+    """Remarks on what is missing; the exit code."""
+    for name, held in models.items():
+        if settings.remove_sinks and not held.get("sinks_removed"):
+            notes.print(
+                f"warning: {name}: --remove-sinks removed nothing: more than {SINK_IMAGES} images tell sinks",
+                style="yellow",
+            )
+    failed = sum(len(held["images_failed"]) for held in models.values())
+    troubles = [item for held in models.values() for item in held["left_out"].items()]
+    unanswered = sum(len(ids) for why, ids in troubles if why.startswith(NO_ANSWER))
+    if not failed and not unanswered:
+        return 0
+    notes.print(
+        f"{failed} images and the answers for {unanswered} phrases are missing; scores are over those that are there, "
+        "and the same command asks for the others again",
+        style="yellow",
+    )
+    return 0 if settings.allow_partial else ANSWERS_MISSING
+
+
+def _table(done: Done, regions: Regions) -> pa.Table:
+    """One model's records, in the same order whatever failed at first: which mask is lent to which depends on it."""
+    return in_order(latest(done.rows()), regions.by_image)
 
 
 def score(
@@ -160,7 +209,7 @@ def score(
     results: dict[str, Results] = {}
     models: dict[str, Any] = {}
     for one in done:
-        table = one.rows()
+        table = _table(one, regions)
         scored = score_all(lambda t=table: looks_by_image(t), seed=common.seed, remove_sinks=settings.remove_sinks)  # type: ignore[misc]
         held: dict[str, Any] = {
             "left_out": unread(table.select(["id", "trouble"]).to_pylist()),
@@ -171,7 +220,10 @@ def score(
             results[one.title] = Results(scored, images, common.seed)
             held |= results[one.title].summary()
             held["noise"] = {
-                str(noise): under_noise(results[one.title], table, noise, common.seed) for noise in settings.noises
+                str(noise): under_noise(
+                    results[one.title], table, noise, common.seed, remove_sinks=settings.remove_sinks
+                )
+                for noise in settings.noises
             }
         models[one.title] = held
     if not results:
@@ -186,7 +238,6 @@ def score(
         "notes": list(regions.notes),
         "draws": common.draws,
         "seed": common.seed,
-        "sinks_removed": settings.remove_sinks,
         "models": models,
         "differences": {f"{a} - {b}": differences(results[a], results[b]) for a, b in combinations(results, 2)},
     }
@@ -202,7 +253,7 @@ def _draw(
             continue
         chosen = examples(results[one.title])
         wanted = {name for row in chosen.values() for name, _ in row}
-        table = one.rows()
+        table = _table(one, regions)
         table = table.filter(pc.is_in(table["id"], value_set=pa.array(sorted(wanted))))
         looks = {look.id: look for _, held in looks_by_image(table) for look in held}
         rows = {

@@ -48,6 +48,8 @@ class Scored:
     """(looks, KINDS, layers without the mean, heads, HEAD_SCORES), where heads were recorded."""
     grids: tuple[tuple[int, int], ...]
     """Rows and columns of each look's grid."""
+    sinks_removed: bool
+    """Whether maps are scored without sinks; not so where too few images tell what one is."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def score_all(
     Args:
         looks: the records.
         seed: of which image's masks take the place of which.
-        remove_sinks: set cells that are looked at in other images whatever they show to 0, in maps and in `others`.
+        remove_sinks: set cells that are looked at in other images whatever they show to 0, in maps and in `others`;
+            with `SINK_IMAGES` or fewer nothing is removed.
         distort: other masks than the looks' own.
 
     Returns:
@@ -95,7 +98,7 @@ def score_all(
                 flagged = sinks(elsewhere, look.geometry.coverage()) if others.images > SINK_IMAGES else None
                 collected.add(look, mask, borrowed, elsewhere, flagged, remove_sinks)
             place += 1
-    return collected.done()
+    return collected.done(remove_sinks and others.images > SINK_IMAGES)
 
 
 def _sink_facts(maps: Floats, flagged: NDArray[np.bool_] | None) -> dict[str, Floats]:
@@ -157,7 +160,7 @@ class _Collected:
             held = held if held.shape == size else np.broadcast_to(held, size)
             self.values.setdefault((what, name), []).append(held)
 
-    def done(self) -> Scored | None:
+    def done(self, sinks_removed: bool) -> Scored | None:
         """All of it."""
         if not self.looks:
             return None
@@ -179,4 +182,5 @@ class _Collected:
             nulls={name: of(name) for name in ("uniform", "centre", "others", "swapped")},
             heads=heads,
             grids=grids,
+            sinks_removed=sinks_removed,
         )

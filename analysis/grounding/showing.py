@@ -72,7 +72,7 @@ def _remarks(held: Content) -> str:
     lines = [
         f"grid {grids}: its best IoU with these masks {number(held['best_iou_of_the_grid'])}; masks cover "
         f"{percent(held['mask_share'])} of the image on average. Of the query's attention {percent(facts['on_image'])} "
-        f"lies on the image; of that to the grid {percent(facts['padding'])} on padding, {_sinks(facts)}; entropy "
+        f"lies on the image; of that to the grid {percent(facts['padding'])} on padding, {_sinks(held)}; entropy "
         f"{number(facts['entropy']['value'])} of an even spread's"
     ]
     if lacking := held["headline_looks"] - held["headline"]["iou"]["n"]:
@@ -84,10 +84,12 @@ def _remarks(held: Content) -> str:
     return "\n".join(lines)
 
 
-def _sinks(facts: Content) -> str:
+def _sinks(held: Content) -> str:
+    facts = held["facts"]
     if facts["sinks"]["value"] is None:
         return f"sinks are told from {SINK_IMAGES + 1} images on"
-    return f"{percent(facts['sinks'])} on {number(facts['sink_cells']['value'], 1)} sinks"
+    removed = ", which the scores do without" * held["sinks_removed"]
+    return f"{percent(facts['sinks'])} on {number(facts['sink_cells']['value'], 1)} sinks{removed}"
 
 
 def _compared(title: str, first: str, models: Content, part: str, order: Iterable[str] = ()) -> Table:
@@ -151,7 +153,14 @@ def _chosen(models: Content) -> Table:
         table.add_row(images, "threshold", f"{chosen['threshold']:g} of the largest", between(at), _corrected(at), "")
         if chosen["head"] is not None:
             head = chosen["head"]
-            table.add_row("", "head", f"layer {head['layer']}, head {head['head']}", between(head["iou"]), "", "")
+            table.add_row(
+                "",
+                "head",
+                f"layer {head['layer']}, head {head['head']}",
+                between(head["iou"]),
+                _corrected(head["iou"]),
+                "",
+            )
         table.add_section()
     return table
 

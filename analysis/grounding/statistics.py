@@ -49,17 +49,31 @@ class Images:
         value = float(np.clip(value, lowest, highest))
         return score_interval(value, draws, int(np.count_nonzero(count)), lowest=lowest, highest=highest)
 
+    def moved(
+        self, first: Floats, first_images: Sequence[str], second: Floats, second_images: Sequence[str]
+    ) -> Interval:
+        """One mean minus another, of looks that need not be the same ones, over the same draws of images."""
+        (a, m), (b, n) = self._sums(first, first_images), self._sums(second, second_images)
+        value = float(divide(a.sum(), m.sum()) - divide(b.sum(), n.sum()))
+        draws = divide(self.weights @ a, self.weights @ m) - divide(self.weights @ b, self.weights @ n)
+        return _open_interval(value, draws, int(np.count_nonzero(m)))
+
     def corrected(self, values: Floats, null: Floats, ceiling: Floats, images: Iterable[str]) -> Interval:
         """(mean - mean null) / (mean ceiling - mean null) over looks for which all three are defined.
 
-        A ratio of means and not a mean of ratios: where the ceiling is near the null, single ratios are wild.
+        A ratio of means and not a mean of ratios: where the ceiling is near the null, single ratios are wild. NaN where
+        the ceiling is not above the null (another image's mask may be larger, and so easier), which would turn signs
+        round; limits are NaN where that may be so by chance.
         """
         defined = ~(np.isnan(values) | np.isnan(null) | np.isnan(ceiling))
         gain, _ = self._sums(np.where(defined, values - null, np.nan), images)
         room, count = self._sums(np.where(defined, ceiling - null, np.nan), images)
-        value = float(divide(gain.sum(), room.sum()))
-        draws = divide(self.weights @ gain, self.weights @ room)
-        return _open_interval(value, draws, int(np.count_nonzero(count)))
+        if room.sum() <= 0:
+            return Interval(float("nan"), float("nan"), float("nan"))
+        value, left = float(divide(gain.sum(), room.sum())), self.weights @ room
+        if (left[self.weights @ count > 0] <= 0).any():
+            return Interval(value, float("nan"), float("nan"))
+        return _open_interval(value, divide(self.weights @ gain, left), int(np.count_nonzero(count)))
 
     def _sums(self, values: Floats, images: Iterable[str]) -> tuple[Floats, Floats]:
         places, counts = self.places(images), ~np.isnan(values)

@@ -6,7 +6,7 @@ A JSON list, or one JSON object a line. Each row names
     its phrases    `phrase`, or `sentences`: texts, or objects with `sent` (RefCOCO's cleaned text) or `raw`
     its mask       `segmentation` (COCO's polygons or RLE); or `ann_id`, which the instances file knows
 
-and may have `ref_id`, `question` (asked as it is), `group`, and `width` and `height` of the image.
+and may have `ref_id`, `question` (asked as it is), `group`, `split`, and `width` and `height` of the image.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ class _Known:
         return {one.id: one for one in self.content.annotations if one.id is not None}
 
 
-def phrase_regions(path: Path, images: Path, *, instances: Path | None, limit: int | None, seed: int) -> Regions:
-    """A region for every phrase.
+def phrase_regions(
+    path: Path, images: Path, *, instances: Path | None, split: str | None, limit: int | None, seed: int
+) -> Regions:
+    """A region for every phrase, or for those of one split.
 
     Raises:
         DataError: a row that lacks something, refers to what the instances file does not have, or has a mask of another
@@ -50,7 +52,7 @@ def phrase_regions(path: Path, images: Path, *, instances: Path | None, limit: i
     """
     folder = FolderImages(images)
     known = None if instances is None else _Known(load_instances(instances))
-    rows = [(where, row, _image_name(where, row, known)) for where, row in _rows(path)]
+    rows = [(where, row, _image_name(where, row, known)) for where, row in _of_split(path, list(_rows(path)), split)]
     kept = set(chosen((name for _, _, name in rows), limit, seed))
     gathered = Gathered()
     rows = [row for row in rows if row[2] in kept]
@@ -67,7 +69,7 @@ def phrase_regions(path: Path, images: Path, *, instances: Path | None, limit: i
                 question=_question(where, row),
                 key=key,
             )
-    return gathered.done(path.stem, folder)
+    return gathered.done(path.stem if split is None else f"{path.stem}-{split}", folder)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,6 +94,18 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise DataError(f"{where}: a {type(row).__name__}, not an object with an image, a phrase and a mask")
         yield where, row
+
+
+def _of_split(
+    path: Path, rows: list[tuple[str, dict[str, Any]]], split: str | None
+) -> list[tuple[str, dict[str, Any]]]:
+    if split is None:
+        return rows
+    kept = [(where, row) for where, row in rows if row.get("split") == split]
+    if not kept:
+        there = sorted({str(row["split"]) for _, row in rows if "split" in row})
+        raise DataError(f"{path}: no row of split {split!r}; its rows name {', '.join(there) or 'no split'}")
+    return kept
 
 
 def _image_name(where: str, row: dict[str, Any], known: _Known | None) -> str:

@@ -252,6 +252,27 @@ def test_rows_that_lack_something_are_named(tmp_path, images, row, message):
     assert "r.jsonl:1" in str(caught.value)
 
 
+def test_a_split_s_phrases_are_taken_alone(tmp_path, images):
+    square = {"file_name": "a.png", "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
+    rows = [{**square, "phrase": f"cat {split}", "split": split} for split in ("train", "testA", "testA")]
+    path = write(tmp_path / "refs.json", [*rows, {**square, "phrase": "cat"}])
+    found = load_regions(path, images, split="testA")
+    assert [one.phrase for one in found.regions] == ["cat testA", "cat testA"]
+    assert found.name == "refs-testA"
+    assert len(load_regions(path, images).regions) == 4
+    with pytest.raises(DataError, match="no row of split 'val'; its rows name testA, train"):
+        load_regions(path, images, split="val")
+
+
+def test_what_says_nothing_about_a_source_is_refused(tmp_path, images):
+    path = write(tmp_path / "i.json", annotations())
+    for given in ({"split": "val"}, {"segments": images}, {"instances": path}):
+        with pytest.raises(DataError, match=f"--{next(iter(given))} .*leave it out"):
+            load_regions(path, images, **given)
+    with pytest.raises(DataError, match=r"--images .*leave it out"):
+        load_regions("scenes:2", images)
+
+
 def test_sources_that_are_none_are_refused(tmp_path, images):
     for source, message in (
         (tmp_path / "absent.json", "no such file"),
@@ -262,7 +283,7 @@ def test_sources_that_are_none_are_refused(tmp_path, images):
         ("scenes:1", "2 to"),
     ):
         with pytest.raises(DataError, match=message):
-            load_regions(source, images)
+            load_regions(source, None if source == "scenes:1" else images)
     with pytest.raises(DataError, match="--images DIR"):
         load_regions(tmp_path / "absent.json")
 

@@ -172,6 +172,8 @@ def test_what_cannot_be_looked_for_is_said_and_the_rest_is_looked_for():
     (failed,) = look(Stub(answer=None), asked(good), IMAGE, HOW)
     assert failed["trouble"] == f"{NO_ANSWER}: out of luck"
     assert (failed["answer"], failed["said"]) == (None, "error")
+    (failed,) = look(Stub(answer=None), asked(region("dog", box(0, 0, 0, 0))), IMAGE, HOW)
+    assert failed["trouble"] == f"{NO_ANSWER}: out of luck", "also where there is nothing to look at"
     # A crop of the middle: what is at the left edge is cut off.
     cropped = Geometry.crop((40, 10), (30, 30), (ROWS, COLUMNS))
     edge = region("cat", box(0, 0, 5, 10, (10, 40)))
@@ -202,6 +204,12 @@ def test_room_for_few_layers_keeps_some_that_are_spread_and_always_one():
     found = room(Stub(), IMAGE, heads=True)
     assert (found.layers, found.cells, found.heads) == (LAYERS, ROWS * COLUMNS, 3)
     assert room(Stub(), IMAGE, heads=False).heads == 0
+    growing = Stub()
+    growing.geometry = lambda encoded, _: Geometry.squash(
+        encoded.images[0].size, (40, 30), (encoded.images[0].height // 10, COLUMNS)
+    )
+    assert room(growing, IMAGE, heads=False, largest=(20, 90)).cells == 9 * COLUMNS
+    assert room(growing, IMAGE, heads=False, largest=(20, 10)).cells == ROWS * COLUMNS
     deep = Room(tuple(range(32)), 576)
     assert deep.bytes(32) == 4 * 33 * 576 * 2
     assert deep.kept(deep.bytes(32)) == tuple(range(32))

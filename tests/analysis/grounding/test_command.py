@@ -10,6 +10,7 @@ from PIL import Image
 
 from agevlm.scenes.coco import write_coco
 from agevlm.scenes.types import split_seeds
+from agevlm.vlm.contract import Reply
 from agevlm.vlm.hf.session import HfVlm
 
 CKPT = "scenes/age-vlm"
@@ -97,7 +98,8 @@ def test_scores_alone_change_with_choices_about_scores(ran, here, monkeypatch, t
     result = here(*places[:noise], *places[noise + 2 :], "--remove-sinks", "--json", "-")
     assert result.code == 0, result.err
     (content,) = json.loads(result.out)
-    assert content["sinks_removed"]
+    assert not content["models"][CKPT]["sinks_removed"]
+    assert "--remove-sinks removed nothing" in result.err, "five images tell none"
     assert content == json.loads((copy / "scores.json").read_text())
 
 
@@ -197,21 +199,71 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, here, monkeypatch,
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_an_image_of_another_size_than_its_masks_is_left_out_and_named(tmp_path, here, world):
+def test_a_question_that_failed_is_missed_and_asked_again(tmp_path, here, monkeypatch):
+    def call(name, *more):
+        out = tmp_path / name
+        result = here("grounding", "--ckpt", CKPT, "--regions", "scenes:3", "--draws", "100", "--out", out, *more)
+        return result, json.loads((out / "scores.json").read_text())
+
+    honest, asked = HfVlm.answer, []
+
+    def fails(self, encoded, asks):
+        asked.append(len(asks))
+        replies = honest(self, encoded, asks)
+        return [Reply.failed("no room"), *replies[1:]] if len(asked) == 2 else replies
+
+    monkeypatch.setattr(HfVlm, "answer", fails)
+    result, content = call("run")
+    assert result.code == 3
+    assert "the answers for 1 phrases are missing" in result.err
+    held = content["models"][CKPT]
+    assert [len(ids) for ids in held["left_out"].values()] == [1]
+    assert sum(group["failed"] for group in held["answers"].values()) == 1
+    assert call("run", "--allow-partial")[0].code == 0
+    assert len(asked) == 4, "one image of three was asked once more"
+    result, content = call("run")
+    assert (result.code, len(asked)) == (0, 4)
+    assert content == call("whole")[1]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_source_says_of_the_same_masks_is_never_an_old_record_s(tmp_path, here, world):
+    known = {c["id"]: c["name"] for c in json.loads(world.annotations.read_text())["categories"]}
+    content = json.loads(world.annotations.read_text())
+    rows = [
+        {"image_id": a["image_id"], "ann_id": a["id"], "phrase": known[a["category_id"]]}
+        for a in content["annotations"]
+    ]
+    for group in ("thing", "other"):
+        path = tmp_path / "refs.json"
+        path.write_text(json.dumps([{**row, "group": group} for row in rows]))
+        result = here(
+            "grounding", "--ckpt", CKPT, "--regions", path, "--instances", world.annotations, "--images", world.out,
+            "--draws", "100", "--out", tmp_path / "run",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+        held = json.loads((tmp_path / "run" / "scores.json").read_text())["models"][CKPT]
+        assert list(held["groups"]) == [group]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_image_of_another_size_than_its_masks_is_left_out_and_named(tmp_path, here, world, place):
     images = tmp_path / "images"
     images.mkdir()
     content = json.loads(world.annotations.read_text())
     for entry in content["images"]:
         (images / entry["file_name"]).parent.mkdir(exist_ok=True)
         picture = Image.open(world.out / entry["file_name"])
-        if entry is content["images"][1]:
+        if entry is content["images"][place]:
             picture = picture.resize((picture.height, picture.width + 1))
         picture.save(images / entry["file_name"])
     result = here(
         "grounding", "--ckpt", CKPT, "--regions", world.annotations, "--images", images, "--draws", "100",
         "--out", tmp_path / "run",
     )  # fmt: skip
-    wrong = content["images"][1]["file_name"]
+    assert result.code == 3
+    wrong = content["images"][place]["file_name"]
     assert f"left out: image {wrong}: is" in result.err
     assert "never resized" in result.err
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())["models"][CKPT]

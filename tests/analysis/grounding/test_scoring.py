@@ -178,8 +178,53 @@ def test_noise_moves_scores_as_it_should(monkeypatch):
     assert eroded["change"]["mass"]["high"] < 0
     assert eroded["agreement"] < 1
     assert 0 < dropped["lost"] < 24
-    assert dropped["change"]["iou"]["value"] == 0, "those that are left are as they were"
+    # Those that are left are as they were: what moves is the mean, and by chance alone.
+    moved = dropped["change"]["iou"]
+    cell = clean.cell(clean.headline, "iou")
+    assert moved["value"] == pytest.approx(dropped["scores"]["iou"]["value"] - cell["value"]) != 0
+    assert moved["low"] < 0 < moved["high"]
     assert stress.under_noise(clean, None, Noise("drop", 1.0), 0) == {"left_out": "no mask is left", "lost": 24}
+
+
+def test_noise_is_compared_with_the_same_looks_and_the_same_sinks(monkeypatch):
+    looks = planted(images=33, sink=3.0)
+    clean = results(looks, remove_sinks=True)
+    assert clean.scored.sinks_removed
+    monkeypatch.setattr(stress, "looks_by_image", lambda table: iter(looks))
+    zero = stress.under_noise(clean, None, Noise("shift", 0.0), 0, remove_sinks=True)
+    assert zero["change"]["iou"]["value"] == 0
+    assert stress.under_noise(clean, None, Noise("shift", 0.0), 0)["change"]["iou"]["value"] < -0.01
+    # Where all objects lose their masks, what is left is not about objects.
+    honest = stress.distort
+    about = {look.counts: look.about for _, held in looks for look in held}
+    monkeypatch.setattr(
+        stress, "distort", lambda mask, *rest: None if about[encode_mask(mask)] == "object" else honest(mask, *rest)
+    )
+    assert stress.under_noise(clean, None, Noise("shift", 0.0), 0) == {"left_out": "no mask is left", "lost": 33}
+
+
+def test_too_few_images_tell_no_sinks_and_none_are_removed():
+    looks = planted(images=24, sink=3.0)
+    kept, removed = results(looks), results(looks, remove_sinks=True)
+    assert not removed.summary()["sinks_removed"]
+    assert removed.summary()["headline"] == kept.summary()["headline"]
+
+
+def test_where_a_null_is_above_the_ceiling_nothing_is_corrected():
+    own = Images(["a", "b"], 200, 0)
+    values, ceiling = np.array([0.1, 0.2]), np.array([0.3, 0.3])
+    above = own.corrected(values, np.array([0.5, 0.5]), ceiling, ["a", "b"])
+    assert np.isnan([above.value, above.low, above.high]).all(), "not 2: the looks are worse than the null"
+    at_times = own.corrected(values, np.array([0.4, 0.0]), ceiling, ["a", "b"])
+    assert at_times.value == pytest.approx(-0.1 / 0.2)
+    assert np.isnan([at_times.low, at_times.high]).all()
+
+
+def test_a_question_that_failed_is_no_wrong_answer():
+    said = [Said("a", "q1", "object", "yes", "yes"), Said("b", "q2", "object", "yes", "error")]
+    held = answers(said, Images(["a", "b"], 200, 0))["object"]
+    assert (held["questions"], held["failed"], held["neither"]) == (1, 1, 0)
+    assert held["accuracy"]["value"] == 1
 
 
 def test_answers_are_counted_by_group_and_by_what_is_right():
