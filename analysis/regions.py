@@ -300,6 +300,12 @@ def _kind_of(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if path.suffix.lower() in (".p", ".pkl", ".pickle"):
         raise DataError(f"{path}: a pickle runs code when it is opened, so it is not; convert it to JSON")
-    if path.suffix.lower() in (".jsonl", ".ndjson") or content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+    first = content.lstrip(b"\xef\xbb\xbf \t\r\n").split(b"\n", 1)[0].rstrip()
+    if path.suffix.lower() in (".jsonl", ".ndjson") or first[:1] == b"[" or _is_row(first):
         return "phrases"
     return "panoptic" if b'"segments_info"' in content else "instances"
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether a line is an object by itself, and not a whole COCO-style file on one line."""
+    return line[:1] == b"{" and line[-1:] == b"}" and b'"images"' not in line and b'"annotations"' not in line

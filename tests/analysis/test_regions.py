@@ -202,8 +202,8 @@ def test_damaged_panoptic_files_name_the_entry(tmp_path, entry, message):
 ROW = {"image": "a.png", "phrase": "the left cat", "segmentation": polygon(0, 0, 2, 3)}
 
 
-@pytest.mark.parametrize("as_lines", [False, True])
-def test_phrases_come_as_a_list_or_as_lines(tmp_path, images, as_lines):
+@pytest.mark.parametrize(("name", "as_lines"), [("r.json", False), ("r.jsonl", True), ("lines.json", True)])
+def test_phrases_come_as_a_list_or_as_lines(tmp_path, images, name, as_lines):
     rows = [
         ROW,
         {"file_name": "b.png", "sentences": [{"sent": "cat on the right", "raw": "X"}, "it"], "height": HEIGHT}
@@ -211,7 +211,7 @@ def test_phrases_come_as_a_list_or_as_lines(tmp_path, images, as_lines):
         {"image": "a.png", "phrase": "red", "segmentation": polygon(2, 2, 4, 4), "group": "attribute"},
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows) if as_lines else json.dumps(rows)
-    found = load_regions(write(tmp_path / ("r.jsonl" if as_lines else "r.json"), text), images)
+    found = load_regions(write(tmp_path / name, text), images)
     assert [(r.image, r.phrase, r.group) for r in found.regions] == [
         ("a.png", "the left cat", "phrase"),
         ("a.png", "red", "attribute"),
