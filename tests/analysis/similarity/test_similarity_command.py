@@ -244,17 +244,20 @@ def test_checkpoints_are_compared_over_the_same_images(here, checkpoint, photos,
 def test_an_image_that_cannot_be_used_is_named_and_the_rest_goes_on(here, checkpoint, photos, tmp_path):
     (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:100])
     captions = {**CAPTIONS, "c.png": ["dog " * 5000, "a car"]}
-    write_captions(tmp_path / "captions.json", {**captions, "e.png": ["a cat sleeps"]})
+    more = {"e.png": ["a cat sleeps"], "f.png": ["a bus on a road"]}
+    write_captions(tmp_path / "captions.json", {**captions, **more})
     Image.new("RGB", (30, 30)).save(photos / "e.png")
+    (photos / "f.png").touch()
     done = here(*similarity(tmp_path / "out", *of_photos(photos), "--kind", "word-order", ckpt=[checkpoint("llava")]))
     assert done.code == 0, done.err
     assert "image b.png: damaged or truncated" in done.err
+    assert "image f.png: " in done.err
     assert re.search(r"image c\.png: .*shorten it", done.err), done.err
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert (scores["images"], scores["images_not_with_every_model"]) == (3, 2)
-    assert "3 images (2 could not be looked at with every model" in done.out
+    assert (scores["images"], scores["images_not_with_every_model"]) == (3, 3)
+    assert "3 images (3 could not be looked at with every model" in done.out
     assert "less the mean state of 3 images" in done.out
-    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["models"].popitem()[1]["errors"]) == 2
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["models"].popitem()[1]["errors"]) == 3
 
 
 def failing(when, error):
