@@ -21,6 +21,7 @@ from agevlm.vlm.hf.attention import AttentionRows
 from agevlm.vlm.hf.candidates import candidate_logprobs
 from agevlm.vlm.hf.images import HfImages, Row
 from agevlm.vlm.hf.layout import Layout
+from agevlm.vlm.hf.packed import prefill_packed
 from agevlm.vlm.hf.prefix import Prefix, prefill
 
 if TYPE_CHECKING:
@@ -99,16 +100,27 @@ def probe(
     layouts = {image: layout(vlm, images, image) for image in {one.image for one in made}}
     places = [[one.places[k] for k in own] for one, own in zip(made, chosen, strict=True)]
 
-    def run(_: int | None, prefix: Prefix, batch: Sequence[int]) -> list[torch.Tensor]:
+    def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[torch.Tensor]:
         past = len(prefix.ids)
+        suffixes = [made[i].ids[past:] for i in batch]
         columns = torch.tensor([vlm.family.columns(made[i].ids[: made[i].prompt]) for i in batch for _ in places[i]])
-        rows = torch.tensor([n for n, i in enumerate(batch) for _ in places[i]], dtype=torch.long)
-        queries = torch.tensor([place - past for i in batch for place in places[i]], dtype=torch.long)
-        sought = AttentionRows(rows, queries, columns, layers, spec.heads)
-        with vlm.family.recording(sought):
-            _run(vlm, images, prefix, batch, made)
-        # (queries, layers, [heads,] visual tokens)
-        together = torch.stack([sought.found[layer] for layer in layers], dim=1)
+
+        def looked(*, packed: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
+            # In one row, suffixes stand one after another.
+            starts = [packed * sum(map(len, suffixes[:n])) for n in range(len(batch))]
+            rows = [n * (not packed) for n, i in enumerate(batch) for _ in places[i]]
+            queries = [starts[n] + place - past for n, i in enumerate(batch) for place in places[i]]
+            sought = AttentionRows(_long(rows), _long(queries), columns, layers, spec.heads)
+            with vlm.family.recording(sought):
+                logits = _run(vlm, images, prefix, batch, made, packed=packed)
+            # (queries, layers, [heads,] visual tokens)
+            return logits, torch.stack([sought.found[layer] for layer in layers], dim=1)
+
+        packed = vlm.packs(image, prefix, suffixes)
+        logits, together = looked(packed=packed)
+        if packed and any(own.isnan().any() for own in logits):
+            # One question's overflow spoils all of a pack.
+            together = looked(packed=False)[1]
         return list(together.split([len(places[i]) for i in batch]))
 
     found = _over_prefixes(vlm, images, made, [min(own, default=0) for own in places], run)
@@ -174,11 +186,20 @@ def _run(
     batch: Sequence[int],
     made: Sequence[Sequenced],
     hidden: Sequence[NDArray[np.bool_]] | None = None,
+    *,
+    packed: bool = False,
 ) -> list[torch.Tensor]:
     """The logits (1, vocabulary) behind each prompt, after its row ran on top of a prefix."""
     past = len(prefix.ids)
     suffixes = [made[i].ids[past:] for i in batch]
     wanted = [[made[i].prompt - 1 - past] for i in batch]
+    if packed:
+        vlm.language_positions += sum(map(len, suffixes))
+        return prefill_packed(vlm.family, prefix, suffixes, wanted).logits
     features = None if past else images.features[made[batch[0]].image]
     vlm.language_positions += len(suffixes) * max(map(len, suffixes))
     return prefill(vlm.family, prefix, suffixes, wanted, features, vlm.pad_id, hidden).logits
+
+
+def _long(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.long)

@@ -102,8 +102,9 @@ def prefill_packed(
     cache = prefix.cache(1)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     kept = [start + position for start, positions in zip(starts, wanted, strict=True) for position in positions]
-    output: Any = family.model(
-        inputs_embeds=family.embed(torch.tensor([[t for s in suffixes for t in s]], device=device), None),
+    output: Any = family.forward(
+        torch.tensor([[t for s in suffixes for t in s]], device=device),
+        None,
         attention_mask=block_mask(owners, sum(lengths), family.model.dtype),
         position_ids=torch.tensor([[past + p for length in lengths for p in range(length)]], device=device),
         past_key_values=cache,

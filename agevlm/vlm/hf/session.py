@@ -368,11 +368,15 @@ class HfVlm(Vlm):
         steps: int = 0,
     ) -> Pack | None:
         """The suffixes in one row; None where they had better run as a batch, or hold the image themselves."""
-        whole = image is not None and not prefix.ids
-        if whole or not self.packing or not worth_packing(self.family, len(prefix.ids), suffixes, steps):
+        if not self.packs(image, prefix, suffixes, steps):
             return None
         self.language_positions += sum(map(len, suffixes))
         return prefill_packed(self.family, prefix, suffixes, wanted)
+
+    def packs(self, image: int | None, prefix: Prefix, suffixes: Sequence[Sequence[int]], steps: int = 0) -> bool:
+        """Whether suffixes are better off in one row; never where they hold the image themselves."""
+        whole = image is not None and not prefix.ids
+        return self.packing and not whole and worth_packing(self.family, len(prefix.ids), suffixes, steps)
 
     def _answer_packed(
         self, image: int | None, prefix: Prefix, suffixes: list[list[int]], limits: list[int]
