@@ -96,6 +96,17 @@ class _Axis:
         share: Floats = shared.clip(min=0.0) / np.diff(cells)[:, None]
         return share
 
+    def holding(self, other: _Axis) -> Floats:
+        """(cells, other's cells): which share of each cell of another view of this image each cell takes."""
+        cells = self.cell_edges()
+        others = self.offset + (other.cell_edges() - other.offset) / other.scale * self.scale
+        shared = np.minimum(cells[1:, None], others[None, 1:]) - np.maximum(cells[:-1, None], others[None, :-1])
+        # Edges that two views share differ by rounding: no sliver of a cell beyond them.
+        shared = np.where(shared > ROUNDING, shared, 0.0)
+        whole = shared.sum(0)
+        share: Floats = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+        return share
+
     def between(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """For each pixel the two cells its centre lies between, and how far it is towards the second, 0 to 1."""
         at = (self.offset + self.centres() * self.scale) * self.cells / self.length - 0.5
@@ -145,6 +156,23 @@ class Geometry:
         """The whole image stretched over the whole input. Arguments and errors as `letterbox`."""
         check_size(*size)
         return cls(*size, *input_size, input_size[0] / size[0], input_size[1] / size[1], 0.0, 0.0, *grid)
+
+    @classmethod
+    def onto(cls, size: tuple[int, int], box: Box, input_size: tuple[int, int], grid: tuple[int, int]) -> Geometry:
+        """The whole image stretched over a box of the input, padding around it; what lies beyond the input is cut off.
+
+        Args:
+            size: (width, height) of the image in pixels.
+            box: where its edges lie, in input coordinates.
+            input_size: (width, height) of the model's input in pixels.
+            grid: (rows, columns) of tokens.
+
+        Raises:
+            DataError: see `check_size`.
+        """
+        check_size(*size)
+        x0, y0, x1, y1 = box
+        return cls(*size, *input_size, (x1 - x0) / size[0], (y1 - y0) / size[1], x0, y0, *grid)
 
     @classmethod
     def crop(cls, size: tuple[int, int], input_size: tuple[int, int], grid: tuple[int, int]) -> Geometry:
@@ -205,6 +233,27 @@ class Geometry:
     def coverage(self) -> Floats:
         """(rows, columns): which share of each cell is image and not padding, 0 to 1."""
         return np.outer(self._y.share_covered(), self._x.share_covered())
+
+    def holding(self, other: Geometry) -> tuple[Floats, Floats]:
+        """Where the cells of another view of the same image lie among these, by exact areas.
+
+        Of a cell that reaches beyond this view only the part inside counts.
+
+        Args:
+            other: of an image of the same size.
+
+        Returns:
+            (rows, other's rows) and (columns, other's columns): which share of each of the other's rows or columns
+            lies in each of these; columns of both arrays sum to 1, or to 0 where nothing lies in this view. The share
+            of a cell is the product.
+
+        Raises:
+            ValueError: a view of an image of another size.
+        """
+        size, others = (self.image_width, self.image_height), (other.image_width, other.image_height)
+        if size != others:
+            raise ValueError(f"views of images of {size} and {others} pixels (width, height)")
+        return self._y.holding(other._y), self._x.holding(other._x)
 
     def mask_to_grid(self, mask: ArrayLike) -> Floats:
         """Mean of a mask over each cell, by exact areas; padding counts as 0.

@@ -28,7 +28,7 @@ class Gaze:
     maps: Floats
     """(layers, rows, columns): attention to each cell of the token grid."""
     elsewhere: Floats
-    """(layers,): attention to visual tokens outside the grid."""
+    """(layers,): attention to visual tokens that stand for no place."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Panel:
     on_image: float
     """Share of the query's attention that lies on the image, 0 to 1; the rest of the visual share is padding."""
     on_padding: float
-    on_tiles: float
-    """Share on further views of the image, outside the grid (LLaVA-NeXT's tiles)."""
+    elsewhere: float
+    """Share on visual tokens that stand for no place (class tokens, row marks)."""
     peak: float
     """Largest cell as a multiple of what it would have if the map were flat."""
     like_all: float | None
@@ -134,7 +134,7 @@ def panels(probe: Probe, gaze: Gaze, control: Gaze, layers: Sequence[int]) -> li
                 map_,
                 on_image=float((map_ * coverage).sum()),
                 on_padding=float((map_ * (1 - coverage)).sum()),
-                on_tiles=float(gaze.elsewhere[index].mean()),
+                elsewhere=float(gaze.elsewhere[index].mean()),
                 peak=float(map_.max()) * map_.size / total if total else 0.0,
                 like_all=None if gaze is control else _correlation(map_, all_map),
             )

@@ -218,5 +218,5 @@ def _panel(axes: Any, grey: Image, geometry: Geometry, view: Box, panel: Panel, 
         spine.set_linewidth(0.4)
     like = "" if panel.like_all is None else f" · r {panel.like_all:.2f}"
     pad = f" · pad {panel.on_padding:.0%}" if geometry.coverage().min() < 1 else ""
-    tiles = f" · tiles {panel.on_tiles:.0%}" if panel.on_tiles > 0 else ""
-    axes.set_xlabel(f"image {panel.on_image:.0%}{pad}{tiles}\npeak {panel.peak:.1f}×{like}", fontsize=6.5, labelpad=2)
+    rest = f" · elsewhere {panel.elsewhere:.0%}" if panel.elsewhere > 0 else ""
+    axes.set_xlabel(f"image {panel.on_image:.0%}{pad}{rest}\npeak {panel.peak:.1f}×{like}", fontsize=6.5, labelpad=2)

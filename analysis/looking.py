@@ -22,12 +22,12 @@ from analysis.look_picture import draw
 
 FORMATS = (".png", ".pdf", ".svg")
 FOOTER = (
-    "{model} ({kind}, {dtype}). Attention of each word's last token to the {rows} x {columns} visual tokens, mean over "
-    "heads; → is the position that predicts the answer. Colours run from 0 to each panel's own largest cell. "
-    "image, pad, tiles: share of the query's attention on the picture, on padding, and on further views of it; with "
-    "visual tokens in the sequence the rest lies on text. peak: largest cell over that of a flat map. r: correlation "
-    "with the control, the mean of all tokens of the prompt; near 1 the word adds nothing of its own. "
-    "Attention shows where information can flow, not why an answer was given."
+    "{model} ({kind}, {dtype}). Attention of each word's last token to the {rows} x {columns} cells of the image, "
+    "mean over heads; → is the position that predicts the answer. Colours run from 0 to each panel's own largest "
+    "cell. image, pad, elsewhere: share of the query's attention on the picture, on padding, and on visual tokens "
+    "that stand for no place; with visual tokens in the sequence the rest lies on text. peak: largest cell over that "
+    "of a flat map. r: correlation with the control, the mean of all tokens of the prompt; near 1 the word adds "
+    "nothing of its own. Attention shows where information can flow, not why an answer was given."
 )
 
 
@@ -146,7 +146,7 @@ def _entry(panel: Panel) -> dict[str, Any]:
         "layer": panel.layer,
         "on_image": panel.on_image,
         "on_padding": panel.on_padding,
-        "on_tiles": panel.on_tiles,
+        "elsewhere": panel.elsewhere,
         "peak_over_flat": panel.peak,
         "correlation_with_all_tokens": panel.like_all,
         "map": [[round(float(v), 8) for v in line] for line in panel.map],
@@ -155,14 +155,14 @@ def _entry(panel: Panel) -> dict[str, Any]:
 
 def _table(rows: list[list[Panel]]) -> Table:
     table = Table(title="attention to the image, mean over all layers", title_justify="left")
-    tiles = any(row[-1].on_tiles > 0 for row in rows)
-    shares = ("on image %", "on padding %", *(["on tiles %"] if tiles else []))
+    elsewhere = any(row[-1].elsewhere > 0 for row in rows)
+    shares = ("on image %", "on padding %", *(["elsewhere %"] if elsewhere else []))
     for column in ("word", *shares, "peak × flat", "r with all tokens"):
         table.add_column(column, justify="left" if column == "word" else "right")
     for row in rows:
         panel = row[-1]
         like = "" if panel.like_all is None else f"{panel.like_all:.2f}"
-        lying = (panel.on_image, panel.on_padding, panel.on_tiles)[: len(shares)]
+        lying = (panel.on_image, panel.on_padding, panel.elsewhere)[: len(shares)]
         # Not a plain string: an answer may hold what the console takes for markup.
         table.add_row(Text(panel.label), *(f"{100 * share:.1f}" for share in lying), f"{panel.peak:.1f}", like)
     return table

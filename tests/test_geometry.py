@@ -77,6 +77,45 @@ def test_pooling_equals_adaptive_average_pooling_of_the_letterboxed_mask():
     np.testing.assert_allclose(Geometry.letterbox((48, 24), (96, 96), (6, 6)).mask_to_grid(mask), expected, atol=1e-12)
 
 
+@given(modes, st.sampled_from(sorted({"letterbox", "squash", "crop"})), sides, sides, grids, grids)
+def test_cells_of_another_view_are_shared_out_by_area(mode, other_mode, width, height, grid, other_grid):
+    geometry = MODES[mode]((width, height), (96, 64), grid)
+    other = MODES[other_mode]((width, height), (48, 72), other_grid)
+    rows, columns = geometry.holding(other)
+    assert (rows.shape, columns.shape) == ((grid[0], other_grid[0]), (grid[1], other_grid[1]))
+    for share, edge, count in ((rows, 1, other_grid[0]), (columns, 0, other_grid[1])):
+        for index in range(count):
+            low, high = (other.cell_box(*((index, 0) if edge else (0, index)))[k] for k in (edge, edge + 2))
+            cells = [
+                geometry.cell_box(*((n, 0) if edge else (0, n)))[edge::2] for n in range(grid[0] if edge else grid[1])
+            ]
+            inside = np.array([max(0.0, min(high, end) - max(low, start)) for start, end in cells])
+            if inside.sum() > 1e-4 * (high - low):
+                np.testing.assert_allclose(share[:, index], inside / inside.sum(), atol=1e-2)
+                assert share[:, index].sum() == pytest.approx(1)
+
+
+def test_a_view_in_itself_is_the_identity():
+    geometry = Geometry.letterbox((101, 37), (56, 56), (4, 3))
+    rows, columns = geometry.holding(geometry)
+    assert (rows == np.eye(4)).all()
+    assert (columns == np.eye(3)).all()
+    with pytest.raises(ValueError, match=r"views of images of \(101, 37\) and \(37, 101\) pixels"):
+        geometry.holding(Geometry.letterbox((37, 101), (56, 56), (4, 3)))
+
+
+def test_an_image_put_onto_a_box_lies_there():
+    geometry = Geometry.onto((100, 50), (10, -4, 60, 21), (64, 32), (4, 8))
+    assert geometry.to_input(0, 0) == (10, -4)
+    assert geometry.to_input(100, 50) == (60, 21)
+    assert geometry.input_box == (10, 0, 60, 21)
+    assert geometry.seen_box == (0, 8, 100, 50)
+    assert geometry.coverage()[0].tolist() == [0, 0.75, 1, 1, 1, 1, 1, 0.5]
+    assert Geometry.onto((90, 40), (0, 0, 64, 32), (64, 32), (4, 8)) == Geometry.squash((90, 40), (64, 32), (4, 8))
+    with pytest.raises(DataError, match="a side is under 2 pixels"):
+        Geometry.onto((1, 50), (0, 0, 10, 10), (64, 32), (4, 8))
+
+
 def test_rows_go_down_and_columns_to_the_right():
     mask = np.zeros((40, 90))
     mask[0:10, 60:90] = 1

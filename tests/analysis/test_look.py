@@ -132,7 +132,7 @@ def test_numbers_of_each_panel_longhand():
             assert panel.map.ravel().tolist() == pytest.approx(cells, rel=1e-5)
             assert panel.on_image == pytest.approx(sum(cells) / 2, rel=1e-5)
             assert panel.on_padding == pytest.approx(sum(cells) / 2, rel=1e-5)
-            assert panel.on_tiles == pytest.approx(elsewhere, rel=1e-5)
+            assert panel.elsewhere == pytest.approx(elsewhere, rel=1e-5)
             assert panel.peak == pytest.approx(max(cells) / (sum(cells) / 6), rel=1e-5)
             if gaze is control:
                 assert panel.like_all is None
@@ -153,7 +153,7 @@ def test_image_and_padding_share_a_map_by_what_covers_each_cell():
     panel = panels(probe, found[0], found[-1], [0])[0]
     assert panel.on_image == pytest.approx((0.3 + 0.3) / 2)
     assert panel.on_padding == pytest.approx(0.1 + 0.1 + (0.3 + 0.3) / 2)
-    assert panel.on_tiles == pytest.approx(0.2)
+    assert panel.elsewhere == pytest.approx(0.2)
     assert panel.peak == pytest.approx(0.3 / (0.8 / 8))
     assert panel.like_all == pytest.approx(1.0)
 

@@ -49,7 +49,7 @@ def test_it_draws_and_says_what_it_found(here, checkpoint, photo, tmp_path, kind
     assert "p(yes) 0." in done.out
     for word in ("dining", "table", "→ ", "all tokens (control)"):
         assert any(line.lstrip("│ ").startswith(word) for line in lines[2:]), word
-    assert ("on tiles %" in done.out) == (kind == "llava_next")
+    assert ("elsewhere %" in done.out) == (kind == "llava_next")
     assert done.err == f"picture: {out}\n"
 
 

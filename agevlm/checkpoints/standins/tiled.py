@@ -14,19 +14,18 @@ IDEFICS_TEMPLATE = (
 )
 
 
-def build_llava_onevision(seed: int) -> tuple[Any, Any]:
-    """SigLIP, anyres tiles with newline features, Qwen2."""
+def build_llava_onevision(seed: int, side: int = 28) -> tuple[Any, Any]:
+    """SigLIP, anyres tiles with newline features, Qwen2. Tiles of so many pixels a side."""
     import transformers as t
 
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
     tokenizer = build_tokenizer(marks, {}, begin=None, end="<|im_end|>", pad="<|endoftext|>")
-    side = 28
     pinpoints = [[side * rows, side * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
     processor = t.LlavaOnevisionProcessor(
         t.LlavaOnevisionImageProcessor(size={"height": side, "width": side}, image_grid_pinpoints=pinpoints),
         tokenizer,
         t.LlavaOnevisionVideoProcessor(size={"height": side, "width": side}),
-        num_image_tokens=4,
+        num_image_tokens=(side // 14) ** 2,
         vision_feature_select_strategy="full",
         chat_template=QWEN_TEMPLATE.replace("IMAGE", "<image>\n"),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -20,6 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from agevlm.model.probe import attention_rows
 
 NAME = "agevlm_rows"
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,7 +40,30 @@ class AttentionRows:
     """Layer -> (P, C), or (P, heads, C), float32 on the CPU: softmax over all visible keys, the wanted columns."""
 
 
+@dataclass(frozen=True)
+class HiddenKeys:
+    """What tokens must not look at."""
+
+    keys: torch.Tensor
+    """(rows, keys) True for hidden ones, cached ones counted; keys beyond them are not hidden."""
+    first: torch.Tensor
+    """(rows,) the first token that must not, counted as the tokens of this forward pass; negative: all of them."""
+    layers: Sequence[int]
+
+    def added_to(self, mask: torch.Tensor | None, queries: int, keys: int) -> torch.Tensor:
+        """A mask of attention (rows or 1, heads or 1, queries, keys), or None for a causal one, with these added."""
+        device = self.keys.device if mask is None else mask.device
+        if mask is None:
+            mask = torch.ones((1, 1, queries, keys), dtype=torch.bool, device=device).tril(keys - queries)
+        gone = torch.nn.functional.pad(self.keys, (0, keys - self.keys.shape[1])).to(device)
+        gone = gone[:, None, :] & (torch.arange(queries) >= self.first[:, None])[..., None].to(device)
+        if mask.dtype == torch.bool:
+            return mask & ~gone[:, None]
+        return mask.masked_fill(gone[:, None], torch.finfo(mask.dtype).min)
+
+
 _active: ContextVar[AttentionRows | None] = ContextVar("active", default=None)
+_hidden: ContextVar[HiddenKeys | None] = ContextVar("hidden", default=None)
 
 
 def _attend(
@@ -50,6 +74,9 @@ def _attend(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> Any:
+    hidden = _hidden.get()
+    if hidden is not None and module.layer_idx in hidden.layers:
+        attention_mask = hidden.added_to(attention_mask, query.shape[2], key.shape[2])
     wanted = _active.get()
     if wanted is not None and module.layer_idx in wanted.layers:
         rows, queries, columns = (t.to(key.device) for t in (wanted.rows, wanted.queries, wanted.columns))
@@ -79,13 +106,26 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def recording(language_model: Any, wanted: AttentionRows) -> Iterator[AttentionRows]:
+def recording(language_model: Any, wanted: AttentionRows) -> Iterator[None]:
     """Record the wanted rows of every forward pass of a language model in this context."""
+    with _attending(language_model, _active, wanted):
+        yield
+
+
+@contextmanager
+def hiding(language_model: Any, hidden: HiddenKeys) -> Iterator[None]:
+    """Hide keys in every forward pass of a language model in this context."""
+    with _attending(language_model, _hidden, hidden):
+        yield
+
+
+@contextmanager
+def _attending(language_model: Any, variable: ContextVar[T | None], value: T) -> Iterator[None]:
     before = language_model.config._attn_implementation
     language_model.set_attn_implementation(NAME)
-    token = _active.set(wanted)
+    token = variable.set(value)
     try:
-        yield wanted
+        yield
     finally:
-        _active.reset(token)
+        variable.reset(token)
         language_model.set_attn_implementation(before)

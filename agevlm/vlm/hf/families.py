@@ -177,13 +177,18 @@ class Family:
         """Layers in which text can look at the image."""
         return list(range(self.model.config.get_text_config().num_hidden_layers))
 
+    @property
+    def text_stack(self) -> Any:
+        """The language model, whose layers attend to the image."""
+        inner = self.model.model
+        return inner.language_model if hasattr(inner, "language_model") else inner.text_model
+
     @contextmanager
     def recording(self, wanted: AttentionRows) -> Iterator[None]:
         """Record rows of attention to the visual tokens in the forward passes of this context."""
         from agevlm.vlm.hf.attention import recording
 
-        inner = self.model.model
-        with recording(inner.language_model if hasattr(inner, "language_model") else inner.text_model, wanted):
+        with recording(self.text_stack, wanted):
             yield
 
     def columns(self, ids: Sequence[int]) -> list[int]:
@@ -194,22 +199,31 @@ class Family:
         """How many tokens of a row are there when the image is whole; 0 where the text holds none of it."""
         return max(self.columns(ids), default=-1) + 1
 
-    def hide(
-        self, mask: torch.Tensor, rows: Sequence[Sequence[int]], hidden: Sequence[NDArray[np.bool_]]
-    ) -> dict[str, Any]:
-        """Hide visual tokens from the tokens of a forward pass.
+    @contextmanager
+    def hiding(
+        self, rows: Sequence[Sequence[int]], past: int, hidden: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[dict[str, Any]]:
+        """Hide visual tokens from text behind the image in the forward passes of this context.
 
         Args:
-            mask: (rows, keys) attention mask, changed here where visual tokens are among its keys.
             rows: all token ids of each row, cached ones too.
+            past: how many of them are cached.
             hidden: for each row (visual tokens,).
 
-        Returns:
+        Yields:
             Further arguments of the model.
         """
-        for row, ids, own in zip(mask, rows, hidden, strict=True):
-            row[[place for place, gone in zip(self.columns(ids), own, strict=True) if gone]] = 0
-        return {}
+        import torch
+
+        from agevlm.vlm.hf.attention import HiddenKeys, hiding
+
+        columns = [self.columns(ids) for ids in rows]
+        keys = torch.zeros((len(rows), max(map(max, columns)) + 1), dtype=torch.bool)
+        for row, places, gone in zip(keys, columns, hidden, strict=True):
+            row[places] = torch.from_numpy(gone)
+        first = torch.tensor([self.visual_end(ids) - past for ids in rows])
+        with hiding(self.text_stack, HiddenKeys(keys, first, self.attending_layers())):
+            yield {}
 
     def embed(self, ids: torch.Tensor, features: Any | None) -> torch.Tensor:
         """Input embeddings of one row of token ids with features in place of placeholders: (1, length, hidden)."""
@@ -218,6 +232,15 @@ class Family:
         if features is None or not bool(mask.any()):
             return embeddings
         return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.device, embeddings.dtype))
+
+
+def expect(family: Family, tokens: int, expected: int) -> None:
+    """Refuse a number of visual tokens that is not the expected one. Raises NotSupported."""
+    if tokens != expected:
+        raise NotSupported(
+            f"the image has {tokens} visual tokens where {expected} were expected of model type "
+            f"{family.model.config.model_type!r}: where they lie is not known for this checkpoint"
+        )
 
 
 def _stretch(text_config: Any) -> int | None:
@@ -262,15 +285,6 @@ class Llava(Family):
         rows, columns = self.grid
         patch = self.model.config.vision_config.patch_size
         return replace(placed, input_width=columns * patch, input_height=rows * patch)
-
-
-class LlavaNext(Llava):
-    """LLaVA-NeXT (1.6): tiles of the image, packed with newline features by the model itself.
-
-    Its first visual tokens are a view of the whole image, which the grid stands for; tiles follow.
-    """
-
-    squash = True
 
 
 class _AgeVlm(Family):
@@ -331,12 +345,13 @@ class AgeVlmCross(_AgeVlm):
         finally:
             self._wanted = None
 
-    def hide(
-        self, mask: torch.Tensor, rows: Sequence[Sequence[int]], hidden: Sequence[NDArray[np.bool_]]
-    ) -> dict[str, Any]:
+    @contextmanager
+    def hiding(
+        self, rows: Sequence[Sequence[int]], past: int, hidden: Sequence[NDArray[np.bool_]]
+    ) -> Iterator[dict[str, Any]]:
         import torch
 
-        return {"vision_token_mask": torch.from_numpy(~np.stack(hidden)).to(mask.device)}
+        yield {"vision_token_mask": torch.from_numpy(~np.stack(hidden)).to(self.device)}
 
     def forward(self, ids: torch.Tensor, features: DynamicCache | None, **arguments: Any) -> Any:
         shown = arguments.pop("vision_token_mask", None)

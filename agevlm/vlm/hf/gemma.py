@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from agevlm.geometry import Geometry
+from agevlm.vlm.hf.families import expect
 from agevlm.vlm.hf.general import General, Seen
 
 if TYPE_CHECKING:
     import torch
 
+    from agevlm.vlm.hf.layout import Layout
 
-class Gemma3(General):
+
+class _Stretched(General):
+    """The image is stretched to a square and seen once."""
+
+    probes = True
+
+    def layout(self, features: Seen, width: int, height: int) -> Layout:
+        from agevlm.vlm.hf.layout import Layout
+
+        side, vision = self.side(), self.model.config.vision_config
+        expect(self, len(features.visual), side * side)
+        seen = vision.image_size // vision.patch_size * vision.patch_size
+        box = (0, 0, vision.image_size, vision.image_size)
+        return Layout.plain(Geometry.onto((width, height), box, (seen, seen), (side, side)), side * side)
+
+    def side(self) -> int:
+        """Visual tokens along a side of the square."""
+        vision = self.model.config.vision_config
+        return int(vision.image_size // vision.patch_size)
+
+
+class Gemma3(_Stretched):
     """The tokens of an image see each other; text is causal, so that a prefix that holds the whole image is shared."""
 
     plain_positions = False
@@ -19,8 +44,12 @@ class Gemma3(General):
     def beginning(self, ids: torch.Tensor, features: Seen | None, prompts: Sequence[int]) -> dict[str, Any]:
         return {} if features is None else {"token_type_ids": (ids == self.image_token_id).long()}
 
+    def side(self) -> int:
+        # Patches are averaged in squares. (Pan and scan, which cuts tiles, is off unless a call asks for it.)
+        return math.isqrt(self.model.config.mm_tokens_per_image)
 
-class PaliGemma(General):
+
+class PaliGemma(_Stretched):
     """All tokens of the prompt see each other, so that a question changes what becomes of the image before it."""
 
     plain_positions = False

@@ -156,6 +156,8 @@ def _over_prefixes(
     vlm: HfVlm, images: HfImages, made: Sequence[Sequenced], ends: Sequence[int], run: Any
 ) -> list[torch.Tensor]:
     """Run rows whose shared prefix may hold no more than so many of each one's first tokens."""
+    # A prefix holds the whole image or is not there: nothing on top of it could bring the rest.
+    ends = [end if end >= vlm.family.visual_end(one.ids) else 0 for one, end in zip(made, ends, strict=True)]
     rows = [Row(one.image, one.ids[: end + 1], one.ids[end + 1 :]) for one, end in zip(made, ends, strict=True)]
 
     def failed(_: int, message: str) -> torch.Tensor:

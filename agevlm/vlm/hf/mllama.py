@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from agevlm.geometry import Geometry
+from agevlm.vlm.hf.families import expect
 from agevlm.vlm.hf.general import General, Seen
 
 if TYPE_CHECKING:
     import torch
     from transformers import DynamicCache
 
+    from agevlm.vlm.hf.layout import Layout
+
 
 class Mllama(General):
     """Keys and values of the image are made once, with the prefix; from the mark on, text looks at its tiles."""
 
     plain_positions = False
+    probes = True
 
     def features(self, inputs: dict[str, torch.Tensor]) -> Seen:
         inner = self.model.model
@@ -61,3 +66,38 @@ class Mllama(General):
             return {}
         # Of all tokens: some versions of transformers look up those that come, others take the last.
         return {"cross_attention_mask": features.tiles.expand(rows, past + length, -1, -1)}
+
+    def visual_tokens(self, features: Seen) -> int:
+        return features.visual.shape[1]
+
+    def columns(self, ids: Sequence[int]) -> list[int]:
+        # All keys of the cross-attention layers, empty tiles and class tokens too.
+        vision = self.model.config.vision_config
+        return list(range(vision.max_num_tiles * ((vision.image_size // vision.patch_size) ** 2 + 1)))
+
+    def visual_end(self, ids: Sequence[int]) -> int:
+        return super().columns(ids)[-1] + 1
+
+    def attending_layers(self) -> list[int]:
+        return list(self.model.config.get_text_config().cross_attention_layers)
+
+    def layout(self, features: Seen, width: int, height: int) -> Layout:
+        """Tiles of an image in the upper left corner of a canvas; each begins with a class token, others are empty."""
+        from transformers.models.mllama.image_processing_mllama import (
+            get_image_size_fit_to_canvas,
+            get_optimal_tiled_canvas,
+        )
+
+        from agevlm.vlm.hf.layout import Layout, View, tile_by_tile
+
+        images, vision = self.processor.image_processor, self.model.config.vision_config
+        tile = images.size["height"]
+        side, tokens = tile // vision.patch_size, self.visual_tokens(features)
+        expect(self, tokens, images.max_image_tiles * (side * side + 1))
+        canvas = get_optimal_tiled_canvas(height, width, images.max_image_tiles, tile)
+        new_height, new_width = get_image_size_fit_to_canvas(height, width, *canvas, tile)
+        down, across = (int(length) // tile for length in canvas)
+        box = (0, 0, float(new_width), float(new_height))
+        geometry = Geometry.onto((width, height), box, (across * tile, down * tile), (down * side, across * side))
+        numbers = tile_by_tile((down, across), (side, side), first=1, stride=side * side + 1)
+        return Layout.of(View(geometry, numbers), [], tokens)

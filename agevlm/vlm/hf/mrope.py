@@ -6,10 +6,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from agevlm.geometry import Geometry
+from agevlm.vlm.hf.families import expect
 from agevlm.vlm.hf.general import General, Seen, joined
 
 if TYPE_CHECKING:
     import torch
+
+    from agevlm.vlm.hf.layout import Layout
 
 
 class MRope(General):
@@ -60,3 +64,24 @@ class MRope(General):
         ).last_hidden_state
         kept = slice(-kept, None) if isinstance(kept, int) else kept.to(hidden.device)
         return SimpleNamespace(logits=self.model.lm_head(hidden[:, kept]))
+
+
+class QwenVL(MRope):
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL: the image stretched to whole patches, squares of which are merged into a token.
+
+    Where its vision tower reorders patches into windows, it undoes that itself.
+    """
+
+    probes = True
+
+    def layout(self, features: Seen, width: int, height: int) -> Layout:
+        from agevlm.vlm.hf.layout import Layout
+
+        vision = self.model.config.vision_config
+        merged, patch = vision.spatial_merge_size, vision.patch_size
+        assert features.grid is not None
+        _, rows, columns = features.grid[0].tolist()
+        grid = rows // merged, columns // merged
+        expect(self, len(features.visual), grid[0] * grid[1])
+        geometry = Geometry.squash((width, height), (columns * patch, rows * patch), grid)
+        return Layout.plain(geometry, len(features.visual))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +123,6 @@ def prefill(
         positions = family.positions(ids, features)
         # A row is prompt up to the first position whose logits are wanted; what follows continues it.
         more = family.beginning(ids, features, [min(places) + 1 for places in wanted])
-    if hidden is not None:
-        more = {**more, **family.hide(mask, [[*prefix.ids, *suffix] for suffix in suffixes], hidden)}
     cache = prefix.cache(rows)
     # The vocabulary projection is a large share of a short suffix: only where some row needs it.
     kept = sorted(set().union(*wanted))
@@ -131,16 +130,21 @@ def prefill(
         # Hidden states end up on another device than an index would: all from the first one on.
         kept = list(range(kept[0], longest))
     column = {position: n for n, position in enumerate(kept)}
-    output: Any = family.forward(
-        ids,
-        features,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=len(kept) if is_spread(family.model) else torch.tensor(kept, device=device),
-        **more,
-    )
+    masked: AbstractContextManager[dict[str, Any]] = nullcontext({})
+    if hidden is not None:
+        masked = family.hiding([[*prefix.ids, *suffix] for suffix in suffixes], past, hidden)
+    with masked as masks:
+        output: Any = family.forward(
+            ids,
+            features,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=len(kept) if is_spread(family.model) else torch.tensor(kept, device=device),
+            **more,
+            **masks,
+        )
     logits = [output.logits[i, [column[p] for p in places]] for i, places in enumerate(wanted)]
     lengths = torch.tensor([len(s) for s in suffixes], device=device)
     return Prefilled(logits, cache, mask, lengths, prefix.features)

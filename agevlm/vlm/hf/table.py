@@ -6,27 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from agevlm.errors import CheckpointError
-from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross, Family, Llava, LlavaNext
+from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross, Family, Llava
 from agevlm.vlm.hf.gemma import Gemma3, PaliGemma
 from agevlm.vlm.hf.general import General
 from agevlm.vlm.hf.mllama import Mllama
-from agevlm.vlm.hf.mrope import MRope
+from agevlm.vlm.hf.mrope import MRope, QwenVL
+from agevlm.vlm.hf.tiled import Idefics3, InternVL, LlavaNext, LlavaOnevision
 
 FAMILIES: dict[str, type[Family]] = {
     "age_vlm": AgeVlmCross,
     "age_vlm/concat": AgeVlmConcat,
     "gemma3": Gemma3,
-    "idefics3": General,
-    "internvl": General,
+    "idefics3": Idefics3,
+    "internvl": InternVL,
     "llava": Llava,
     "llava_next": LlavaNext,
-    "llava_onevision": General,
+    "llava_onevision": LlavaOnevision,
     "mllama": Mllama,
     "paligemma": PaliGemma,
-    "qwen2_5_vl": MRope,
-    "qwen2_vl": MRope,
-    "qwen3_vl": MRope,
-    "smolvlm": General,
+    "qwen2_5_vl": QwenVL,
+    "qwen2_vl": QwenVL,
+    "qwen3_vl": QwenVL,
+    "smolvlm": Idefics3,
 }
 """By model type, with the fusion after a slash where there are several: families whose answers are shown to equal plain
 generation by the tests. Any other type is checked on the first image of a run."""
