@@ -29,6 +29,10 @@ EVAL_COMMANDS = {
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
+    "similarity": (
+        "analysis.similarity.commands:similarity",
+        "Measure whether matching pairs differ from others inside models.",
+    ),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

@@ -183,6 +183,11 @@ class Family:
         inner = self.model.model
         return inner.language_model if hasattr(inner, "language_model") else inner.text_model
 
+    def outside(self, features: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What cross-attention is given of an image, (visual tokens, hidden), and which of it is seen, (visual tokens,)
+        bool; None where visual tokens stand in the text."""
+        return None
+
     @contextmanager
     def recording(self, wanted: AttentionRows) -> Iterator[None]:
         """Record rows of attention to the visual tokens in the forward passes of this context."""
@@ -308,8 +313,19 @@ class AgeVlmCross(_AgeVlm):
     """What of its attention to record, at the moment."""
 
     def features(self, inputs: dict[str, torch.Tensor]) -> DynamicCache:
-        """A cache of one row that holds the image alone."""
-        return self.model.vision_cache(**inputs)
+        """A cache of one row that holds the image alone, and beside it the states that its keys were made of."""
+        states = self.model.get_image_features(inputs["pixel_values"]).pooler_output
+        cache = self.model.vision_cache(image_features=states, vision_token_mask=inputs.get("vision_token_mask"))
+        cache.visual_states = states
+        return cache
+
+    def outside(self, features: DynamicCache) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        states: torch.Tensor = features.visual_states[0]
+        visible = features.layers[self.attending_layers()[0]].visible
+        seen = torch.ones(len(states), dtype=torch.bool, device=states.device) if visible is None else visible[0]
+        return states, seen
 
     def placeholders(self, features: DynamicCache) -> int:
         return 0

@@ -47,6 +47,11 @@ class Mllama(General):
         cache.layers = [VisionCacheLayer() if n in crossing else DynamicLayer() for n in range(text.num_hidden_layers)]
         return cache
 
+    def outside(self, features: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+        states = features.visual[0]
+        assert features.tiles is not None
+        return states, features.tiles[0].bool().repeat_interleave(len(states) // features.tiles.shape[-1])
+
     def embed(self, ids: torch.Tensor, features: Seen | None) -> torch.Tensor:
         embeddings: torch.Tensor = self.model.get_input_embeddings()(ids)
         return embeddings

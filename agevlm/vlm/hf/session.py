@@ -18,6 +18,7 @@ from agevlm.vlm.batching import AUTOMATIC, Batcher, memory_message
 from agevlm.vlm.contract import (
     Ask,
     Capability,
+    Compared,
     EncodedImages,
     Fingerprint,
     Prepared,
@@ -25,6 +26,8 @@ from agevlm.vlm.contract import (
     ProbedToken,
     ProbeSpec,
     Reply,
+    Space,
+    StateSpec,
     Vlm,
     pictures,
 )
@@ -37,6 +40,7 @@ from agevlm.vlm.hf.packed import Decoded, Pack, can_pack, decode_packed, prefill
 from agevlm.vlm.hf.plain import LOGIT_SETTINGS, answer_plainly, rank_plainly
 from agevlm.vlm.hf.prefix import Prefilled, Prefix, build_prefix, decode_greedily, prefill
 from agevlm.vlm.hf.sharing import Sharing, falling_back
+from agevlm.vlm.hf.states import similarities
 from agevlm.vlm.hf.table import find_family
 from agevlm.vlm.reuse import Reuse
 
@@ -251,6 +255,12 @@ class HfVlm(Vlm):
     ) -> list[Mapping[str, float]]:
         return looking.knock_out(self, self.own(encoded), asks, hidden)
 
+    @torch.inference_mode()
+    def similarities(
+        self, encoded: EncodedImages, asks: Sequence[Ask], wanted: Sequence[Sequence[int]], spec: StateSpec
+    ) -> list[Mapping[Space, Compared]]:
+        return similarities(self, self.own(encoded), asks, wanted, spec)
+
     def close(self) -> None:
         del self.model, self.family
         release_memory()
@@ -272,7 +282,7 @@ class HfVlm(Vlm):
             if prefix is None:
                 results.update({i: failed(i, problem) for i in members})
                 continue
-            for group in self._paddable(rows, members):
+            for group in self.paddable(rows, members):
                 done = self.batcher.map(
                     group, partial(self._with_room, images, image, partial(run, image, prefix)), failed
                 )
@@ -293,7 +303,7 @@ class HfVlm(Vlm):
 
         return with_room(lambda: run(batch), spare)
 
-    def _paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
+    def paddable(self, rows: Sequence[Row], members: list[int]) -> list[list[int]]:
         """Members whose rows may be padded to one length.
 
         A sliding window counts padded slots too: where it is shorter than a row, only rows of one length may meet.

@@ -1,0 +1,1 @@
+"""Do matching and non-matching image-text pairs differ inside a model?"""
