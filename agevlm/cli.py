@@ -37,6 +37,7 @@ EVAL_COMMANDS = {
         "analysis.similarity.commands:similarity",
         "Measure whether matching pairs differ from others inside models.",
     ),
+    "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

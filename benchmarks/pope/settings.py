@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,12 @@ def load_data(settings: PopeSettings) -> Loaded:
     if settings.repope is not None:
         sets = with_repope_sets(sets, settings.repope)
     sets = limit_images(sets, settings.limit, settings.seed)
-    folder = FolderImages(settings.images) if settings.images is not None else None
+    return Loaded(sets, image_sources(sets, settings.images))
+
+
+def image_sources(sets: Sequence[QuestionSet], images: Path | None) -> tuple[ImageSource, ...]:
+    """Where the images of each set are: in this folder, or beside its questions. Raises DataError."""
+    folder = FolderImages(images) if images is not None else None
     sources: list[ImageSource] = []
     for one in sets:
         if folder is not None:
@@ -57,7 +63,7 @@ def load_data(settings: PopeSettings) -> Loaded:
             raise DataError(
                 f"{one.data_version}: the questions name images but hold none; give their folder with --images DIR"
             )
-    return Loaded(sets, tuple(sources))
+    return tuple(sources)
 
 
 def make_plan(settings: PopeSettings, loaded: Loaded, fingerprint: Fingerprint) -> Plan:

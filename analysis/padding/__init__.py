@@ -1,0 +1,1 @@
+"""What padding does to attention and to answers: `agevlm-eval padding`."""

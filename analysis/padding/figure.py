@@ -1,0 +1,72 @@
+"""Attention on padding layer by layer, as a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from analysis.padding.canvas import NATIVE
+from analysis.padding.looking import QUERIES
+from analysis.padding.score import NON_SQUARE, AttentionRow, Scores
+
+TITLES = {"object": "object word", "last": "last token"}
+
+
+def profile(scores: Scores, path: Path) -> list[Path]:
+    """Ratio of attention on padding to the share of padded cells, by layer; one panel for each checkpoint and query.
+
+    Returns:
+        The PNG and the SVG file; none where no layer of any checkpoint sees padding.
+    """
+    from analysis.figures import figure, save, shortened, style
+
+    rows = [
+        r
+        for r in scores.attention
+        if r.group == NON_SQUARE and r.layer is not None and not np.isnan(r.attended.ratio.value)
+    ]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(r.checkpoint for r in rows))
+    conditions = list(dict.fromkeys(r.condition for r in rows))
+    with style() as seaborn:
+        colours = dict(zip(conditions, seaborn.color_palette(n_colors=len(conditions)), strict=True))
+        drawn = figure(4.2 * len(QUERIES), 0.8 + 2.7 * len(names))
+        panels = drawn.subplots(len(names), len(QUERIES), sharey=True, squeeze=False)
+        for name, line in zip(names, panels, strict=True):
+            for query, axes in zip(QUERIES, line, strict=True):
+                own = [r for r in rows if r.checkpoint == name and r.query == query]
+                for condition in conditions:
+                    _line(axes, [r for r in own if r.condition == condition], condition, colours[condition])
+                axes.axhline(1.0, color="0.3", linewidth=1, linestyle=":")
+                axes.set_title(f"{shortened(name, 26)} · {TITLES[query]}")
+                layers = sorted({r.layer for r in own if r.layer is not None})
+                if layers and len(layers) <= 12:
+                    axes.set_xticks(layers)
+            line[0].set_ylabel("attention on padding\n÷ uniform")
+        for axes in panels[-1]:
+            axes.set_xlabel("layer")
+        # Panels share the axis: to be set when all is drawn.
+        panels[0][0].set_ylim(bottom=0)
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        return save(drawn, path)
+
+
+def _line(axes: object, rows: list[AttentionRow], condition: str, colour: object) -> None:
+    if not rows:
+        return
+    # Lines that coincide (a model that pads with the mean itself) must both be seen.
+    squashed, native = condition == "squash", condition == NATIVE.name
+    layers = [r.layer for r in rows]
+    values = [r.attended.ratio for r in rows]
+    label = "squash: same places, image there" if squashed else condition
+    shape = "--" if squashed else ":" if native else "-"
+    axes.plot(  # type: ignore[attr-defined]
+        layers, [v.value for v in values], color=colour, label=label, marker="o", markersize=4, linestyle=shape,
+        linewidth=3 if native else 1.8, zorder=4 if native else 3,
+    )  # fmt: skip
+    axes.fill_between(  # type: ignore[attr-defined]
+        layers, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.18, linewidth=0
+    )
