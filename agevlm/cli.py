@@ -38,6 +38,7 @@ EVAL_COMMANDS = {
         "Measure whether matching pairs differ from others inside models.",
     ),
     "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
+    "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }
