@@ -24,6 +24,7 @@ from tests.vlm.conftest import QUESTIONS, asks_about
 from tests.vlm.test_equality import QUESTION_FIRST
 from tests.vlm.test_work import full_above
 
+pytestmark = pytest.mark.usefixtures("numbers_in_words")
 KINDS = sorted(STANDINS)
 MROPE = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 PLACEHOLDER = dict.fromkeys(MROPE, "<|vision_start|><|image_pad|><|vision_end|>") | {
@@ -31,17 +32,6 @@ PLACEHOLDER = dict.fromkeys(MROPE, "<|vision_start|><|image_pad|><|vision_end|>"
     "internvl": "<IMG_CONTEXT>",
     "mllama": "<|image|>",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _numbers_in_words():
-    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
-    import transformers.models.smolvlm.processing_smolvlm as processing
-
-    with pytest.MonkeyPatch.context() as patch:
-        if processing.num2words is None:
-            patch.setattr(processing, "num2words", str)
-        yield
 
 
 @pytest.fixture(scope="module")

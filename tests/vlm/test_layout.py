@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.mask import decode
 from scipy.ndimage import binary_dilation
+from scipy.sparse import csr_array
 
 from agevlm.checkpoints.standins import STANDINS
 from agevlm.checkpoints.standins.tiled import build_llava_onevision
@@ -28,6 +29,7 @@ from agevlm.vlm.hf.layout import Layout
 from agevlm.vlm.hf.mrope import MRope
 from agevlm.vlm.hf.session import HfVlm
 
+pytestmark = pytest.mark.usefixtures("numbers_in_words")
 ATTENTION_OUTPUTS = ("attn.proj", "self_attn.out_proj", "self_attn.o_proj", "attention.projection_layer")
 SIZES = [(300, 220), (130, 310), (420, 100)]
 """Widths and heights: a photo's, tall, wide."""
@@ -101,17 +103,6 @@ class Eye:
     def changed(self, before, pixels):
         """(visual tokens,): how far the features moved from those before."""
         return (self.features(pixels) - before).norm(dim=-1).numpy()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _numbers_in_words():
-    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
-    import transformers.models.smolvlm.processing_smolvlm as processing
-
-    with pytest.MonkeyPatch.context() as patch:
-        if processing.num2words is None:
-            patch.setattr(processing, "num2words", str)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +204,22 @@ def test_tokens_at_other_places_are_noticed(eye, kind, how):
     layout = model.layout(pixels)
     wrong = disagreements(model, pixels, rearranged(layout, how), some_cells(layout.geometry, 6))
     assert any(what == "finest" for *_, what in wrong)
+
+
+SEEN_TWICE = ["idefics3", "smolvlm", "internvl", "llava_next", "llava_next, odd", "llava_onevision"]
+"""Cut into tiles, and whole."""
+
+
+@pytest.mark.parametrize("kind", SEEN_TWICE)
+def test_tokens_of_the_whole_image_at_other_places_are_noticed(eye, kind):
+    model, pixels = eye(kind), picture(SIZES[0])
+    layout = model.layout(pixels)
+    spread = layout.spread.toarray()
+    whole = ((spread > 0).sum(0) > 1).nonzero()[0]
+    assert len(whole) > 1
+    spread[:, whole] = spread[:, whole[::-1]]
+    wrong = disagreements(model, pixels, Layout(layout.geometry, csr_array(spread)), some_cells(layout.geometry, 6))
+    assert {what for *_, what in wrong} == {"whole"}
 
 
 @pytest.mark.parametrize("kind", NEARLY)
@@ -325,11 +332,8 @@ def test_every_token_has_one_place_or_none(eye, kind, size):
     assert (layout.tokens_of(whole) == (sums > 0)).all()
     assert not layout.tokens_of(~whole).any()
     flat = layout.fold((spread.max(0).toarray().ravel() == 1).astype(np.float32))[0]
-    if kind not in SEEN_TWICE:
+    if kind not in [*SEEN_TWICE, *NEARLY]:
         assert (flat == 1).all(), "equal attention to all is a flat map"
-
-
-SEEN_TWICE = {"idefics3", "smolvlm", "internvl", "llava_next", "llava_next, odd", "llava_onevision", *NEARLY}
 
 
 def test_what_is_not_known_is_refused(eye, monkeypatch):

@@ -16,18 +16,8 @@ from agevlm.vlm.hf import plain
 from agevlm.vlm.hf.session import HfVlm
 from tests.vlm.conftest import QUESTIONS
 
+pytestmark = pytest.mark.usefixtures("numbers_in_words")
 KINDS = sorted(STANDINS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _numbers_in_words():
-    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
-    import transformers.models.smolvlm.processing_smolvlm as processing
-
-    with pytest.MonkeyPatch.context() as patch:
-        if processing.num2words is None:
-            patch.setattr(processing, "num2words", str)
-        yield
 
 
 @pytest.fixture(scope="module")

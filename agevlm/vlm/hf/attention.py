@@ -50,9 +50,8 @@ class HiddenKeys:
     """(rows,) the first token that must not, counted as the tokens of this forward pass; negative: all of them."""
     layers: Sequence[int]
 
-    def added_to(self, mask: torch.Tensor | None, queries: int, keys: int) -> torch.Tensor:
+    def added_to(self, mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """A mask of attention (rows or 1, heads or 1, queries, keys), or None for a causal one, with these added."""
-        device = self.keys.device if mask is None else mask.device
         if mask is None:
             mask = torch.ones((1, 1, queries, keys), dtype=torch.bool, device=device).tril(keys - queries)
         gone = torch.nn.functional.pad(self.keys, (0, keys - self.keys.shape[1])).to(device)
@@ -76,7 +75,7 @@ def _attend(
 ) -> Any:
     hidden = _hidden.get()
     if hidden is not None and module.layer_idx in hidden.layers:
-        attention_mask = hidden.added_to(attention_mask, query.shape[2], key.shape[2])
+        attention_mask = hidden.added_to(attention_mask, query.shape[2], key.shape[2], key.device)
     wanted = _active.get()
     if wanted is not None and module.layer_idx in wanted.layers:
         rows, queries, columns = (t.to(key.device) for t in (wanted.rows, wanted.queries, wanted.columns))

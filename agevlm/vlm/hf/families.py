@@ -2,8 +2,9 @@
 
 An image becomes features that replace placeholder tokens in the prompt, or keys and values that stand in the cache. The
 default below holds wherever (1) `get_image_features` returns the features that replace the placeholder tokens one for
-one, in order, and (2) positions are plain. Here are LLaVA and AGE-VLM; others are in `general`, `mrope`, `gemma` and
-`mllama`, and `table` says which type is whose. torch is imported only when an image comes, so that refusing is quick.
+one, in order, and (2) positions are plain. Here are LLaVA and AGE-VLM; others are in `general`, `tiled`, `mrope`,
+`gemma` and `mllama`, and `table` says which type is whose. torch is imported only when an image comes, so that refusing
+is quick.
 """
 
 from __future__ import annotations

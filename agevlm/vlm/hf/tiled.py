@@ -93,11 +93,10 @@ class LlavaNext(Llava):
 
     def layout(self, features: torch.Tensor, width: int, height: int) -> Layout:
         images = self.processor.image_processor
-        tile = images.crop_size["height"]
-        if set(dict(images.size).values()) - {tile, None}:
-            raise NotSupported(
-                f"tiles of {tile} pixels that are resized to {dict(images.size)}: where they lie is not known"
-            )
+        size, crop = dict(images.size), dict(images.crop_size or {})
+        tile = crop.get("height") or size.get("height") or size["shortest_edge"]
+        if set(size.values()) - {tile, None}:
+            raise NotSupported(f"tiles of {tile} pixels that are resized to {size}: where they lie is not known")
         return _unpadded(self, (width, height), self.visual_tokens(features), tile, None)
 
 
