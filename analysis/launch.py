@@ -63,6 +63,8 @@ class Work(Generic[Item, Made]):
     """Asks, probes, and gives the group's rows, without their column `group`."""
     schema: pa.Schema
     """Of the rows, with the column `group`."""
+    what: str = "images"
+    """What groups are called when progress is told."""
     name: str = ""
     """Tells the records of one kind of work on a model from another's in the same folder."""
 
@@ -159,7 +161,7 @@ class Analysis:
         known = parts.done()
         left = [item for key, item in keys.items() if key not in known]
         self.notes.print(
-            f"{model.name}: {len(keys)} images; {len(keys) - len(left)} looked at before, {len(left)} to go "
+            f"{model.name}: {len(keys)} {work.what}; {len(keys) - len(left)} looked at before, {len(left)} to go "
             f"→ {self.folder.path}"
         )
         errors: list[str] = []
@@ -186,7 +188,7 @@ class Analysis:
             written = time.monotonic()
             stream = stack.enter_context(contextlib.closing(prefetch(left, work.load, PREFETCH)))
             try:
-                for item, made in self._shown(stream, len(left)):
+                for item, made in self._shown(stream, len(left), work.what):
                     try:
                         if isinstance(made, Exception):
                             raise made
@@ -212,10 +214,10 @@ class Analysis:
                     parts.append(waiting)
             return dict(vlm.describe()), errors
 
-    def _shown(self, stream: Iterator[Any], total: int) -> Iterator[Any]:
+    def _shown(self, stream: Iterator[Any], total: int, what: str) -> Iterator[Any]:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.notes) as bar:
-            yield from bar.track(stream, total=total, description="images")
+            yield from bar.track(stream, total=total, description=what)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from agevlm.data.images import decode
 from agevlm.data.sources import ImageSource
-from agevlm.errors import DataError
+from agevlm.errors import AgeVlmError, DataError, NotSupported
 from agevlm.vlm.contract import Ask, Centre, Compared, ProbedToken, Space, StateSpec, Vlm
 from analysis.similarity.negatives import MATCH
 from analysis.similarity.planning import Item
@@ -96,8 +96,10 @@ def look(vlm: Vlm, item: Item, image: Image, reading: Reading, centres: Mapping[
     texts = [text.text for text in item.texts]
     try:
         found, tokens = compared(vlm, reading, image, texts, StateSpec(SPACES, None, centres))
-    except DataError as error:
-        raise DataError(f"image {item.image}: {error}") from None
+    except NotSupported:
+        raise
+    except AgeVlmError as error:
+        raise type(error)(f"image {item.image}: {error}") from None
     rows = []
     for text, count, spaces in zip(item.texts, tokens, found, strict=True):
         row: Row = {"image": item.image, "kind": text.kind, "of": text.of, "text": text.text, "tokens": count}
@@ -153,8 +155,10 @@ def look_at_chunk(vlm: Vlm, chunk: Sequence[Item], images: Sequence[Image | None
         texts = [text.text for text in item.texts if text.kind == MATCH]
         try:
             found, _ = compared(vlm, reading, image, texts, StateSpec(SPACES))
-        except DataError:
-            continue  # as above
+        except NotSupported:
+            raise
+        except AgeVlmError:
+            continue  # here too
         for space in found[0]:
             own = [one[space] for one in found]
             states = {

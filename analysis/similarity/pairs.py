@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,11 +208,14 @@ def _text(where: str, entry: Mapping[str, Any], key: str) -> str:
 
 
 def _checked(material: Material, path: Path) -> Material:
-    """Refuse too few images, and those without a file."""
+    """Refuse too few images, those that are there twice, and those without a file."""
     if len(material.captioned) < 2:
         raise DataError(
             f"{path}: {len(material.captioned)} images with a matching text; what one image's text is to another needs "
             "at least 2"
         )
+    names = Counter(one.image for one in material.captioned)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise DataError(f"{path}: {len(twice)} images are listed more than once: {twice[0]}; list each once")
     require_images(material.images, [one.image for one in material.captioned])
     return material

@@ -84,7 +84,8 @@ def make_plan(material: Material, kinds: Sequence[str], *, seed: int, limit: int
             if kind == OTHER:
                 partner = partners[place]
                 others = [] if partner is None else said[partner]
-                made[kind] = [Text(kind, others[of % len(others)], of) for of in range(len(own)) if others]
+                # One beside each, as far as there are so many.
+                made[kind] = [Text(kind, text, of) for of, (text, _) in enumerate(zip(others, own, strict=False))]
             else:
                 made[kind] = _made(kind, one, own, material, seed)
         found.append(made)

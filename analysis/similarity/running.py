@@ -18,6 +18,7 @@ from analysis.launch import Analysis, AnalysisSettings, Done, Work
 from analysis.similarity.drawing import histograms, profile
 from analysis.similarity.measuring import (
     CENTRING_IMAGES,
+    CHUNK,
     TEXT,
     Reading,
     centre_schema,
@@ -141,9 +142,9 @@ def _centres(
         partial(open_chunk, material.images),
         lambda vlm, chunk, images: look_at_chunk(vlm, chunk, images, reading),
         centre_schema(),
+        f"groups of up to {CHUNK} images for centres",
         "centres",
     )
-    analysis.notes.print(f"{model.name}: centres, from {sum(map(len, chunks))} images in {len(chunks)} groups")
     return centres_of(analysis.ask(model, work).rows().to_pylist())
 
 

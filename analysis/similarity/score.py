@@ -136,8 +136,10 @@ def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str
                 continue
             layers[space] = tuple(first)
             for form in FORMS:
-                flat = kept[f"{space}_{form}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-                cosines[space, form] = flat.reshape(len(kept), len(first), len(POOLINGS))
+                column = kept[f"{space}_{form}"].combine_chunks()
+                if not column.null_count:
+                    flat = column.flatten().to_numpy(zero_copy_only=False)
+                    cosines[space, form] = flat.reshape(len(kept), len(first), len(POOLINGS))
         image = np.array([index[name] for name in kept["image"].to_pylist()])
         of = np.asarray(kept["of"].to_pylist(), np.int64)
         found.append(Records(model, image, np.array(kept["kind"].to_pylist()), of, layers, cosines))
