@@ -18,6 +18,7 @@ from analysis.grounding.records import (
     MEAN,
     NO_ANSWER,
     NO_TOKEN,
+    SCHEMA,
     UNSEEN,
     Floats,
     geometry_fields,
@@ -29,6 +30,9 @@ from benchmarks.reading import read_yes_no
 
 SHORT = 16
 """New tokens of an answer, at most: a yes or no is among the first."""
+
+
+BLANK: dict[str, Any] = dict.fromkeys(name for name in SCHEMA.names if name != "group")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def look(vlm: Vlm, asked: AskedImage, image: Image, how: How) -> list[dict[str, 
     rows = []
     for place, (question, reply) in enumerate(zip(questions, replies, strict=True)):
         for region, _, _ in question.regions:
-            row = {**_answered(region, question, reply), "geometry": geometry_fields(geometry)}
+            row = {**BLANK, **_answered(region, question, reply), "geometry": geometry_fields(geometry)}
             found = probed.get((place, region.id))
             rows.append({**row, **_maps(region, reply, found, geometry, how)})
     return rows

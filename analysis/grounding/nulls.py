@@ -9,6 +9,7 @@ swapped   the map as it is, against the mask of a phrase of another image
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -20,11 +21,14 @@ Floats = NDArray[np.floating]
 NULLS = ("uniform", "centre", "others", "swapped")
 SIGMA = 0.25
 """Of the centre prior, in widths and heights of the image."""
+DECIMALS = 12
+"""Of the mean of shares."""
 SINK_DEVIATIONS, SINK_TIMES = 5.0, 3.0
 """A cell is a sink where other images' mean map has more there than so many robust deviations (1.4826 MAD) above its
 median, and more than so many times its mean."""
 
 
+@lru_cache(maxsize=256)
 def centre_prior(geometry: Geometry) -> Floats:
     """(rows, columns): a Gaussian of `SIGMA` sides around the image's centre, by its exact integral over each cell.
 
@@ -66,8 +70,9 @@ class OtherMaps:
         shape = (own.shape[-2], own.shape[-1])
         total = np.sum([carried(held, shape) for held in self._sums.values()], axis=0) - own
         others = (self._images - _looked(own))[..., None, None]
-        mean: Floats = np.divide(total.clip(min=0), others, out=np.full(total.shape, np.nan), where=others > 0)
-        return mean
+        mean = np.divide(total.clip(min=0), others, out=np.full(total.shape, np.nan), where=others > 0)
+        # What a difference of sums leaves behind would rank cells that are equal.
+        return np.asarray(np.round(mean, DECIMALS))
 
 
 def mean_map(maps: Sequence[Floats]) -> Floats:

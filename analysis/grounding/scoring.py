@@ -140,7 +140,8 @@ class _Collected:
 
     def _note(self, what: str, values: Mapping[str, Floats], size: tuple[int, ...]) -> None:
         for name, value in values.items():
-            held = np.broadcast_to(np.asarray(value, np.float32), size)
+            held = np.asarray(value, np.float32)
+            held = held if held.shape == size else np.broadcast_to(held, size)
             self.values.setdefault((what, name), []).append(held)
 
     def done(self) -> Scored | None:
