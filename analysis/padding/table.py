@@ -208,7 +208,5 @@ def _differences(scores: Scores) -> Table:
                 cells.append(number(row.difference, sign=True) if row is not None and "ratio" in what else cell)
             table.add_row(f"  {condition}", *cells)
         table.add_section()
-    table.caption = (
-        "accuracy in points; its change is against native, with padding minus without; 95% intervals over images"
-    )
+    table.caption = "accuracy in points; its change is that of the condition against native; 95% intervals over images"
     return table

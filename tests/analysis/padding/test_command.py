@@ -145,3 +145,28 @@ def test_square_images_alone_are_said_to_tell_nothing(stubs, here, tmp_path):
     assert found.code == 0, found.err
     assert "all images are square" in found.err
     assert not (tmp_path / "run" / "padding-by-layer.png").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_was_and_scores_the_same(stubs, here, tmp_path, monkeypatch):
+    known, _ = stubs
+    assert here("padding", *BOTH, "--questions", "scenes:6", "--out", tmp_path / "whole").code == 0
+    first, encode = known["scenes/one"], StubVlm.encode
+    first.shown.clear()
+
+    def interrupted(self, images):
+        if len(self.shown) > 10:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    monkeypatch.setattr(StubVlm, "encode", interrupted)
+    stopped = here("padding", *BOTH, "--questions", "scenes:6", "--out", tmp_path / "run")
+    assert stopped.code == 130
+    assert "safe in" in stopped.err
+    before = len(first.shown)
+    assert before > 10
+    monkeypatch.setattr(StubVlm, "encode", encode)
+    first.shown.clear()
+    assert here("padding", *BOTH, "--questions", "scenes:6", "--out", tmp_path / "run").code == 0
+    assert 0 < len(first.shown) < len(known["scenes/two"].shown), "what was looked at is not looked at again"
+    whole, resumed = ((tmp_path / name / "scores.json").read_text() for name in ("whole", "run"))
+    assert resumed == whole

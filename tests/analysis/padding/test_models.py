@@ -107,3 +107,19 @@ def test_real_photos_with_masks_are_looked_at_in_every_way(checkpoint, here, sha
     assert cells["crop"] == 0
     # AGE-VLM letterboxes by itself, to whole pixels; LLaVA's processor cuts the centre out.
     assert cells["native"] == (pytest.approx(mean, abs=0.01) if kind == "age_vlm" else 0)
+
+
+@pytest.mark.slow
+def test_answers_to_images_as_they_are_score_as_the_benchmark_itself_scores_them(here, tmp_path):
+    given = ("--ckpt", "scenes/concat", "--questions", "scenes:6", "--draws", 100)
+    assert here("pope", *given, "--protocol", "default", "--out", tmp_path / "pope").code == 0
+    assert here("padding", *given, "--mode", "squash", "--out", tmp_path / "padding").code == 0
+    pope = json.loads((tmp_path / "pope" / "scores.json").read_text())
+    padding = json.loads((tmp_path / "padding" / "scores.json").read_text())
+    (pooled,) = [r for r in pope["rows"] if (r["split"], r["condition"]) == ("pooled", "image")]
+    (native,) = [r["compared"] for r in padding["answers"] if (r["condition"], r["group"]) == ("native", "all")]
+    assert native["n"] == pooled["n"] == 108
+    for name in ("accuracy", "f1", "yes_ratio"):
+        assert [native["scores"][name][k] for k in ("value", "low", "high")] == [
+            pooled[name], pooled[f"{name}_low"], pooled[f"{name}_high"],
+        ]  # fmt: skip
