@@ -78,9 +78,9 @@ def look(vlm: Vlm, sheet: Sheet, image: Image, how: Look) -> list[Row]:
         for case, ask, reply, probe, own in zip(sheet.cases, asks, replies, probes, words, strict=True)
     ]
     rows = [_row(sheet.image, one, every) for one in seen]
-    for column, chosen in (("similarity_word", words), ("similarity_question", questions)):
-        for row, value in zip(rows, similarities(vlm, encoded, asks, chosen), strict=True):
-            row[column] = value
+    alike = similarities(vlm, encoded, [*asks, *asks], [*words, *questions])
+    for row, word, question in zip(rows, alike[: len(asks)], alike[len(asks) :], strict=True):
+        row |= {"similarity_word": word, "similarity_question": question}
     reasons = [why_not(one, how) for one in seen]
     subjects = {
         k: Subject(one.ask, one.mask, one.probe.attention[:, 0].mean(0), f"{sheet.sha256} {one.ask.prompt}")
