@@ -20,7 +20,6 @@ from benchmarks.statistics.clusters import expanded_percentile_interval, resampl
 MEASURE = "perplexity"
 LONGEST = 512
 """Tokens of a text that are looked at."""
-SCENES_TEXTS = 24
 CAUSAL = 0.05
 """By so much of their spread logits may change on average when the text goes on; more, and they saw what follows."""
 
@@ -64,14 +63,17 @@ class Spoken:
 
 
 def default_texts(model: ModelChoice) -> tuple[str, ...]:
-    """Captions in the words of the scenes world for its own models; for others the sentences that training checks."""
+    """The sentences that training checks; for models of the scenes world those that its training checks there, in the
+    words that they know."""
+    import train
+    from train.language import TEXTS
+
     if not model.name.startswith("scenes/"):
-        from train.language import TEXTS
-
         return TEXTS
-    from analysis.similarity.pairs import load_pairs
+    import yaml
 
-    return tuple(dict.fromkeys(one.texts[0] for one in load_pairs(f"scenes:{SCENES_TEXTS}", None).captioned))
+    stage = Path(train.__file__).parent / "stages" / "scenes" / "base.yaml"
+    return tuple(yaml.safe_load(stage.read_text(encoding="utf-8"))["language_texts"])
 
 
 def read_texts(path: Path) -> tuple[str, ...]:
@@ -241,7 +243,7 @@ def language_sign(spoken: Spoken, base: Losses | None, *, draws: int, seed: int)
         draws: of the bootstrap over texts.
         seed: of the draws.
     """
-    per_byte = "per byte: " + _per_byte(tuple(spoken.losses.values())) if spoken.losses else ""
+    per_byte = _perplexity(tuple(spoken.losses.values()))
     if spoken.before:
         same = "; every logit the same" if spoken.identical else ""
         note = _joined(f"against the model that its training began with{same}", per_byte)
@@ -258,7 +260,7 @@ def language_sign(spoken: Spoken, base: Losses | None, *, draws: int, seed: int)
     mine, theirs = ([held[text] for text in both] for held in (spoken.losses, base))
     other = any(a.tokens != b.tokens for a, b in zip(mine, theirs, strict=True))
     kind = "against --base, which has another tokenizer: per token of its own" if other else "against --base"
-    return _ratio(mine, theirs, _joined(kind, f"{per_byte}, base {_per_byte(theirs)}"), draws, seed)
+    return _ratio(mine, theirs, _joined(kind, f"{per_byte}; base: {_perplexity(theirs)}"), draws, seed)
 
 
 def _ratio(mine: Sequence[Loss], theirs: Sequence[Loss], note: str, draws: int, seed: int) -> Measurement:
@@ -271,9 +273,13 @@ def _ratio(mine: Sequence[Loss], theirs: Sequence[Loss], note: str, draws: int, 
     return Measurement(value, limits[0], limits[1], f"{len(more)} texts", note)
 
 
-def _per_byte(told: Sequence[Loss]) -> str:
-    size = sum(one.bytes for one in told)
-    return f"{math.exp(sum(one.nats for one in told) / size):.2f}" if size else "–"
+def _perplexity(told: Sequence[Loss]) -> str:
+    """Per token and per byte, which compares across tokenizers."""
+    if not told:
+        return ""
+    nats = sum(one.nats for one in told)
+    token, byte = (math.exp(nats / count) for count in (sum(o.tokens for o in told), sum(o.bytes for o in told)))
+    return f"perplexity {token:.2f} per token, {byte:.3f} per byte"
 
 
 def _joined(*parts: str) -> str:

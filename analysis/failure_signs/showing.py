@@ -37,7 +37,7 @@ def show(readings: Sequence[Reading], limit: int | None, draws: int, console: Co
             )
         table.add_section()
     console.print(table)
-    sample = "all images" if limit is None else f"at most {limit} images an analysis (--limit)"
+    sample = "all images" if limit is None else f"at most {limit} images for each analysis that was run here (--limit)"
     console.print(
         f"95 % intervals over images (language: over texts), {draws} draws; {sample}. present, absent: the whole "
         "interval lies on that side of the threshold. undecided: it holds the threshold. Thresholds are ours "

@@ -106,7 +106,7 @@ def test_without_a_record_or_a_base_there_is_no_ratio_but_perplexity_per_byte():
     found = language_sign(Spoken({"abcd": Loss(4 * math.log(3), 2, 4)}), None, **SETTINGS)
     assert found.value is None
     assert "--base" in found.note
-    assert "per byte: 3.00" in found.note
+    assert "perplexity 9.00 per token, 3.000 per byte" in found.note
 
 
 def test_another_tokenizer_is_said_and_reckoned_per_token_of_the_base():
@@ -150,6 +150,18 @@ def test_a_tokenizer_without_a_token_to_begin_with_is_refused():
     words.bos_token_id = words.eos_token_id = None
     with pytest.raises(DataError, match="neither"):
         losses(logits, words, ["a"])
+
+
+def test_models_of_the_scenes_world_are_asked_in_its_words():
+    from agevlm.data.checkpoint_files import find_folder
+
+    texts = language.default_texts(ModelChoice("scenes/age-vlm"))
+    assert len(texts) == 8
+    tokenizer = AutoTokenizer.from_pretrained(find_folder("scenes/age-vlm", "model"))
+    assert all(tokenizer.unk_token_id not in tokenizer(text)["input_ids"] for text in texts)
+    # The same check does not pass for sentences of everyday English.
+    assert all(tokenizer.unk_token_id in tokenizer(text)["input_ids"] for text in TEXTS)
+    assert language.default_texts(ModelChoice("org/name")) == TEXTS
 
 
 def test_what_is_kept_comes_back():
