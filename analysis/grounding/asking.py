@@ -214,22 +214,24 @@ class Room:
     """Those that can look at the image."""
     cells: int
     """Of the first image's grid."""
+    heads: int = 0
+    """Of a layer, where each is scored."""
 
     def bytes(self, layers: int) -> int:
-        """Of one region's maps, with so many layers and their mean."""
-        return len(KINDS) * (layers + 1) * self.cells * np.dtype(np.float16).itemsize
+        """Of one region's maps, with so many layers and their mean, and of the scores of these layers' heads."""
+        values = (layers + 1) * self.cells + layers * self.heads * len(HEAD_SCORES)
+        return len(KINDS) * values * np.dtype(np.float16).itemsize
 
     def kept(self, most: float) -> tuple[int, ...]:
         """Places of the layers that fit into `most` bytes a region: all, or some evenly spread, one at least."""
-        fit = max(1, int(most // self.bytes(0)) - 1)
-        if fit >= len(self.layers):
-            return tuple(range(len(self.layers)))
-        return tuple(sorted({round(k) for k in np.linspace(0, len(self.layers) - 1, fit)}))
+        fit = max([1, *(n for n in range(1, len(self.layers) + 1) if self.bytes(n) <= most)])
+        return tuple(round(k) for k in np.linspace(0, len(self.layers) - 1, fit))
 
 
-def room(vlm: Vlm, image: Image) -> Room:
-    """Found by looking at one image."""
+def room(vlm: Vlm, image: Image, heads: bool) -> Room:
+    """Found by looking at one image; with `heads`, room for their scores as well."""
     encoded, asks = vlm.encode([image]), [Ask("?", 0)]
     last = len(vlm.tokens(encoded, asks, [()])[0]) - 1
-    (probe,) = vlm.probe(encoded, asks, [()], ProbeSpec(), [[last]])
-    return Room(probe.layers, probe.geometry.rows * probe.geometry.columns)
+    (probe,) = vlm.probe(encoded, asks, [()], ProbeSpec(heads=heads), [[last]])
+    held = 0 if probe.heads is None else probe.heads.shape[1]
+    return Room(probe.layers, probe.geometry.rows * probe.geometry.columns, held)

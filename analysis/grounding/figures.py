@@ -82,8 +82,7 @@ def examples(results: Results) -> dict[str, list[tuple[str, float]]]:
     """Ids and IoU of the best, the middle and the worst looks of the headline, each of another image where possible."""
     values = results.scored.scores["iou"][:, KINDS.index(HEADLINE), 0]
     order = [k for k in np.argsort(-values, kind="stable") if results.headline[k] and not np.isnan(values[k])]
-    half = len(order) // 2
-    middle = sorted(order, key=lambda k: abs(order.index(k) - half))
+    middle = [order[place] for place in sorted(range(len(order)), key=lambda place: abs(place - len(order) // 2))]
     found = {}
     for name, ranked in zip(ROWS, (order, middle, order[::-1]), strict=True):
         taken: list[int] = []

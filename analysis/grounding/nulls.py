@@ -26,6 +26,8 @@ DECIMALS = 12
 SINK_DEVIATIONS, SINK_TIMES = 5.0, 3.0
 """A cell is a sink where other images' mean map has more there than so many robust deviations (1.4826 MAD) above its
 median, and more than so many times its mean."""
+SINK_IMAGES = 30
+"""Other images that it takes to tell what all look at from what a few show."""
 
 
 @lru_cache(maxsize=256)
@@ -58,12 +60,19 @@ class OtherMaps:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, int], Floats] = {}
         self._images: Floats = np.zeros(1)
+        self._added = 0
 
     def add(self, own: Floats) -> None:
         """Add an image's mean map, (..., rows, columns), of the same leading axes for all images."""
         shape = (own.shape[-2], own.shape[-1])
         self._sums[shape] = self._sums.get(shape, np.zeros(own.shape)) + own
         self._images = self._images + _looked(own)
+        self._added += 1
+
+    @property
+    def images(self) -> int:
+        """How many were added."""
+        return self._added
 
     def without(self, own: Floats) -> Floats:
         """(..., rows, columns): the mean of the others on the grid of an image that was added; NaN where none is."""
@@ -132,7 +141,8 @@ def sinks(others: Floats, coverage: Floats) -> NDArray[np.bool_]:
 def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list[int | None]:
     """For each region one of the same group of another image, whose mask takes its mask's place.
 
-    Images of a group are shuffled and each takes from the next one, so none takes from itself and each gives once.
+    Images of a group are shuffled, their regions put in a row, and each takes from the one as many places on as the
+    largest image has regions. So each mask is lent once, sizes stay as they are, and none meets its own image.
 
     Args:
         images: of each region.
@@ -140,7 +150,8 @@ def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list
         seed: of the order.
 
     Returns:
-        Places in the given order; None where no other image has a region of the group.
+        Places in the given order. None where there is no other image; and for some regions where one image has more
+        than half of a group's.
     """
     found: list[int | None] = [None] * len(images)
     for group in sorted(set(groups)):
@@ -150,9 +161,9 @@ def donors(images: Sequence[Hashable], groups: Sequence[str], seed: int) -> list
                 held.setdefault(image, []).append(place)
         order = list(held)
         Random(f"donors:{seed}:{group}").shuffle(order)
-        if len(order) < 2:
-            continue
-        for image, donor in zip(order, [*order[1:], order[0]], strict=True):
-            for k, place in enumerate(held[image]):
-                found[place] = held[donor][k % len(held[donor])]
+        row = [place for image in order for place in held[image]]
+        shift = max(map(len, held.values()))
+        for place, donor in zip(row, row[shift:] + row[:shift], strict=True):
+            if images[donor] != images[place]:
+                found[place] = donor
     return found

@@ -80,7 +80,7 @@ class _Looker:
     def look(self, vlm: Vlm, item: AskedImage, image: Image) -> list[dict[str, Any]]:
         """Rows of one image."""
         if self._how is None:
-            self._how = self._reckoned(room(vlm, self.regions.open(self.items[0].image)))
+            self._how = self._reckoned(room(vlm, self.regions.open(self.items[0].image), self.settings.heads))
         return look(vlm, item, image, self._how)
 
     def _reckoned(self, found: Room) -> How:
@@ -209,6 +209,8 @@ def _draw(
             row: [Shown(regions.open(looks[name].image), looks[name], iou) for name, iou in held]
             for row, held in chosen.items()
         }
+        if not wanted:
+            continue  # nothing of the headline has any attention on the image
         title = f"{one.title}: attention of the phrase's last token, mean over heads and layers; area-matched IoU"
         files += draw_sheet(title, rows, folder / f"maps-{one.model.slug.replace('/', '_')}")
     return files

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from agevlm.data.masks import Mask, rle_mask
 from agevlm.data.noise import resize_mask
 from analysis.grounding.measures import SCORES, THRESHOLDS, all_scores, ceilings, facts, threshold_name
-from analysis.grounding.nulls import OtherMaps, centre_prior, donors, mean_map, sinks
+from analysis.grounding.nulls import SINK_IMAGES, OtherMaps, centre_prior, donors, mean_map, sinks
 from analysis.grounding.records import Look
 
 Floats = NDArray[np.floating]
@@ -92,9 +92,19 @@ def score_all(
             borrowed = None if source is None else lent[source].carried(look.size)
             mask = look.mask if distort is None else distort(look, borrowed)
             if mask is not None and mask.any():
-                collected.add(look, mask, borrowed, elsewhere, remove_sinks)
+                flagged = sinks(elsewhere, look.geometry.coverage()) if others.images > SINK_IMAGES else None
+                collected.add(look, mask, borrowed, elsewhere, flagged, remove_sinks)
             place += 1
     return collected.done()
+
+
+def _sink_facts(maps: Floats, flagged: NDArray[np.bool_] | None) -> dict[str, Floats]:
+    """NaN where too few images tell what a sink is."""
+    if flagged is None:
+        return dict.fromkeys(("sinks", "sink_cells"), np.full(maps.shape[:2], np.nan))
+    total = maps.sum((-2, -1))
+    on_them = np.divide((maps * flagged).sum((-2, -1)), total, out=np.full(total.shape, np.nan), where=total > 0)
+    return {"sinks": on_them, "sink_cells": flagged.sum((-2, -1)).astype(np.float64)}
 
 
 @dataclass
@@ -106,19 +116,22 @@ class _Collected:
     values: dict[tuple[str, str], list[Floats]] = field(default_factory=dict)
     heads: list[Floats | None] = field(default_factory=list)
 
-    def add(self, look: Look, mask: Mask, borrowed: Mask | None, others: Floats, remove_sinks: bool) -> None:
+    def add(
+        self,
+        look: Look,
+        mask: Mask,
+        borrowed: Mask | None,
+        others: Floats,
+        flagged: NDArray[np.bool_] | None,
+        remove_sinks: bool,
+    ) -> None:
         """Score one look; nothing of a mask may be seen, which is left out, too."""
         coverage, share = look.geometry.coverage(), look.geometry.mask_to_grid(mask)
         if not share.any():
             return
-        maps, flagged = look.maps, sinks(others, coverage)
-        total = maps.sum((-2, -1))
-        found = facts(maps, coverage)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found["sinks"] = (maps * flagged).sum((-2, -1)) / total
-        found["sink_cells"] = flagged.sum((-2, -1)).astype(np.float64)
-        found["elsewhere"] = look.elsewhere
-        if remove_sinks:
+        maps = look.maps
+        found = {**facts(maps, coverage), "elsewhere": look.elsewhere, **_sink_facts(maps, flagged)}
+        if remove_sinks and flagged is not None:
             maps, others = np.where(flagged, 0, maps), np.where(flagged, 0, others)
         size = (*maps.shape[:2],)
         self._note("score", all_scores(maps, share, coverage), size)

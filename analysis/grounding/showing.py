@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.grounding.measures import SCORES
-from analysis.grounding.nulls import NULLS
+from analysis.grounding.nulls import NULLS, SINK_IMAGES
 from analysis.grounding.records import HEADLINE, KINDS
 
 Content = Mapping[str, Any]
@@ -72,15 +72,22 @@ def _remarks(held: Content) -> str:
     lines = [
         f"grid {grids}: its best IoU with these masks {number(held['best_iou_of_the_grid'])}; masks cover "
         f"{percent(held['mask_share'])} of the image on average. Of the query's attention {percent(facts['on_image'])} "
-        f"lies on the image; of that to the grid {percent(facts['padding'])} on padding, {percent(facts['sinks'])} on "
-        f"{number(facts['sink_cells']['value'], 1)} sinks; entropy {number(facts['entropy']['value'])} of an even "
-        "spread's"
+        f"lies on the image; of that to the grid {percent(facts['padding'])} on padding, {_sinks(facts)}; entropy "
+        f"{number(facts['entropy']['value'])} of an even spread's"
     ]
+    if lacking := held["headline_looks"] - held["headline"]["iou"]["n"]:
+        lines.append(f"no score: {lacking} of {held['headline_looks']} regions, without any attention on the image")
     for why, ids in held["left_out"].items():
         lines.append(f"not scored: {len(ids)} regions, {why}: {', '.join(ids[:3])}{', ...' * (len(ids) > 3)}")
     if held["images_failed"]:
         lines.append(f"not scored: {len(held['images_failed'])} images, first {held['images_failed'][0]}")
     return "\n".join(lines)
+
+
+def _sinks(facts: Content) -> str:
+    if facts["sinks"]["value"] is None:
+        return f"sinks are told from {SINK_IMAGES + 1} images on"
+    return f"{percent(facts['sinks'])} on {number(facts['sink_cells']['value'], 1)} sinks"
 
 
 def _compared(title: str, first: str, models: Content, part: str, order: Iterable[str] = ()) -> Table:

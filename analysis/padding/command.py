@@ -12,9 +12,11 @@ from agevlm.terminal import write_json
 from analysis.launch import Analysis, AnalysisSettings, Done, Work, refuse_closed
 from analysis.padding.answers import GONE
 from analysis.padding.canvas import Colour, Condition, Mode, conditions
+from analysis.padding.figure import profile
 from analysis.padding.looking import Looker, schema
 from analysis.padding.questions import image_items, masks_for
 from analysis.padding.score import Scores, score
+from analysis.padding.table import print_scores
 from benchmarks.pope.planning import limit_images
 from benchmarks.pope.questions import load_questions
 from benchmarks.pope.settings import image_sources
@@ -99,35 +101,24 @@ def _report(settings: PaddingSettings, folder: RunFolder, done: list[Done], cons
     content = {"settings": {"draws": settings.draws, "seed": settings.seed, "level": 0.95}, **scores.to_json()}
     folder.write_json("scores.json", content)
     write_json([content], settings.json_out)
-    for path in _figures(scores, folder):
+    for path in profile(scores, folder.path / "padding-by-layer"):
         notes.print(f"figure: {path}")
     if settings.json_out != "-":
-        from analysis.padding.table import print_scores
-
         print_scores(console, scores)
-    return _check(settings, scores, done, notes)
+    failed = sum(len(one.errors) for one in done)
+    unanswered = sum(table["answer"].null_count for table in tables.values())
+    return _check(settings, scores, failed, unanswered, notes)
 
 
-def _figures(scores: Scores, folder: RunFolder) -> list[Path]:
-    from analysis.padding.figure import profile
-
-    return profile(scores, folder.path / "padding-by-layer")
-
-
-def _check(settings: PaddingSettings, scores: Scores, done: list[Done], notes: Console) -> int:
+def _check(settings: PaddingSettings, scores: Scores, failed: int, unanswered: int, notes: Console) -> int:
     """Remarks on doubtful results; the exit code: 3 if answers are missing and that was not allowed."""
-    if not scores.shapes.non_square:
-        notes.print(
-            "warning: all images are square: none needs padding, and there is nothing to compare", style="yellow"
-        )
+    if scores.shapes.images and not scores.shapes.non_square:
+        notes.print("warning: all images are square: none needs padding, nothing is compared", style="yellow")
     elif scores.shapes.non_square < FEW_IMAGES:
         few = f"only {scores.shapes.non_square} images are not square: intervals over so few are rough"
         notes.print(f"warning: {few}", style="yellow")
-    failed = sum(len(one.errors) for one in done)
-    missing = sum(row.compared.missing for row in scores.answers if row.group == "all")
-    if not failed and not missing:
+    if not failed and not unanswered:
         return 0
-    notes.print(
-        f"{failed} images and {missing} answers are missing; scores are over those that are there", style="yellow"
-    )
+    lacking = f"{failed} images and {unanswered} answers are missing"
+    notes.print(f"{lacking}; scores are over those that are there", style="yellow")
     return 0 if settings.allow_partial else ANSWERS_MISSING

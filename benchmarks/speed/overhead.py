@@ -141,7 +141,7 @@ def measure_overhead(vlm: HfVlm, images: int, limit: int, advance: Callable[[str
         watched = [
             (vlm.model, "forward", MODEL),
             (vlm.family, "features", MODEL),
-            (vlm, "_row", "prompts and tokens"),
+            (vlm, "row", "prompts and tokens"),
             (AnswerWriter, "commit", "records on disk"),
         ]
         advance(f"a run over {images} images")

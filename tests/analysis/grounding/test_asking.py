@@ -199,13 +199,15 @@ def test_maps_of_any_size_come_back_to_a_thousandth():
 
 
 def test_room_for_few_layers_keeps_some_that_are_spread_and_always_one():
-    found = room(Stub(), IMAGE)
-    assert (found.layers, found.cells) == (LAYERS, ROWS * COLUMNS)
+    found = room(Stub(), IMAGE, heads=True)
+    assert (found.layers, found.cells, found.heads) == (LAYERS, ROWS * COLUMNS, 3)
+    assert room(Stub(), IMAGE, heads=False).heads == 0
     deep = Room(tuple(range(32)), 576)
     assert deep.bytes(32) == 4 * 33 * 576 * 2
     assert deep.kept(deep.bytes(32)) == tuple(range(32))
     assert deep.kept(deep.bytes(3)) == (0, 16, 31)
     assert deep.kept(1) == (0,)
+    assert Room(deep.layers, 576, 32).bytes(32) == 4 * (33 * 576 + 32 * 32 * 2) * 2
     for layers in range(1, 33):
         assert deep.bytes(len(deep.kept(deep.bytes(layers)))) <= deep.bytes(layers)
 

@@ -218,3 +218,19 @@ def test_an_image_of_another_size_than_its_masks_is_left_out_and_named(tmp_path,
     assert scores["images"] == 3
     assert len(scores["images_failed"]) == 1
     assert np.isfinite(scores["headline"]["iou"]["value"])
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("kind", ["llava", "llava_next"])
+def test_models_that_hold_the_image_in_their_text_are_looked_into_as_well(tmp_path, here, world, checkpoint, kind):
+    result = here(
+        "grounding", "--ckpt", checkpoint(kind), "--regions", world.annotations, "--images", world.out,
+        "--limit", "2", "--draws", "100", "--max-new-tokens", "2", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    (held,) = json.loads((tmp_path / "run" / "scores.json").read_text())["models"].values()
+    assert held["left_out"] == {}
+    assert held["images"] == 2
+    # Random weights: the image gets a part of the attention, text the rest.
+    assert 0 < held["facts"]["on_image"]["value"] < 1
+    assert held["headline"]["auroc"]["value"] is not None

@@ -101,16 +101,17 @@ def test_a_planted_sink_is_flagged_and_what_varies_is_not():
     st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["object", "attribute"])), max_size=30),
     st.integers(0, 9),
 )
-def test_donors_are_of_the_same_group_and_of_another_image(regions, seed):
+def test_donors_are_of_the_same_group_and_of_another_image_and_lend_once(regions, seed):
     images, groups = [image for image, _ in regions], [group for _, group in regions]
     found = donors(images, groups, seed)
     assert found == donors(images, groups, seed)
+    lent = [donor for donor in found if donor is not None]
+    assert len(set(lent)) == len(lent)
     for place, donor in enumerate(found):
-        others = {image for image, group in regions if group == groups[place] and image != images[place]}
-        assert (donor is None) == (not others)
         if donor is not None:
             assert groups[donor] == groups[place]
             assert images[donor] != images[place]
     for group in set(groups):
-        pairs = {(images[k], images[d]) for k, d in enumerate(found) if d is not None and groups[k] == group}
-        assert len({giver for _, giver in pairs}) == len(pairs), "each image gives to one other"
+        own = [image for image, other in regions if other == group]
+        if max(map(own.count, own)) <= len(own) / 2:
+            assert all(found[k] is not None for k, other in enumerate(groups) if other == group)

@@ -125,7 +125,12 @@ def test_an_unreadable_image_is_named_and_the_rest_is_scored(stubs, here, tmp_pa
     found = here("padding", *given)
     assert found.code == 3
     assert "bad.png: not an image file" in found.err
+    assert "2 images and 0 answers are missing" in found.err, "one of each checkpoint"
     assert here("padding", *given, "--allow-partial").code == 0
+    (tmp_path / "good.png").write_bytes(b"nothing")
+    none = here("padding", *given)
+    assert none.code == 3, "and where all are bad, there is nothing to score"
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["answers"] == []
 
 
 @pytest.mark.parametrize("name", ["openai:http://localhost:1/v1#x", "lmms:qwen?pretrained=x"])
