@@ -126,7 +126,8 @@ query_key: a layer's queries of text tokens against its keys of visual tokens, b
 Pooling = Literal["mean", "max", "last"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "max", "last")
 """mean: of the mean text state with the mean visual state. max: for each text token the visual token most like it, then
-the mean over text tokens. last: of the last text token with the mean visual state."""
+the mean over text tokens. last: of the last text token with the mean visual state. In "cross_output" each text token
+has one visual state, its own: max and last take that."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of bins, the same for both sides and all kinds of a model: more for more values."""
     if not values.size:
         return np.linspace(-1, 1, 2)
-    bins = int(np.clip(np.sqrt(values.size), *BINS))
+    bins = int(np.clip(2 * np.cbrt(values.size), *BINS))
     return np.linspace(values.min(), max(values.max(), values.min() + 1e-6), bins + 1)
 
 

@@ -14,6 +14,11 @@ OTHER, HARD, WORD_ORDER, GIVEN = "other", "hard", "word-order", "given"
 KINDS = (OTHER, HARD, WORD_ORDER, GIVEN)
 """Of non-matching texts. other: what is said of another image. hard: one thing that is there replaced by one that is
 not. word-order: the same words in another order. given: as the file of pairs has them."""
+CHANGED = (HARD, WORD_ORDER)
+"""Kinds that are made by changing a matching text."""
+ELSEWHERE = " elsewhere"
+"""After a kind: another image's text of that kind, beside that image's own caption ("other"). The image has nothing to
+do with either, so that what sets them apart is the text alone."""
 TRIES = 50
 """Shuffles that may fall back to the original words before a text counts as one that has no other order."""
 _END = re.compile(r"[.!?]+$")

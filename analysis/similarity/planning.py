@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from random import Random
 
 from agevlm.errors import DataError
-from analysis.similarity.negatives import GIVEN, HARD, KINDS, MATCH, OTHER, WORD_ORDER, deranged, reordered, spelled
+from analysis.similarity.negatives import (
+    CHANGED,
+    ELSEWHERE,
+    GIVEN,
+    HARD,
+    KINDS,
+    MATCH,
+    OTHER,
+    WORD_ORDER,
+    deranged,
+    reordered,
+    spelled,
+)
 from analysis.similarity.pairs import Captioned, Material
 
 
@@ -21,7 +33,7 @@ class Text:
     """"match", or why it does not match."""
     text: str
     of: int
-    """Which of the image's matching texts it is, or stands beside."""
+    """Which of the image's matching texts it is, or stands beside; elsewhere, which of its texts of kind "other"."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +106,19 @@ def make_plan(material: Material, kinds: Sequence[str], *, seed: int, limit: int
         if lacking[kind] == len(chosen) and kind in kinds:
             raise DataError(f"--kind {kind}: {_why(kind, material)}")
     there = tuple(kind for kind in wanted if lacking[kind] < len(chosen))
+    notes += [f"no {kind} texts: {_why(kind, material)}" for kind in wanted if kind not in (*there, GIVEN)]
     if not there:
         raise DataError(f"{material.name}: no image has a text that does not match it; are all texts the same?")
+    for partner, made in zip(partners, found, strict=bool(partners)):
+        for kind in CHANGED:
+            theirs = found[partner].get(kind, ()) if partner is not None else ()
+            made[kind + ELSEWHERE] = [Text(kind + ELSEWHERE, t.text, t.of) for t in theirs if t.of < len(made[OTHER])]
+    recorded = [*there, *(kind + ELSEWHERE for kind in there if kind in CHANGED)]
     items = []
     for one, own, made in zip(chosen, said, found, strict=True):
         matching = [Text(MATCH, text, of) for of, text in enumerate(own)]
         sha256 = material.images.read(one.image).sha256
-        items.append(Item(one.image, sha256, (*matching, *(text for kind in there for text in made[kind]))))
+        items.append(Item(one.image, sha256, (*matching, *(text for kind in recorded for text in made.get(kind, ())))))
     return Plan(tuple(items), there, {kind: lacking[kind] for kind in there}, tuple(notes))
 
 

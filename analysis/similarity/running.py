@@ -53,6 +53,8 @@ CHOICES = {
     "brings, before the gate; max: each token with its own output, last: the last token with its own",
     "query_key": "queries of text tokens against keys of visual tokens, by head, before rotary positions, normalised "
     "where the layer normalises them; key heads repeated; mean over heads",
+    "text_alone": "AUROC of another image's caption against its changed form (hard, word-order), beside this image: "
+    "what the change does whatever the image",
     "headline_layer": "hidden: the last self-attention layer; other spaces: the last layer that has them",
     "paper": "arXiv 2511.17793 does not say which layer, pooling or centring its similarity has",
 }
@@ -249,6 +251,8 @@ def _footer(settings: SimilaritySettings, plan: Plan, content: Mapping[str, Any]
         f"{content['images']} images" + (f" ({', '.join(left)})" if left else "") + ". AUROC: 1 where every matching "
         f"pair is more alike than any other, 0.5 where there is no difference. Intervals: 95 %, {settings.draws} "
         f"bootstrap draws of images, the same for all models. Prompt: {settings.prompt!r}, of which the caption's own "
-        f"tokens ({TEXT}) are compared. centred: less the mean state of {sample} images and of their texts. The paper "
-        "does not say which layer, pooling or centring its similarity has."
+        f"tokens ({TEXT}) are compared. AUROC of text alone: another image's captions against their changed forms, "
+        f"beside this one; only what goes beyond it is the image's doing. centred: less the mean state of {sample} "
+        "images and of their texts. The paper does not say which layer, pooling or centring its similarity has. Every "
+        "layer and pooling, and differences in every space: scores.json."
     )

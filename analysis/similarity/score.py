@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 from agevlm.errors import DataError
 from agevlm.vlm.contract import POOLINGS, Pooling, Space
 from analysis.similarity.measuring import SPACES
-from analysis.similarity.negatives import KINDS, MATCH
-from analysis.similarity.statistics import MEASURES, Measured, Sides, difference, measure, overlap_of_no_difference
+from analysis.similarity.negatives import ELSEWHERE, KINDS, MATCH, OTHER
+from analysis.similarity.statistics import (
+    MEASURES,
+    Measured,
+    Sides,
+    difference,
+    measure,
+    measure_auroc,
+    overlap_of_no_difference,
+)
 from benchmarks.statistics.clusters import Interval, resampling_weights
+from benchmarks.statistics.scores import Floats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,13 +77,26 @@ class Cell:
     measured: Mapping[str, Measured]
     overlap_of_chance: float | None
     """What overlap two samples of one distribution would have; at headlines only."""
+    text_alone: Measured | None
+    """AUROC of captions and their changed forms beside images that they have nothing to do with: what the change of the
+    text does by itself. None where that was not recorded."""
+
+    @property
+    def above_text(self) -> Interval | None:
+        """AUROC less that of the text alone."""
+        if self.text_alone is None:
+            return None
+        return difference(self.measured["auroc"], self.text_alone, "auroc", self.images)
 
     def row(self) -> dict[str, Any]:
         """For scores.json: what is undefined is null."""
         same = ("model", "space", "layer", "headline", "pooling", "form", "kind", "images", "pairs", "undefined")
         measures = {name: interval_row(one.interval) for name, one in self.measured.items()}
         numbers = {name: _number(getattr(self, name)) for name in ("mean_match", "mean_other", "overlap_of_chance")}
-        return {**{name: getattr(self, name) for name in same}, **numbers, **measures}
+        alone = None if self.text_alone is None else self.text_alone.interval
+        nulls = {"auroc_of_text_alone": alone, "auroc_above_text_alone": self.above_text}
+        shown = {name: None if one is None else interval_row(one) for name, one in nulls.items()}
+        return {**{name: getattr(self, name) for name in same}, **numbers, **measures, **shown}
 
 
 @dataclass(frozen=True)
@@ -146,11 +168,11 @@ def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str
     return found, tuple(common), len(set.union(*names)) - len(common)
 
 
-def sides_of(records: Records, cosines: NDArray[np.floating], kind: str) -> tuple[Sides, int]:
+def sides_of(records: Records, cosines: NDArray[np.floating], kind: str, match: str = MATCH) -> tuple[Sides, int]:
     """Texts of a kind and the matching texts that they stand beside, by their cosines (rows,); and how many of them are
     undefined."""
     cosines = cosines.astype(np.float64)
-    places = {(records.image[i], records.of[i]): i for i in np.flatnonzero(records.kind == MATCH)}
+    places = {(records.image[i], records.of[i]): i for i in np.flatnonzero(records.kind == match)}
     others = np.flatnonzero(records.kind == kind)
     beside = np.array([places[records.image[i], records.of[i]] for i in others], np.int64)
     defined = np.isfinite(cosines[others]) & np.isfinite(cosines[beside])
@@ -196,6 +218,7 @@ def score(
                 for (at, name), (column, pooled) in _product(one.layers[space]):
                     main = name == headline.get(space)
                     sides, undefined = sides_of(one, cosines[:, at, column], kind)
+                    drawn = weights if main or pooled == pooling else weights[:0]
                     cells.append(
                         Cell(
                             model=one.model,
@@ -210,12 +233,20 @@ def score(
                             undefined=undefined,
                             mean_match=float(sides.match.mean()) if sides.match.size else np.nan,
                             mean_other=float(sides.other.mean()) if sides.other.size else np.nan,
-                            measured=measure(sides, weights if main or pooled == pooling else weights[:0]),
+                            measured=measure(sides, drawn),
                             overlap_of_chance=overlap_of_no_difference(sides, seed) if main else None,
+                            text_alone=_text_alone(one, cosines[:, at, column], kind, drawn),
                         )
                     )
                     done()
     return cells, _differences(cells)
+
+
+def _text_alone(records: Records, cosines: NDArray[np.float32], kind: str, weights: Floats) -> Measured | None:
+    if kind + ELSEWHERE not in records.kind:
+        return None
+    sides, _ = sides_of(records, cosines, kind + ELSEWHERE, OTHER)
+    return measure_auroc(sides, weights)
 
 
 def count_cells(records: Sequence[Records]) -> int:

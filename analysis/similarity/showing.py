@@ -27,7 +27,7 @@ def interval(found: Interval, sign: bool = False) -> str:
 def headline_table(cells: Sequence[Cell], pooling: Pooling, space: str, title: str) -> Table:
     """One space: each model and kind, raw and centred."""
     columns = ("layer", "against", "states", "images", "pairs", "cosine match", "cosine other")
-    table = empty_table(title, "model", *columns, *SIGNS.values(), "overlap of chance")
+    table = empty_table(title, "model", *columns, *SIGNS.values(), "overlap of chance", "AUROC of text alone")
     previous = ""
     for cell in cells:
         if not (cell.headline and cell.pooling == pooling and cell.space == space):
@@ -38,7 +38,8 @@ def headline_table(cells: Sequence[Cell], pooling: Pooling, space: str, title: s
         if previous and previous != cell.model:
             table.add_section()
         chance = _plain(cell.overlap_of_chance)
-        table.add_row(cell.model, cell.layer, cell.kind, cell.form, *counts, *means, *measures, chance)
+        alone = "–" if cell.text_alone is None else interval(cell.text_alone.interval)
+        table.add_row(cell.model, cell.layer, cell.kind, cell.form, *counts, *means, *measures, chance, alone)
         previous = cell.model
     return table
 

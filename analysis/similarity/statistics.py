@@ -60,17 +60,19 @@ def measure(sides: Sides, weights: Floats) -> dict[str, Measured]:
     Returns:
         By measure; NaN where it is undefined (a side without rows, densities and d of values that do not vary).
     """
+    estimates = {"paired": _paired, "overlap": _overlap, "d": _effect}
+    found = {"auroc": measure_auroc(sides, weights)}
+    return found | {name: _measured(name, sides, *estimate(sides, weights)) for name, estimate in estimates.items()}
+
+
+def measure_auroc(sides: Sides, weights: Floats) -> Measured:
+    """The AUROC alone."""
+    return _measured("auroc", sides, *_auroc(sides, weights))
+
+
+def _measured(name: str, sides: Sides, value: float, draws: Floats) -> Measured:
     images = len(np.intersect1d(sides.match_image, sides.other_image))
-    estimates = {
-        "auroc": _auroc(sides, weights),
-        "paired": _paired(sides, weights),
-        "overlap": _overlap(sides, weights),
-        "d": _effect(sides, weights),
-    }
-    return {
-        name: Measured(score_interval(value, draws, images, 0.95, *RANGES[name]), draws)
-        for name, (value, draws) in estimates.items()
-    }
+    return Measured(score_interval(value, draws, images, 0.95, *RANGES[name]), draws)
 
 
 def difference(first: Measured, second: Measured, name: str, images: int) -> Interval:

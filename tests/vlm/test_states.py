@@ -341,18 +341,25 @@ def test_memory_that_runs_out_makes_smaller_batches_and_no_difference(checkpoint
 
 
 @pytest.mark.parametrize("kind", ["llava", "age_vlm"])
-def test_the_model_is_left_as_it_was(checkpoint, pictures, kind):
+def test_the_model_is_left_as_it_was_and_only_means_leave_its_device(checkpoint, pictures, monkeypatch, kind):
     model = HfVlm.load(checkpoint(kind), device="cpu")
+    towers, left = [], []
+    model.model.model.vision_tower.register_forward_hook(lambda *_: towers.append(1))
     encoded = model.encode(pictures[:1])
     before = model.answer(encoded, [Ask(TEXTS[0], 0, 6)])
     vision = model.vision_calls
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules()]
     asks = [Ask(text, 0) for text in TEXTS]
     wanted = [caption_tokens(model, encoded, ask) for ask in asks]
-    model.similarities(encoded, asks, wanted, StateSpec(ALL))
+    with monkeypatch.context() as patch:
+        leave = torch.Tensor.cpu
+        patch.setattr(torch.Tensor, "cpu", lambda self: left.append(tuple(self.shape)) or leave(self))
+        found = model.similarities(encoded, asks, wanted, StateSpec(ALL))
+    assert set(left) == {part.shape for own in found for one in own.values() for part in (one.raw, one.text)}
+    assert len(towers) == 1, "an image is encoded once for everything"
     with pytest.raises(IndexError):
         model.similarities(encoded, [Ask("?", 5)], [[0]], StateSpec(ALL))
-    assert model.vision_calls == vision == 1, "an image is encoded once for everything"
+    assert model.vision_calls == vision == 1
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules()] == hooks
     assert model.answer(encoded, [Ask(TEXTS[0], 0, 6)]) == before
 

@@ -178,16 +178,16 @@ class Family:
         """Layers in which text can look at the image."""
         return list(range(self.model.config.get_text_config().num_hidden_layers))
 
+    def outside(self, features: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What cross-attention is given of an image, (visual tokens, hidden), and which of it is seen, (visual tokens,)
+        bool; None where visual tokens stand in the text."""
+        return None
+
     @property
     def text_stack(self) -> Any:
         """The language model, whose layers attend to the image."""
         inner = self.model.model
         return inner.language_model if hasattr(inner, "language_model") else inner.text_model
-
-    def outside(self, features: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """What cross-attention is given of an image, (visual tokens, hidden), and which of it is seen, (visual tokens,)
-        bool; None where visual tokens stand in the text."""
-        return None
 
     @contextmanager
     def recording(self, wanted: AttentionRows) -> Iterator[None]:

@@ -123,9 +123,7 @@ class _Row:
 class _Stack:
     """The layers of a language model, and which of them have what."""
 
-    def __init__(self, model: Any) -> None:
-        inner = getattr(model, "model", model)
-        stack = getattr(inner, "language_model", None) or getattr(inner, "text_model", None)
+    def __init__(self, model: Any, stack: Any) -> None:
         self.layers: Any = getattr(stack, "layers", None)
         self.norm: Any = getattr(stack, "norm", None)
         if self.layers is None or self.norm is None:
@@ -254,7 +252,7 @@ def similarities(
     vlm: HfVlm, images: HfImages, asks: Sequence[Ask], wanted: Sequence[Sequence[int]], spec: StateSpec
 ) -> list[Mapping[Space, Compared]]:
     """See `Vlm.similarities`."""
-    stack = _Stack(vlm.model)
+    stack = _Stack(vlm.model, getattr(vlm.family, "text_stack", None))
     layers: dict[Space, Sequence[str]] = {
         "hidden": stack.hidden(spec.layers),
         "cross_output": [str(i) for i in stack.crossing],

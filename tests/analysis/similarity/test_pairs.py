@@ -164,3 +164,26 @@ def test_kinds_that_are_not_there(photos):
             planned(same, kind)
     with pytest.raises(DataError, match="are all texts the same"):
         planned(same)
+    some = from_jsonl(write_rows(photos / "p.jsonl", [{"image": n, "text": f"Grass {n}"} for n in CAPTIONS]), None)
+    assert planned(some).kinds == ("other", "word-order")
+    assert planned(some).notes[0].startswith("no hard texts: no text names a category")
+
+
+def test_changed_texts_stand_beside_unrelated_images_too(photos, tmp_path):
+    plan = planned(from_captions(tmp_path / "captions.json", photos, None))
+    items = {item.image: item for item in plan.items}
+    of = {text.text: item for item in plan.items for text in item.texts if text.kind == "match"}
+    for item in items.values():
+        others = {text.of: text.text for text in item.texts if text.kind == "other"}
+        for kind in ("hard", "word-order"):
+            elsewhere = [text for text in item.texts if text.kind == f"{kind} elsewhere"]
+            assert elsewhere
+            for text in elsewhere:
+                partner = of[others[text.of]]
+                assert partner is not item
+                beside = {own.of: own.text for own in partner.texts if own.kind == kind}
+                assert text.text == beside[text.of], "what the partner's own caption became"
+    alone = planned(from_captions(tmp_path / "captions.json", photos, None), "hard")
+    assert {text.kind for item in alone.items for text in item.texts} == {"match", "hard"}, (
+        "without `other` there is none"
+    )

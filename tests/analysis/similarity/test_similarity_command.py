@@ -78,7 +78,39 @@ def test_a_planted_difference_is_found_where_it_is(here, planted, photos, tmp_pa
     assert headline[0]["paired"] == {"value": 1.0, "low": pytest.approx(1 - 0.6024, abs=1e-3), "high": 1.0}
     assert headline[0]["d"]["value"] > 5
     assert headline[0]["overlap"]["value"] < 0.05
+    # The image plays no part: the text alone is told from its changed form just as well.
+    assert headline[0]["auroc_of_text_alone"]["value"] == 1
+    assert headline[0]["auroc_above_text_alone"]["value"] == 0
     assert headline[0]["overlap_of_chance"] > 0.3
+
+
+def test_what_the_image_adds_is_told_from_what_the_text_does(here, planted, photos, tmp_path, monkeypatch):
+    planted(lambda text: spread(text))
+    plain, shown = HfVlm.similarities, []
+
+    def encode(self, images):
+        shown[:] = [images[0]]
+        return [None]
+
+    def seen(self, encoded, asks, wanted, spec):
+        names = {np.asarray(Image.open(photos / name)).tobytes(): name for name in CAPTIONS}
+        matching = CAPTIONS[names[np.asarray(shown[0]).tobytes()]]
+        found = plain(self, encoded, asks, wanted, spec)
+        for ask, one in zip(asks, found, strict=True):
+            one["hidden"].raw[:] += 0.5 * (ask.prompt in matching)
+        return found
+
+    monkeypatch.setattr(HfVlm, "encode", encode)
+    monkeypatch.setattr(HfVlm, "similarities", seen)
+    done = here(*similarity(tmp_path / "out", *of_photos(photos)))
+    assert done.code == 0, done.err
+    for cell in cells_of(tmp_path / "out", headline=True, pooling="mean", form="raw"):
+        assert cell["auroc"]["value"] == 1
+        if cell["kind"] == "other":
+            assert cell["auroc_of_text_alone"] is None
+        else:
+            assert 0.2 < cell["auroc_of_text_alone"]["value"] < 0.8
+            assert cell["auroc_above_text_alone"]["value"] > 0.2
 
 
 def test_a_model_that_sees_no_difference_gets_chance(here, planted, photos, tmp_path):
@@ -129,6 +161,7 @@ def test_it_writes_all_that_it_says(here, checkpoint, photos, tmp_path, kind):
         assert words in done.out
 
 
+@pytest.mark.slow
 def test_scores_come_from_the_records_alone_and_a_broken_run_goes_on(here, checkpoint, photos, tmp_path, monkeypatch):
     args = [*of_photos(photos), "--seed", 3]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -173,6 +206,7 @@ def test_records_say_what_was_compared(here, checkpoint, photos, tmp_path):
         assert row["tokens"] >= len(row["text"].split())
 
 
+@pytest.mark.slow
 def test_the_caption_alone_is_compared_whatever_carries_it(here, checkpoint, photos, tmp_path):
     found = {}
     for prompt in ("{text}", "Is this right? {text} Say yes or no."):
@@ -186,6 +220,7 @@ def test_the_caption_alone_is_compared_whatever_carries_it(here, checkpoint, pho
         assert one["hidden_raw"] != other["hidden_raw"]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_compared_over_the_same_images(here, checkpoint, photos, tmp_path):
     out, rows = tmp_path / "out", tmp_path / "rows.json"
     ckpts = [checkpoint("age_vlm"), checkpoint("llava")]
