@@ -195,16 +195,6 @@ def ceilings(share: Floats, coverage: Floats) -> dict[str, float]:
     }
 
 
-def uniform(share: Floats, coverage: Floats) -> dict[str, float]:
-    """Every score of a uniform map."""
-    return {name: float(value) for name, value in scores(np.ones(coverage.shape), share, coverage).items()}
-
-
-def corrected(score: Floats, null: Floats, ceiling: Floats) -> Floats:
-    """(score - null) / (ceiling - null): 0 where a map does as well as the null, 1 where nothing could do better."""
-    return _divide(np.asarray(score) - null, np.asarray(ceiling) - null)
-
-
 def all_scores(
     maps: Floats, share: Floats, coverage: Floats, thresholds: Sequence[float] = THRESHOLDS
 ) -> Mapping[str, Floats]:

@@ -19,7 +19,6 @@ from analysis.grounding.measures import (
     area_matched_iou,
     auroc,
     ceilings,
-    corrected,
     facts,
     mass_inside,
     pointing_game,
@@ -27,7 +26,6 @@ from analysis.grounding.measures import (
     size_bin,
     soft_dice,
     threshold_iou,
-    uniform,
 )
 
 GEOMETRIES = {
@@ -98,7 +96,7 @@ def test_whole_cells_reach_one():
 def test_a_uniform_map_has_the_chance_values(grid):
     share, coverage = grid
     p = share.sum() / coverage.sum()
-    found = uniform(share, coverage)
+    found = scores(np.ones(coverage.shape), share, coverage)
     assert found["mass"] == pytest.approx(p)
     assert found["pointing"] == pytest.approx(p)
     assert found["lift"] == pytest.approx(1)
@@ -267,12 +265,6 @@ def test_a_map_with_nothing_on_the_image_has_no_score(empty):
     # Padding alone is a fact all the same.
     if empty == 0:
         assert facts(a, coverage)["padding"] == 1
-
-
-def test_corrected_is_0_at_the_null_and_1_at_the_ceiling():
-    assert corrected(np.array([0.1, 0.6, 0.35, 0.3]), 0.1, np.array([0.6, 0.6, 0.6, 0.1])) == pytest.approx(
-        [0, 1, 0.5, np.nan], nan_ok=True
-    )
 
 
 def test_sizes_are_binned_with_the_upper_end_outside():
