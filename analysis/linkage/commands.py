@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from benchmarks.commands import HUB_POPE
 from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, SEED
-
-HUB_POPE = "lmms-lab/POPE"
 
 
 @click.command()

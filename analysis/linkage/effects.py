@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.linkage.hide import KEYS, WAYS
+from analysis.linkage.targets import FEWEST
 from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import divide
 
@@ -50,7 +51,7 @@ def mean_over_images(
     """Mean of values (n,), NaN left out, in images `clusters` (n,), the columns of `weights`.
 
     Bounded values lie in [-1, 1], and have `score_interval`'s limits; others have expanded percentile limits, and none
-    where all draws are the same: a width of zero would claim certainty.
+    where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST` images give no limits.
     """
     there = ~np.isnan(values)
     value, cluster = values[there], clusters[there]
@@ -58,9 +59,11 @@ def mean_over_images(
     sums, counts = sum_by_cluster(value, cluster, images), sum_by_cluster(np.ones(len(value)), cluster, images)
     draws = divide(weights @ sums, weights @ counts)
     estimate, held = float(divide(sums.sum(), counts.sum())), int(np.count_nonzero(counts))
-    if bounded:
+    if held < FEWEST:
+        interval = Interval(estimate, float("nan"), float("nan"))
+    elif bounded:
         interval = score_interval(estimate, draws, held, level, lowest=-1.0, highest=1.0)
-    elif len(value) == 0 or np.ptp(draws[~np.isnan(draws)]) <= 1e-12:
+    elif np.ptp(draws[~np.isnan(draws)]) <= 1e-12:
         interval = Interval(estimate, float("nan"), float("nan"))
     else:
         low, high = expanded_percentile_interval(draws, held, level)
@@ -119,7 +122,7 @@ def causal_scores(table: pa.Table, images: Mapping[str, int], weights: Floats) -
 
     Args:
         table: the records of a model.
-        images: image -> column of `weights`.
+        images: image (or pair, see `Case.cluster`) -> column of `weights`.
         weights: (draws, images).
     """
     reasons = Counter(table["causal"].to_pylist())
@@ -146,10 +149,10 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
             **hiding,
             "question": number,
             "label": row["label"],
-            "cluster": images[row["image"]],
+            "cluster": images[row["cluster"]],
             "answered": row["logp_yes"] - row["logp_no"],
         }
-        for number, row in enumerate(table.select(["image", "label", "logp_yes", "logp_no", "hidings"]).to_pylist())
+        for number, row in enumerate(table.select(["cluster", "label", "logp_yes", "logp_no", "hidings"]).to_pylist())
         for hiding in row["hidings"]
     ]
     made = pd.DataFrame(rows)
@@ -161,11 +164,11 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
 
 
 def _averaged(hidings: pd.DataFrame, base: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Drops and flips by question (rows) and kind (columns), mean over random draws; NaN where a margin is missing."""
-    margin = hidings["margin"]
-    own = hidings[["question", "what"]].assign(
-        drop=hidings["question"].map(base) - margin, flip=(margin <= 0).astype(float).where(margin.notna())
-    )
+    """Drops and flips by question (rows) and kind (columns), mean over random draws; NaN where a margin is missing, and
+    for flips where the first token was no yes to begin with (a yes further on in the answer)."""
+    margin, before = hidings["margin"], hidings["question"].map(base)
+    flip = (margin <= 0).astype(float).where(margin.notna() & (before > 0))
+    own = hidings[["question", "what"]].assign(drop=before - margin, flip=flip)
     grouped = own.groupby(["question", "what"])[["drop", "flip"]].agg(lambda v: v.mean(skipna=False))
     return grouped["drop"].unstack(), grouped["flip"].unstack()
 

@@ -22,7 +22,7 @@ KEYS = "keys"
 WAYS = (KEYS, *FILLS)
 SHARES = (0.05, 0.1, 0.2, 0.4)
 """Of the deletion curve: shares of the image's cells."""
-HIDDEN = {True: "hidden", False: "hidden, false yes"}
+HIDDEN = {True: "hidden", False: "hidden (false yes)"}
 """What the records say of a question that was asked again, by its official answer."""
 AT_ONCE = 16
 """Painted images encoded together."""

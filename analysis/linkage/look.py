@@ -148,6 +148,7 @@ def _row(image: str, seen: _Seen, every: Floats | None) -> Row:
     coverage = probe.geometry.coverage()
     row: Row = {
         "image": image,
+        "cluster": case.cluster,
         "question": case.text,
         "prompt": case.prompt,
         "ids": list(case.ids),

@@ -33,6 +33,7 @@ def schema() -> pa.Schema:
         [
             ("group", pa.string()),
             ("image", pa.string()),
+            ("cluster", pa.string()),
             ("question", pa.string()),
             ("prompt", pa.string()),
             ("ids", pa.list_(pa.string())),

@@ -14,8 +14,8 @@ from analysis.linkage.logistic import Added, Fitted, added, fit
 from analysis.linkage.ranks import Ranked, difference, plain_auroc, rank_signal
 from analysis.linkage.record import MAP_COLUMNS
 from analysis.linkage.signals import BY_COLUMN
-from analysis.linkage.targets import TARGETS, Target
-from benchmarks.statistics.clusters import Interval, resampling_weights
+from analysis.linkage.targets import FEWEST, TARGETS, Target
+from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,8 @@ class LinkageScores:
 
 
 def score(records: Mapping[str, pa.Table], draws: int, seed: int) -> LinkageScores:
-    """Score the records of each model by its name; images are the clusters, and draws of them serve all models."""
-    names = sorted({image for table in records.values() for image in table["image"].to_pylist()})
+    """Score the records of each model by its name; draws of images (in POPEv2 of pairs) serve all models."""
+    names = sorted({image for table in records.values() for image in table["cluster"].to_pylist()})
     images = {name: k for k, name in enumerate(names)}
     weights = resampling_weights(len(images), draws, seed) if images else np.zeros((draws, 0))
     models = tuple(_model(name, table, images, weights, seed) for name, table in records.items())
@@ -73,7 +73,7 @@ def score(records: Mapping[str, pa.Table], draws: int, seed: int) -> LinkageScor
 
 def _model(name: str, table: pa.Table, images: Mapping[str, int], weights: np.ndarray, seed: int) -> ModelScores:
     made = frame(table)
-    clusters = made["image"].map(dict(images)).to_numpy(np.int64)
+    clusters = made["cluster"].map(dict(images)).to_numpy(np.int64)
     layers = {tuple(own) for own in table["layers"].to_pylist()}
     of_layers = next(iter(layers)) if len(layers) == 1 else ()
     targets = {t.name: _target(t, made, table, clusters, of_layers, weights, seed) for t in TARGETS}
@@ -145,10 +145,11 @@ def _differences(first: ModelScores, other: ModelScores) -> dict[str, Interval]:
 
 
 def _gap(first: Mean, second: Mean) -> Interval:
-    from benchmarks.statistics.clusters import expanded_percentile_interval
-
     value = second.interval.value - first.interval.value
-    low, high = expanded_percentile_interval(second.draws - first.draws, min(first.images, second.images))
+    images = min(first.images, second.images)
+    if images < FEWEST:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = expanded_percentile_interval(second.draws - first.draws, images)
     return Interval(value, float(low), float(high))
 
 

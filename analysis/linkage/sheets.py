@@ -28,6 +28,8 @@ class Case:
     splits: tuple[str, ...]
     ids: tuple[str, ...]
     """Official ids, `SPLIT ID`."""
+    cluster: str
+    """The sampling unit: the image, or in POPEv2 the pair of original and edited image."""
     prior: float | None
     mask: bytes | None
     """Run lengths of the object's region where it is annotated; None otherwise."""
@@ -118,6 +120,7 @@ def _case(same: Sequence[Question], prompt: Prompt, objects: Objects | None, mad
         first.label,
         tuple(dict.fromkeys(q.split for q in same)),
         tuple(f"{q.split} {q.question_id}" for q in same),
+        first.cluster,
         None if objects is None else objects.prior.get(first.object_name),
         mask,
     )

@@ -163,9 +163,9 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
         "left for attention to add. false yes and false no do not have this flaw."
     )
     yield (
-        f"too few: fewer than {FEWEST} images with, or without, the positive class. constant: the same for every "
-        "question (mass on padding where padding cannot be seen). An AUROC is never turned around: below 0.5, smaller "
-        "values go with the positive class. Permuted values give 0.5 (scores.json)."
+        f"too few: fewer than {FEWEST} images with, or without, the positive class; means over fewer have no limits. "
+        "constant: the same for every question. An AUROC is never turned around: below 0.5, smaller values go with the "
+        "positive class. Permuted values give 0.5 (scores.json)."
     )
     yield (
         "Attention is where information can flow, not why an answer was given; signals that use masks or the prior "

@@ -38,6 +38,7 @@ def coco(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_scenes_end_to_end(tmp_path, capsys) -> None:
     out = tmp_path / "run"
     options = ("--questions", "scenes:4", "--out", out, "--draws", 100, "--causal-images", 2, "--prompt", "official")
@@ -97,7 +98,8 @@ def test_without_annotations_masks_are_left_out_and_it_is_said(tmp_path, coco, c
 
 def test_masks_of_another_size_are_refused(tmp_path, coco, capsys) -> None:
     content = json.loads((coco / "data" / "instances.json").read_text())
-    first = content["images"][0]
+    asked = json.loads(next((coco / "questions").glob("*.json")).read_text().splitlines()[0])
+    (first,) = (image for image in content["images"] if image["file_name"] == asked["image"])
     first["width"] += 1
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != first["id"]]
     path = tmp_path / "instances.json"
@@ -108,13 +110,16 @@ def test_masks_of_another_size_are_refused(tmp_path, coco, capsys) -> None:
     assert first["file_name"] not in set(pd.read_csv(tmp_path / "run" / "table.csv")["image"])
 
 
-def test_a_model_that_says_neither_yes_nor_no_is_not_scored(tmp_path, checkpoint, capsys) -> None:
-    given = ("--ckpt", checkpoint("llava"), "--questions", "scenes:3", "--out", tmp_path / "run", "--draws", 100)
+@pytest.mark.parametrize("kind", ["llava", "llava_next"])
+def test_a_model_that_says_neither_yes_nor_no_is_not_scored(tmp_path, checkpoint, capsys, kind) -> None:
+    given = ("--ckpt", checkpoint(kind), "--questions", "scenes:3", "--out", tmp_path / "run", "--draws", 100)
     assert call(*given) == 0
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     (model,) = scores["models"].values()
-    assert model["counts"]["unreadable"] == model["counts"]["questions"] > 10
-    assert all(t["n"] == 0 for t in model["targets"].values())
+    readable = model["counts"]["questions"] - model["counts"]["unreadable"]
+    assert readable < 3 < 10 < model["counts"]["unreadable"]
+    assert model["targets"]["error"]["n"] == readable
+    assert all(s["auroc"]["value"] is None for t in model["targets"].values() for s in t["signals"].values())
     assert "not answered yes" in capsys.readouterr().out
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from analysis.linkage.command import LinkageSettings, load_data, run_linkage
+from analysis.linkage.record import schema
+from analysis.linkage.score import score, to_json
 from benchmarks.prompts import OFFICIAL
 from tests.analysis.linkage.planted import LOADED, Rule, choice
 
@@ -181,15 +183,7 @@ def test_the_tables_say_it(found) -> None:
         assert "<svg" in (out / f"{name}.svg").read_text()[:2000]
 
 
-def test_again_asks_nothing_and_gives_the_same(found) -> None:
-    out, scores, _ = found
-    models = choice(LOOKS, Rule()), choice(RANDOM, Rule(looks=False)), choice(DIFFUSE, Rule(uses_object=False))
-    before = len(LOADED)
-    assert run(settings(out, *models))[0] == 0
-    assert len(LOADED) == before
-    assert json.loads((out / "scores.json").read_text()) == scores
-
-
+@pytest.mark.slow
 def test_more_of_the_same_run_asks_for_the_rest_alone(tmp_path) -> None:
     model = choice(LOOKS, Rule())
     given = settings(tmp_path / "run", model, limit=6, causal_images=3, draws=100)
@@ -201,6 +195,10 @@ def test_more_of_the_same_run_asks_for_the_rest_alone(tmp_path) -> None:
     assert rest is not first
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert scores["models"][LOOKS]["counts"]["images"] == 9
+    # Once more: nothing is left to ask, and the scores are the same.
+    assert run(replace(given, limit=9))[0] == 0
+    assert LOADED[-1] is rest
+    assert json.loads((tmp_path / "run" / "scores.json").read_text()) == scores
     whole = run(replace(given, limit=9, out=tmp_path / "other"))
     assert whole[0] == 0
     assert rest.asked < LOADED[-1].asked
@@ -228,3 +226,9 @@ def test_questions_that_splits_share_are_one_case(tmp_path) -> None:
     adversarial = [c.prior for c in cases if c.splits == ("adversarial",)]
     random = [c.prior for c in cases if c.splits == ("random",)]
     assert np.mean(adversarial) > np.mean(random)  # as POPE means it
+
+
+def test_no_records_give_empty_scores() -> None:
+    scores = to_json(score({"none": schema().empty_table()}, 100, 0))
+    assert scores["models"]["none"]["counts"]["questions"] == 0
+    assert {t["n"] for t in scores["models"]["none"]["targets"].values()} == {0}
