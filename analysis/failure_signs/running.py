@@ -29,6 +29,7 @@ from analysis.failure_signs.sources import (
 )
 from analysis.failure_signs.used import Used
 from analysis.launch import Analysis, AnalysisSettings, refuse_closed
+from benchmarks.run_folder import RunFolder
 
 NAME = "failure-signs"
 SIGN_FOUND = 1
@@ -64,7 +65,7 @@ class SignsSettings(AnalysisSettings):
         return {
             "models": (model,),
             "out": folder,
-            "fresh": False,
+            "fresh": self.fresh,
             "limit": self.limit,
             "seed": self.seed,
             "draws": self.draws,
@@ -158,7 +159,6 @@ class _Measuring:
         if given is not None:
             self.notes.print(f"{self.model.name}: {kind} from {given[0]}")
             return signs(given[1], self.model.name)
-        # Not the lock's folder itself: an analysis owns the folder it writes into.
         folder = self.analysis.folder.path / self.model.slug.replace("/", "_") / kind
         try:
             run(folder)
@@ -267,11 +267,13 @@ class _Measuring:
         return language.Spoken.from_json(self._kept(language.key_of(identity, texts, None), measure)).losses
 
     def _kept(self, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was measured by an earlier launch, or is now, kept in language.json."""
-        path = self.analysis.folder.path / "language.json"
+        """What was measured by an earlier launch, or is now, kept in probes/language.json."""
+        folder = RunFolder(self.analysis.folder.path / "probes")
+        path = folder.path / "language.json"
         held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if key not in held:
             held[key] = measure()
-            self.analysis.folder.write_json(path.name, held)
+            folder.path.mkdir(exist_ok=True)
+            folder.write_json(path.name, held)
         found: dict[str, Any] = held[key]
         return found

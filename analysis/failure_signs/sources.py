@@ -44,7 +44,7 @@ def similarity_signs(content: Content, model: str) -> dict[str, Measurement]:
     return {
         "auroc": _measured(raw["auroc"], n, layer),
         "auroc-centred": _measured(centred["auroc"], n, layer),
-        "overlap": _measured(raw["overlap"], n, layer + expected),
+        "overlap": _measured(raw["overlap"], n, f"{layer}{expected}; its interval is somewhat too short, prefer AUROC"),
     }
 
 

@@ -23,12 +23,13 @@ class Worlds:
     scores: dict
     ran: list
     spoke: list
+    fresh: list
 
 
 @pytest.fixture
 def world(monkeypatch):
     """Analyses that write planted scores."""
-    held = Worlds({}, [], [])
+    held = Worlds({}, [], [], [])
     absent = [{"checkpoint": "m", "questions": 9, "images": 4, "unparsed": 0, "yes": limits(0.02, 0.01)}]
     held.scores = {
         "similarity": {"cells": [cell(), cell(form="centred", auroc=limits(0.9))]},
@@ -39,6 +40,7 @@ def world(monkeypatch):
     def planted(kind, settings_of=lambda s: s):
         def run(settings, *_):
             common = settings_of(settings)
+            held.fresh.append(common.fresh)
             (model,) = common.models
             if model.name == "org/closed":
                 raise NotSupported("cannot be looked into")
@@ -161,6 +163,11 @@ def test_texts_are_read_once_and_rows_are_json(world, here, tmp_path):
     again = here("failure-signs", *OURS, "--out", out, "--json", "-")
     assert again.out == first.out
     assert world.spoke == ["scenes/m"]
+    fresh = here("failure-signs", *OURS, "--out", out, "--json", "-", "--fresh")
+    assert fresh.out == first.out
+    assert world.spoke == ["scenes/m"] * 2
+    assert world.fresh == [False] * 6 + [True] * 3
+    assert (out / "earlier-1" / "scores.json").is_file()
 
 
 @pytest.mark.slow
