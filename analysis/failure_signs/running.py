@@ -86,6 +86,8 @@ def find_signs(settings: SignsSettings, console: Console, notes: Console) -> int
     refuse_closed(settings.models)
     used = Used(settings.use, settings.models)
     texts = None if settings.texts is None else language.read_texts(settings.texts)
+    if settings.base is not None:
+        language.base_identity(settings.base, settings.models[0].dtype)  # a wrong name is told before any work
     folder = settings.folder(NAME, "signs")
     analysis = Analysis(NAME, settings, folder, notes)
     extra = {"choices": CHOICES, "thresholds": {one.measure: one.value for one in settings.thresholds}}

@@ -131,6 +131,13 @@ def test_served_models_are_refused_before_any_work(world, here, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_base_that_is_not_there_is_told_before_any_work(world, here, tmp_path):
+    found = here("failure-signs", *OURS, "--base", tmp_path / "nothing", "--out", tmp_path / "run")
+    assert found.code == 2
+    assert "--base" in found.err
+    assert not world.ran
+
+
 def test_finished_runs_are_taken(world, here, tmp_path):
     assert here("failure-signs", *OURS, "--out", tmp_path / "first").code == 0
     used = [tmp_path / "first" / "scenes_m" / kind for kind in ("similarity", "grounding")]
