@@ -80,6 +80,9 @@ def _attended(content: Content, model: str, query: str) -> Measurement:
             own = condition == NATIVE
             how = "the model's own padding" if own else "black padding put around images; the model itself pads none"
             cells = f"{100 * row['cells']:.0f} % of the cells are padding"
+            if own and (black := rows.get(BLACK)) is not None and black["ratio"]["value"] is not None:
+                # Padding that a model was trained with can be told by its colour.
+                cells += f"; with black padding {_limits(black['ratio'])}"
             return _measured(row["ratio"], f"{row['images']} images, {row['n']} questions", f"{how}; {cells}")
     if query == "object" and not any(row["n"] for row in rows.values()):
         return Measurement(note="no token of any prompt holds the object's name")
@@ -121,6 +124,11 @@ def grounding_signs(content: Content, model: str, least: Mapping[str, float]) ->
             note += f"; objects themselves are not looked at by more than {least[group]:g}"
         found[group] = _measured(gaps[group], n, note, doubt)
     return found
+
+
+def _limits(interval: Content) -> str:
+    limits = "" if interval["low"] is None else f" [{interval['low']:.2f}, {interval['high']:.2f}]"
+    return f"{interval['value']:.2f}{limits}"
 
 
 def _measured(interval: Content, n: str, note: str, doubt: bool = False) -> Measurement:

@@ -52,6 +52,7 @@ def test_padding_is_the_models_own_and_black_only_where_it_makes_none():
     own = padding_signs({**content, "attention": [*decoys, padded("native"), padded("letterbox black", ratio=2)]}, "m")
     assert own["padding-object"].value == 0.5
     assert "the model's own padding; 25 % of the cells" in own["padding-object"].note
+    assert "with black padding 2.00 [1.95, 2.05]" in own["padding-object"].note
     rows = [padded("native", **none), padded("letterbox black", ratio=2)]
     put = padding_signs({**content, "attention": rows}, "m")
     assert put["padding-object"].value == 2
