@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +55,28 @@ class Images:
 
         A ratio of means and not a mean of ratios: where the ceiling is near the null, single ratios are wild.
         """
+        return _open_interval(*self._corrected(values, null, ceiling, images))
+
+    def behind(self, first: Sequence[Any], second: Sequence[Any]) -> Interval:
+        """What `corrected` makes of some looks, less what it makes of others, draw by draw over the same images.
+
+        Args:
+            first: the arguments of `corrected` for some.
+            second: for the others.
+        """
+        (ahead, drawn, images), (less, less_drawn, others) = self._corrected(*first), self._corrected(*second)
+        return _open_interval(ahead - less, drawn - less_drawn, min(images, others))
+
+    def _corrected(
+        self, values: Floats, null: Floats, ceiling: Floats, images: Iterable[str]
+    ) -> tuple[float, Floats, int]:
+        """The value, its draws, and how many images are behind it."""
+        images = list(images)
         defined = ~(np.isnan(values) | np.isnan(null) | np.isnan(ceiling))
         gain, _ = self._sums(np.where(defined, values - null, np.nan), images)
         room, count = self._sums(np.where(defined, ceiling - null, np.nan), images)
         value = float(divide(gain.sum(), room.sum()))
-        draws = divide(self.weights @ gain, self.weights @ room)
-        return _open_interval(value, draws, int(np.count_nonzero(count)))
+        return value, divide(self.weights @ gain, self.weights @ room), int(np.count_nonzero(count))
 
     def _sums(self, values: Floats, images: Iterable[str]) -> tuple[Floats, Floats]:
         places, counts = self.places(images), ~np.isnan(values)
