@@ -28,17 +28,21 @@ EVAL_COMMANDS = {
     "judge": ("benchmarks.judge.commands:judge", "Have a run's answers read by a judge, or finish doing so."),
     "judge-audit": ("benchmarks.judge.commands:judge_audit", "Check a judge on a run's answers and on a gold set."),
     "lmms": ("benchmarks.lmms.commands:lmms", "Run lmms-eval's tasks on a model and file the results."),
-    "grounding": (
-        "analysis.grounding.commands:grounding",
-        "Measure whether a model's attention lies on what is asked about.",
-    ),
     "look": ("analysis.commands:look", "Ask one question and show where the model looked."),
     "similarity": (
         "analysis.similarity.commands:similarity",
         "Measure whether matching pairs differ from others inside models.",
     ),
-    "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
+    "grounding": (
+        "analysis.grounding.commands:grounding",
+        "Measure whether a model's attention lies on what is asked about.",
+    ),
     "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
+    "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
+    "failure-signs": (
+        "analysis.failure_signs.commands:failure_signs",
+        "The paper's failure signatures as one table with verdicts.",
+    ),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

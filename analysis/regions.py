@@ -255,7 +255,7 @@ def load_regions(
     if is_selector(str(source)):
         from analysis.region_sources.scenes import scenes_regions
 
-        _refuse(source, images=images, instances=instances, segments=segments, split=split)
+        _refuse(source, instances=instances, segments=segments, split=split)
         return scenes_regions(str(source), limit=limit, seed=seed)
     path = Path(source)
     if images is None:

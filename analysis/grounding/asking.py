@@ -77,8 +77,7 @@ def look(vlm: Vlm, asked: AskedImage, image: Image, how: How) -> list[dict[str, 
     """
     encoded = vlm.encode([vlm.prepare(image)])
     questions = _questions(asked.regions, how.prompt)
-    replies = vlm.answer(encoded, [Ask(q.prompt, 0, how.max_new_tokens) for q in questions])
-    probed = _probe(vlm, encoded, questions, replies, how)
+    replies, probed = _answer_and_probe(vlm, encoded, questions, how)
     geometry = vlm.geometry(encoded, 0)
     rows = []
     for place, (question, reply) in enumerate(zip(questions, replies, strict=True)):
@@ -112,46 +111,44 @@ class _Found:
     """(kinds, layers, heads, rows, columns)."""
 
 
-def _probe(
-    vlm: Vlm, encoded: EncodedImages, questions: Sequence[_Question], replies: Sequence[Reply], how: How
-) -> dict[tuple[int, str], _Found]:
-    """By the question's place and the region's id, for regions with a mask whose question was answered."""
-    places = [
-        place
-        for place, (question, reply) in enumerate(zip(questions, replies, strict=True))
-        if reply.error is None and any(region.share for region, _, _ in question.regions)
-    ]
-    asks = [Ask(questions[place].prompt, 0) for place in places]
-    answers = [replies[place].token_ids[:1] for place in places]
+def _answer_and_probe(
+    vlm: Vlm, encoded: EncodedImages, questions: Sequence[_Question], how: How
+) -> tuple[list[Reply], dict[tuple[int, str], _Found]]:
+    """Replies, and what was found by the question's place and the region's id, for regions with a mask whose question
+    was answered."""
+    asks = [Ask(question.prompt, 0, how.max_new_tokens) for question in questions]
     queries, wanted = [], []
-    for place, tokens in zip(places, vlm.tokens(encoded, asks, answers), strict=True):
-        own = {
-            region.id: _queries(tokens, start, end) for region, start, end in questions[place].regions if region.share
-        }
+    for question, tokens in zip(questions, vlm.tokens(encoded, asks, [()] * len(asks)), strict=True):
+        own = {region.id: _queries(tokens, start, end) for region, start, end in question.regions if region.share}
         queries.append(own)
         wanted.append(sorted({k for kinds in own.values() for held in kinds.values() for k in held}))
-    probes = vlm.probe(encoded, asks, answers, ProbeSpec(heads=how.heads), wanted)
-    return {
-        (place, name): _found(probe, kinds, held)
-        for place, own, probe, held in zip(places, queries, probes, wanted, strict=True)
-        for name, kinds in own.items()
-    }
+    replies, probes = vlm.answer_and_probe(encoded, asks, ProbeSpec(heads=how.heads), wanted)
+    found = {}
+    for place, (own, probe, held) in enumerate(zip(queries, probes, wanted, strict=True)):
+        if probe is None:
+            # Nothing was wanted, as no token holds the phrase; or there is no answer.
+            if replies[place].error is None:
+                found.update({(place, name): _Found((), (), None, None, None) for name in own})
+            continue
+        # The answer's first token stands behind those that were wanted, where there is one.
+        said = list(range(len(held), len(probe.tokens)))
+        for name, kinds in own.items():
+            places = {kind: [held.index(k) for k in tokens] for kind, tokens in kinds.items()}
+            found[place, name] = _found(probe, {**places, "answer": said} if said else places)
+    return replies, found
 
 
 def _queries(tokens: Sequence[ProbedToken], start: int, end: int) -> dict[str, list[int]]:
-    """Which tokens each kind of query is; kinds without any are left out."""
+    """Which tokens of the prompt each kind of query is; none where no token holds the phrase."""
     phrase = [k for k, t in enumerate(tokens) if t.part == "prompt" and t.start < end and start < t.end]
-    answer = next((k for k, t in enumerate(tokens) if t.part == "answer"), len(tokens))
-    found = {"phrase": phrase, "phrase-last": phrase[-1:], "last": [answer - 1]}
-    found["answer"] = [answer] if answer < len(tokens) else []
-    return {kind: found[kind] for kind in KINDS if found[kind]}
+    return {"phrase": phrase, "phrase-last": phrase[-1:], "last": [len(tokens) - 1]} if phrase else {}
 
 
-def _found(probe: Probe, queries: Mapping[str, Sequence[int]], wanted: Sequence[int]) -> _Found:
+def _found(probe: Probe, queries: Mapping[str, Sequence[int]]) -> _Found:
+    """Means over each kind's queries, given by their places in the probe."""
     if "phrase" not in queries:
         return _Found((), (), None, None, None)
-    places = {token: place for place, token in enumerate(wanted)}
-    held = [[places[token] for token in tokens] for tokens in queries.values()]
+    held = list(queries.values())
     heads = probe.heads
     return _Found(
         tuple(queries),

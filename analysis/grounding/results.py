@@ -92,11 +92,26 @@ class Results:
             "queries": {kind: self._query(kind) for kind in KINDS},
             "sizes": {name: self.cells(chosen) for name, chosen in bins.items() if chosen.any()},
             "groups": {name: self.cells(chosen) for name, chosen in groups.items()},
+            "behind_objects": self._behind_objects(groups),
             "by_layer": {
                 layer: {**self.cells(self.headline, layer=layer), "facts": self._facts(layer)}
                 for layer in scored.layers
             },
             "chosen": self._chosen(),
+        }
+
+    def _behind_objects(self, groups: Mapping[str, Chosen]) -> Cell:
+        """How far words that name no region stay behind words of objects: corrected IoU against other images' maps."""
+        if "object" not in groups:
+            return {}
+        at = KINDS.index(HEADLINE), self.scored.layers.index(MEAN)
+        values, null = (held["iou"][:, *at] for held in (self.scored.scores, self.scored.nulls["others"]))
+        parts = {
+            name: (values[chosen], null[chosen], self.scored.ceilings["iou"][chosen], self.names[chosen])
+            for name, chosen in groups.items()
+        }
+        return {
+            name: plain(self.images.behind(parts["object"], part)) for name, part in parts.items() if name in ABSTRACT
         }
 
     def _facts(self, layer: str) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +66,31 @@ class Images:
         the ceiling is not above the null (another image's mask may be larger, and so easier), which would turn signs
         round; limits are NaN where that may be so by chance.
         """
+        return _open_interval(*self._corrected(values, null, ceiling, images))
+
+    def behind(self, first: Sequence[Any], second: Sequence[Any]) -> Interval:
+        """What `corrected` makes of some looks, less what it makes of others, draw by draw over the same images.
+
+        Args:
+            first: the arguments of `corrected` for some.
+            second: for the others.
+        """
+        (ahead, drawn, images), (less, less_drawn, others) = self._corrected(*first), self._corrected(*second)
+        return _open_interval(ahead - less, drawn - less_drawn, min(images, others))
+
+    def _corrected(
+        self, values: Floats, null: Floats, ceiling: Floats, images: Iterable[str]
+    ) -> tuple[float, Floats, int]:
+        """The value, its draws, and how many images are behind it."""
+        images = list(images)
         defined = ~(np.isnan(values) | np.isnan(null) | np.isnan(ceiling))
         gain, _ = self._sums(np.where(defined, values - null, np.nan), images)
         room, count = self._sums(np.where(defined, ceiling - null, np.nan), images)
-        if room.sum() <= 0:
-            return Interval(float("nan"), float("nan"), float("nan"))
-        value, left = float(divide(gain.sum(), room.sum())), self.weights @ room
-        if (left[self.weights @ count > 0] <= 0).any():
-            return Interval(value, float("nan"), float("nan"))
-        return _open_interval(value, divide(self.weights @ gain, left), int(np.count_nonzero(count)))
+        size, left = int(np.count_nonzero(count)), self.weights @ room
+        value = float(divide(gain.sum(), room.sum())) if room.sum() > 0 else float("nan")
+        if np.isnan(value) or (left[self.weights @ count > 0] <= 0).any():
+            return value, np.full(len(left), np.nan), size
+        return value, divide(self.weights @ gain, left), size
 
     def _sums(self, values: Floats, images: Iterable[str]) -> tuple[Floats, Floats]:
         places, counts = self.places(images), ~np.isnan(values)

@@ -269,8 +269,8 @@ def test_what_says_nothing_about_a_source_is_refused(tmp_path, images):
     for given in ({"split": "val"}, {"segments": images}, {"instances": path}):
         with pytest.raises(DataError, match=f"--{next(iter(given))} .*leave it out"):
             load_regions(path, images, **given)
-    with pytest.raises(DataError, match=r"--images .*leave it out"):
-        load_regions("scenes:2", images)
+    with pytest.raises(DataError, match=r"--split val: .*leave it out"):
+        load_regions("scenes:2", split="val")
 
 
 def test_sources_that_are_none_are_refused(tmp_path, images):

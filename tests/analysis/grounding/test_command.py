@@ -205,14 +205,16 @@ def test_a_question_that_failed_is_missed_and_asked_again(tmp_path, here, monkey
         result = here("grounding", "--ckpt", CKPT, "--regions", "scenes:3", "--draws", "100", "--out", out, *more)
         return result, json.loads((out / "scores.json").read_text())
 
-    honest, asked = HfVlm.answer, []
+    honest, asked = HfVlm.answer_and_probe, []
 
-    def fails(self, encoded, asks):
+    def fails(self, encoded, asks, *rest):
         asked.append(len(asks))
-        replies = honest(self, encoded, asks)
-        return [Reply.failed("no room"), *replies[1:]] if len(asked) == 2 else replies
+        replies, probes = honest(self, encoded, asks, *rest)
+        if len(asked) != 2:
+            return replies, probes
+        return [Reply.failed("no room"), *replies[1:]], [None, *probes[1:]]
 
-    monkeypatch.setattr(HfVlm, "answer", fails)
+    monkeypatch.setattr(HfVlm, "answer_and_probe", fails)
     result, content = call("run")
     assert result.code == 3
     assert "the answers for 1 phrases are missing" in result.err
