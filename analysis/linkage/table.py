@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from analysis.linkage.effects import Mean
+from analysis.linkage.effects import KINDS, Mean
 from analysis.linkage.figures import WAY_NAMES
 from analysis.linkage.ranks import Ranked
 from analysis.linkage.score import LinkageScores, ModelScores
@@ -24,8 +24,9 @@ def say(scores: LinkageScores, console: Console) -> None:
     for model in scores.models:
         console.print(_signals(model))
     console.print(_added(scores))
-    if any(model.causal.curves for model in scores.models):
+    if any(model.causal.ways for model in scores.models):
         console.print(_causal(scores))
+    if any(model.causal.curves for model in scores.models):
         console.print(_curve(scores))
 
 
@@ -151,6 +152,19 @@ def _percent(mean: Mean | None) -> str:
     return "" if mean is None else f"{100 * mean.interval.value:.1f} %"
 
 
+def _uneven(model: ModelScores) -> Iterator[str]:
+    """That as many cells are not as many tokens, where that is so."""
+    for way in model.causal.ways:
+        shares = {kind: way.tokens[kind] for kind in KINDS if kind in way.tokens}
+        if shares and max(shares.values()) > 1.01 * min(shares.values()):
+            told = ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in shares.items())
+            yield (
+                f"{model.name}: as many cells hide unlike shares of the visual tokens from attention ({told}): the "
+                "model has views of the image coarser than the cells, whose tokens are hidden by patches and not by "
+                "scattered cells; set the object against `moved`, or against random cells that are painted over"
+            )
+
+
 def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
     """What must be known to read the tables."""
     yield (
@@ -186,6 +200,7 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
         yield f"{model.name}: causal check: {reasons}"
         if model.causal.missing:
             yield f"{model.name}: {model.causal.missing} hidings gave no margin and were left out"
+        yield from _uneven(model)
         if model.table["similarity_word"].isna().all():
             yield f"{model.name}: no similarities: the model does not offer them"
         if model.counts["object word not found"]:

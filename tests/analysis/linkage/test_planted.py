@@ -39,6 +39,7 @@ def settings(out: Path, *models, **other) -> LinkageSettings:
         "causal_images": 12,
         "places": 3,
         "border": 0,
+        "allow_partial": False,
     }
     return LinkageSettings(**{**given, **other})
 
