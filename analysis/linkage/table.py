@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from analysis.linkage.effects import KINDS, Mean
@@ -41,12 +42,12 @@ def _counts(scores: LinkageScores) -> Table:
     names = ("questions", "images", "present", "absent", "correct", "hallucinated", "missed", "unreadable", "errors")
     made = _table("questions, each distinct one of an image once", "model", *names)
     for model in scores.models:
-        made.add_row(model.name, *(str(model.counts[name]) for name in names))
+        made.add_row(escape(model.name), *(str(model.counts[name]) for name in names))
     return made
 
 
 def _signals(model: ModelScores) -> Table:
-    title = f"{model.name}: AUROC of each signal [95 % over images]; above 0.5: the larger, the likelier"
+    title = f"{escape(model.name)}: AUROC of each signal [95 % over images]; above 0.5: the larger, the likelier"
     made = _table(title, "signal", *(f"{t.name}\n{_of(model, t.name)}" for t in TARGETS))
     for signal in SIGNALS:
         cells = []
@@ -87,10 +88,10 @@ def _added(scores: LinkageScores) -> Table:
             for base, one in model.targets[target.name].added.items():
                 name = f"{base} *" if target.margin_decides and "margin" in base else base
                 if one is None:
-                    made.add_row(model.name, target.name, name, "too few", "", "", "")
+                    made.add_row(escape(model.name), target.name, name, "too few", "", "", "")
                     continue
                 gains = (_interval(one.gain, 3, True), _interval(one.permuted, 3, True))
-                made.add_row(model.name, target.name, name, _interval(one.base), _interval(one.full), *gains)
+                made.add_row(escape(model.name), target.name, name, _interval(one.base), _interval(one.full), *gains)
     return made
 
 
@@ -104,7 +105,7 @@ def _causal(scores: LinkageScores) -> Table:
         for way in model.causal.ways:
             effects = {f"{a} - {b}": mean for (a, b), mean in way.effects.items()}
             made.add_row(
-                model.name,
+                escape(model.name),
                 WAY_NAMES[way.how],
                 str(way.base.n),
                 f"{way.base.interval.value:.2f}",
@@ -131,7 +132,7 @@ def _curve(scores: LinkageScores) -> Table:
     for model in scores.models:
         for name, point in ((name, point) for name, own in model.causal.curves.items() for point in own):
             made.add_row(
-                model.name,
+                escape(model.name),
                 f"{name} objects",
                 str(point.effect.n),
                 f"{point.share:.0%}",
@@ -196,6 +197,9 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
     if all(sheet.objects is None for sheet in sheets.sheets):
         yield "no annotations: masks, sizes, the prior and the causal check are left out; give --annotations FILE"
     for model in scores.models:
+        if not len(model.table):
+            yield f"{model.name}: nothing is recorded"
+            continue
         reasons = ", ".join(f"{count} {why}" for why, count in sorted(model.causal.reasons.items()))
         yield f"{model.name}: causal check: {reasons}"
         if model.causal.missing:
