@@ -33,8 +33,16 @@ EVAL_COMMANDS = {
         "analysis.similarity.commands:similarity",
         "Measure whether matching pairs differ from others inside models.",
     ),
-    "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
+    "grounding": (
+        "analysis.grounding.commands:grounding",
+        "Measure whether a model's attention lies on what is asked about.",
+    ),
     "padding": ("analysis.padding.commands:padding", "Measure attention on padding, and what padding does to answers."),
+    "linkage": ("analysis.linkage.commands:linkage", "Say whether looking explains answering, and what hiding does."),
+    "failure-signs": (
+        "analysis.failure_signs.commands:failure_signs",
+        "The paper's failure signatures as one table with verdicts.",
+    ),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }

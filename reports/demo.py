@@ -1,8 +1,9 @@
 """`make demo`: the suite at work without any download.
 
 Part 1 asks the trained checkpoints that come with the package about rendered scenes, and shows where they look. Part 2
-re-scores a small answer file under every protocol. Part 3 runs the commands for real data on tiny randomly initialised
-checkpoints, whose answers are coin tosses; it says so where it does.
+looks inside them: similarity, attention against masks, signs of failure. Part 3 re-scores a small answer file under
+every protocol. Part 4 runs the commands for real data on tiny randomly initialised checkpoints, whose answers are coin
+tosses; it says so where it does.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ DATA = Path(__file__).parent / "demo_data"
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), help="Folder for what it makes.")
 def demo(out: Path) -> None:
     """Show the suite at work on data of its own."""
+    from reports.demo_inside import inside
     from reports.demo_pictures import draw_pictures
 
     click.secho("AGE-VLM demo", bold=True)
     click.echo(
-        "Parts 1 and 2 are real: trained models, real protocols. Part 3 runs tiny randomly initialised models: they"
+        "Parts 1 to 3 are real: trained models, real protocols. Part 4 runs tiny randomly initialised models: they"
     )
     click.echo("show that the machinery for your own data works, not that a model sees.")
     scenes(out)
+    inside(out, step)
     answers = ["--answers", _short(DATA / "answers.jsonl"), "--questions", _short(DATA / "demo_pope_random.json")]
-    step("2. The same 48 answers under every published POPE protocol", ["score", "pope", *answers])
+    step("3. The same 48 answers under every published POPE protocol", ["score", "pope", *answers])
 
     from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm, build_tiny_llava
 
@@ -40,25 +43,25 @@ def demo(out: Path) -> None:
     checkpoint = build_tiny_llava(out / "random-llava", seed=0, answers=True)
     click.echo(f"\ndrew 16 annotated pictures and wrote a random LLaVA-shaped checkpoint to {out}")
     built = ["--annotations", str(annotations), "--out", str(out / "questions"), "--name", "shapes"]
-    step("3a. Build POPE questions from annotations", ["build-pope", *built])
+    step("4a. Build POPE questions from annotations", ["build-pope", *built])
     command = ["pope", "--ckpt", str(checkpoint), "--questions", str(out / "questions")]
     command += ["--images", str(annotations.parent / "images"), "--control", "blind", "--protocol", "default"]
     command += ["--out", str(out / "pope-random-llava")]
-    step("3b. Say what would be asked", [*command, "--plan"])
+    step("4b. Say what would be asked", [*command, "--plan"])
     step(
-        "3c. Ask a RANDOM model, with and without the image, check three images' answers, score",
+        "4c. Ask a RANDOM model, with and without the image, check three images' answers, score",
         [*command, "--verify", "3"],
     )
-    step("3d. The same command again has nothing left to ask", [*command, "--plan"])
+    step("4d. The same command again has nothing left to ask", [*command, "--plan"])
     age_vlm = build_age_vlm(out / "random-age-vlm", seed=2, answers=True, shape=AgeVlmShape(image_size=384))
     command = ["pope", "--ckpt", str(age_vlm), "--questions", str(out / "questions")]
     command += ["--images", str(annotations.parent / "images"), "--protocol", "default"]
     command += ["--out", str(out / "pope-random-age-vlm"), "--verify", "3"]
-    step("3e. AGE-VLM itself (RANDOM weights): the image's keys and values are made once", command)
+    step("4e. AGE-VLM itself (RANDOM weights): the image's keys and values are made once", command)
     picture = sorted((annotations.parent / "images").iterdir())[0]
     looking = ["look", "--ckpt", str(age_vlm), "--image", str(picture), "--out", str(out / "look.png")]
     step(
-        "3f. Where does it look? (nowhere in particular yet)",
+        "4f. Where does it look? (nowhere in particular yet)",
         [*looking, "--question", "Is there a circle in the image?"],
     )
     click.echo(f"\nEverything is in {out}; see {out}/look-age-vlm.png and {out}/pope-age-vlm/scores.json")

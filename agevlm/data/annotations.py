@@ -8,29 +8,28 @@ The format is that of COCO's `instances_*.json`: a JSON object with `images` (id
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from agevlm.data.coco_fields import (
+    Id,
+    Kind,
+    categories_of,
+    entries_of,
+    id_of,
+    image_of,
+    name_of,
+    parsed,
+    read_bytes,
+    sizes_of,
+)
 from agevlm.errors import DataError
 
-Id = int | str
-"""Ids are integers in COCO; strings are accepted too."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What messages call a kind of file."""
-
-    name: str
-    keys: str
-
-
-INSTANCES = _Kind("instances.json", "images, annotations and categories")
-CAPTIONS = _Kind("captions.json", "images and annotations")
+INSTANCES = Kind("instances.json", "images, annotations and categories")
+CAPTIONS = Kind("captions.json", "images and annotations")
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,13 @@ def load_instances(path: str | Path) -> Instances:
             of an image or a category that it does not list.
     """
     path = Path(path)
-    data = _read(path, INSTANCES)
-    content = _parse(path, data, INSTANCES)
-    categories = _categories(path, _entries(path, content, "categories", INSTANCES))
-    sizes = _sizes(path, _entries(path, content, "images", INSTANCES))
+    data = read_bytes(path, INSTANCES)
+    content = parsed(path, data, INSTANCES)
+    categories = categories_of(path, entries_of(path, content, "categories", INSTANCES))
+    sizes = sizes_of(path, entries_of(path, content, "images", INSTANCES))
     annotations = []
     objects: dict[Id, dict[str, None]] = {key: {} for key in sizes}
-    for index, entry in enumerate(_entries(path, content, "annotations", INSTANCES)):
+    for index, entry in enumerate(entries_of(path, content, "annotations", INSTANCES)):
         annotation = _annotation(f"{path}: annotations[{index}]", entry, sizes, categories)
         annotations.append(annotation)
         objects[annotation.image_id].setdefault(annotation.category)
@@ -136,79 +135,23 @@ def load_captions(path: str | Path) -> Captions:
             of an image that it does not list.
     """
     path = Path(path)
-    data = _read(path, CAPTIONS)
-    content = _parse(path, data, CAPTIONS)
-    sizes = _sizes(path, _entries(path, content, "images", CAPTIONS))
+    data = read_bytes(path, CAPTIONS)
+    content = parsed(path, data, CAPTIONS)
+    sizes = sizes_of(path, entries_of(path, content, "images", CAPTIONS))
     said: dict[Id, list[str]] = {key: [] for key in sizes}
-    for index, entry in enumerate(_entries(path, content, "annotations", CAPTIONS)):
+    for index, entry in enumerate(entries_of(path, content, "annotations", CAPTIONS)):
         where = f"{path}: annotations[{index}]"
-        image_id = _image_of(where, entry, sizes)
-        said[image_id].append(_name(where, entry, "caption").strip())
+        image_id = image_of(where, entry, sizes)
+        said[image_id].append(name_of(where, entry, "caption").strip())
     images = tuple(CaptionedImage(key, *value, captions=tuple(said[key])) for key, value in sizes.items())
     return Captions(path, hashlib.sha256(data).hexdigest(), images)
-
-
-def _read(path: Path, kind: _Kind) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give a COCO-style {kind.name}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; give a COCO-style {kind.name}") from None
-
-
-def _parse(path: Path, data: bytes, kind: _Kind) -> dict[str, Any]:
-    try:
-        content = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8 text; give a COCO-style {kind.name}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}; the file is damaged or cut short") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON {type(content).__name__}, not an object with {kind.keys}")
-    return content
-
-
-def _entries(path: Path, content: dict[str, Any], key: str, kind: _Kind) -> list[dict[str, Any]]:
-    if key not in content:
-        raise DataError(f"{path}: no key {key!r}; a COCO-style {kind.name} has {kind.keys}")
-    entries = content[key]
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: {key!r} must be a list of objects, not {type(entries).__name__}")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise DataError(f"{path}: {key}[{index}] must be an object, not {type(entry).__name__}")
-    return entries
-
-
-def _categories(path: Path, entries: list[dict[str, Any]]) -> dict[Id, str]:
-    found: dict[Id, str] = {}
-    for index, entry in enumerate(entries):
-        where = f"{path}: categories[{index}]"
-        key = _id(where, entry, "id")
-        if key in found:
-            raise DataError(f"{where}: category id {key!r} appears twice; ids must be unique")
-        found[key] = _name(where, entry, "name")
-    return found
-
-
-def _sizes(path: Path, entries: list[dict[str, Any]]) -> dict[Id, tuple[str, int, int]]:
-    found: dict[Id, tuple[str, int, int]] = {}
-    for index, entry in enumerate(entries):
-        where = f"{path}: images[{index}]"
-        key = _id(where, entry, "id")
-        if key in found:
-            raise DataError(f"{where}: image id {key!r} appears twice; ids must be unique")
-        found[key] = (_name(where, entry, "file_name"), _length(where, entry, "width"), _length(where, entry, "height"))
-    return found
 
 
 def _annotation(
     where: str, entry: dict[str, Any], images: Mapping[Id, tuple[str, int, int]], categories: Mapping[Id, str]
 ) -> Annotation:
-    image_id = _image_of(where, entry, images)
-    category_id = _id(where, entry, "category_id")
+    image_id = image_of(where, entry, images)
+    category_id = id_of(where, entry, "category_id")
     if category_id not in categories:
         raise DataError(f"{where}: category_id {category_id!r} is not among the categories; add the category")
     bbox = entry.get("bbox")
@@ -221,37 +164,3 @@ def _annotation(
     key = entry.get("id")
     key = key if isinstance(key, int | str) and not isinstance(key, bool) else None
     return Annotation(image_id, categories[category_id], crowd, bbox, entry.get("segmentation"), key)
-
-
-def _image_of(where: str, entry: dict[str, Any], images: Mapping[Id, Any]) -> Id:
-    image_id = _id(where, entry, "image_id")
-    if image_id not in images:
-        raise DataError(f"{where}: image_id {image_id!r} is not among the images; add the image or drop the annotation")
-    return image_id
-
-
-def _id(where: str, entry: dict[str, Any], key: str) -> Id:
-    value = _present(where, entry, key)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise DataError(f"{where}: {key} must be an integer or a string, not {value!r}")
-    return value
-
-
-def _name(where: str, entry: dict[str, Any], key: str) -> str:
-    value = _present(where, entry, key)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {key} must be a text that is not empty, not {value!r}")
-    return value
-
-
-def _length(where: str, entry: dict[str, Any], key: str) -> int:
-    value = _present(where, entry, key)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise DataError(f"{where}: {key} must be a positive number of pixels, not {value!r}")
-    return value
-
-
-def _present(where: str, entry: dict[str, Any], key: str) -> Any:
-    if key not in entry:
-        raise DataError(f"{where}: no key {key!r}")
-    return entry[key]

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from agevlm.data.annotations import Annotation, Id, InstanceImage, Instances, load_instances
+from agevlm.data.annotations import Annotation, InstanceImage, Instances, load_instances
+from agevlm.data.coco_fields import Id
 from agevlm.data.masks import decode_mask, encode_mask, union_of
 from agevlm.errors import DataError
 from analysis.linkage.prior import Truths, cooccurrence_prior, presence_of

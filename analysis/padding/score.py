@@ -25,7 +25,8 @@ from analysis.padding.answers import (
 from analysis.padding.attention import Attended, attended, ratio_difference
 from analysis.padding.canvas import NATIVE, Condition, padding_needed
 from analysis.padding.looking import QUERIES
-from benchmarks.statistics.clusters import Interval, resampling_weights
+from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
+from benchmarks.statistics.scores import divide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +81,20 @@ class CroppedRow:
 
 
 @dataclass(frozen=True)
+class AbsentRow:
+    """Objects that are not there, images as they are: how often a checkpoint says that they are."""
+
+    checkpoint: str
+    questions: int
+    """Different questions with the label no that have an answer."""
+    images: int
+    unparsed: int
+    """Of the questions: answers neither yes nor no, which are not counted as yes."""
+    yes: Interval
+    """Share of yes; questions count as often as they stand in splits, as POPE pools them."""
+
+
+@dataclass(frozen=True)
 class DifferenceRow:
     """A checkpoint minus the first one, on the same questions: paired."""
 
@@ -118,6 +133,7 @@ class Scores:
     hidden: tuple[AnswerRow, ...]
     cropped: tuple[CroppedRow, ...]
     differences: tuple[DifferenceRow, ...]
+    absent: tuple[AbsentRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is undefined is null."""
@@ -163,6 +179,7 @@ def score(tables: Mapping[str, pa.Table], conditions: Sequence[Condition], *, dr
         hidden=tuple(row for view in views for row in view.hidden()),
         cropped=tuple(row for view in views for row in view.cropped()),
         differences=tuple(row for view in views[1:] for row in _differences(view, views[0])),
+        absent=tuple(row for view in views for row in view.absent()),
     )
 
 
@@ -264,6 +281,20 @@ class _Views:
                     compared = compare(pair, "visible", "hidden", self.weights)
                     rows.append(AnswerRow(self.name, condition.name, group, "padding visible", compared))
         return rows
+
+    def absent(self) -> list[AbsentRow]:
+        rows = self.of(NATIVE, ALL)
+        rows = rows[~rows["label"].astype(bool) & rows["read"].notna()]
+        if not len(rows):
+            return []
+        times, said = rows["times"].to_numpy(np.float64), (rows["read"] == "yes").to_numpy()
+        clusters, images = rows["cluster"].to_numpy(np.int64), self.weights.shape[1]
+        yes, count = (sum_by_cluster(values, clusters, images) for values in (times * said, times))
+        value = float(divide(yes.sum(), count.sum()))
+        held = int(np.count_nonzero(count))
+        drawn = divide(self.weights @ yes, self.weights @ count)
+        unparsed = int((~rows["read"].isin(("yes", "no"))).sum())
+        return [AbsentRow(self.name, len(rows), held, unparsed, score_interval(value, drawn, held))]
 
     def cropped(self) -> list[CroppedRow]:
         if not any(c.mode == "crop" for c in self.conditions):

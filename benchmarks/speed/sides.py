@@ -78,7 +78,7 @@ def image_reuse(vlm: HfVlm, jpeg: bytes, prompts: Sequence[str], limit: int) -> 
 
 def _encoded_image(vlm: HfVlm, row: torch.Tensor, features: Any) -> dict[str, Any]:
     """How `generate` is given an image that is encoded already: each family's own way."""
-    from agevlm.vlm.hf.families import AgeVlmCross
+    from agevlm.vlm.hf.age_vlm import AgeVlmCross
     from agevlm.vlm.hf.prefix import build_prefix
 
     if isinstance(vlm.family, AgeVlmCross):

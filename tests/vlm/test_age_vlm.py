@@ -9,7 +9,7 @@ from tokenizers import processors
 from agevlm.checkpoints.tiny import AgeVlmShape, build_age_vlm
 from agevlm.errors import DataError
 from agevlm.vlm import Ask
-from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross
+from agevlm.vlm.hf.age_vlm import AgeVlmConcat, AgeVlmCross
 from agevlm.vlm.hf.reference import find_flips, plain_generate
 from agevlm.vlm.hf.session import HfVlm
 from agevlm.vlm.hf.table import family_class

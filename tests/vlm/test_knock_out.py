@@ -193,3 +193,54 @@ def test_what_cannot_be_hidden_is_said(vlm, pictures):
         arguments = [None] * (method.__code__.co_argcount - 1)
         with pytest.raises(NotSupported, match="cannot be looked into"):
             method(model, *arguments)
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answering_and_looking_at_once_is_one_after_the_other(vlm, pictures, monkeypatch, kind, heads):
+    model = vlm(kind)
+    encoded = model.encode(pictures)
+    asks = [*ASKS, Ask(QUESTIONS[3], 0), Ask(QUESTIONS[4], 1, max_new_tokens=1)]
+    tokens = model.tokens(encoded, asks, [()] * len(asks))
+    wanted = [[*[k for k, token in enumerate(own) if token.part == "prompt"][-2:], len(own) - 1] for own in tokens]
+    wanted[1] = []
+    spec = ProbeSpec(heads=heads)
+    calls = []
+    real = model.answer
+    monkeypatch.setattr(model, "answer", lambda *given: calls.append(1) or real(*given))
+    before = model.language_positions
+    replies, probes = model.answer_and_probe(encoded, asks, spec, wanted)
+    spent = model.language_positions - before
+    assert not calls, "in one go"
+    expected_replies, expected = Vlm.answer_and_probe(model, model.encode(pictures), asks, spec, wanted)
+    assert calls
+    for one, other in zip(replies, expected_replies, strict=True):
+        assert (one.text, one.stop, one.token_ids) == (other.text, other.stop, other.token_ids)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert spent < model.language_positions - before - spent
+    assert [probe is None for probe in probes] == [not own for own in wanted]
+    for one, other in zip(probes, expected, strict=True):
+        if one is None:
+            continue
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.attention, other.attention, atol=3e-6)
+        np.testing.assert_allclose(one.elsewhere, other.elsewhere, atol=3e-6)
+        if heads:
+            np.testing.assert_allclose(one.heads, other.heads, atol=3e-6)
+    assert probes[0].tokens[-1].part == "answer"
+    assert probes[-1].tokens[-1].part != "answer", "an answer of one token has none that looks"
+
+
+def test_without_packing_one_follows_the_other(vlm, pictures, monkeypatch):
+    model = vlm("llava")
+    encoded = model.encode(pictures)
+    wanted = [[3], [4], [], [5], [6]]
+    packed = model.answer_and_probe(encoded, ASKS, ProbeSpec(), wanted)
+    monkeypatch.setattr(model, "packing", False)
+    batched = model.answer_and_probe(encoded, ASKS, ProbeSpec(), wanted)
+    assert [r.token_ids for r in packed[0]] == [r.token_ids for r in batched[0]]
+    for one, other in zip(packed[1], batched[1], strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.tokens == other.tokens
+            np.testing.assert_allclose(one.attention, other.attention, atol=3e-6)

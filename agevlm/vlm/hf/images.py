@@ -28,6 +28,8 @@ class HfImages(EncodedImages):
     """The images as given, for models that cannot be asked about encoded ones."""
     prefixes: dict[int | None, Prefix] = field(default_factory=dict)
     """The prefix last built for each image; None for asks without an image."""
+    rendered: dict[tuple[str, int | None], tuple[str, list[int], int]] = field(default_factory=dict)
+    """Prompts about each image: text, token ids, how many of these stand for it. Looking inside asks for them again."""
 
     def __len__(self) -> int:
         return len(self.features)

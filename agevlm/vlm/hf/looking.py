@@ -6,25 +6,29 @@ top of it, so the prefix ends before the first token that is wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from agevlm.errors import DataError, NotSupported
-from agevlm.vlm.contract import Ask, Probe, ProbedToken, ProbeSpec
+from agevlm.vlm.contract import Ask, Probe, ProbedToken, ProbeSpec, Reply
 from agevlm.vlm.hf import prompts
 from agevlm.vlm.hf.attention import AttentionRows
 from agevlm.vlm.hf.candidates import candidate_logprobs
 from agevlm.vlm.hf.images import HfImages, Row
 from agevlm.vlm.hf.layout import Layout
+from agevlm.vlm.hf.packed import decode_packed, prefill_packed
 from agevlm.vlm.hf.prefix import Prefix, prefill
 
 if TYPE_CHECKING:
     from agevlm.vlm.hf.session import HfVlm
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -89,38 +93,134 @@ def probe(
     wanted: Sequence[Sequence[int]] | None,
 ) -> list[Probe]:
     """See `Vlm.probe`."""
-    require_probes(vlm)
-    known = vlm.family.attending_layers()
-    layers = known if spec.layers is None else list(spec.layers)
-    if unknown := sorted(set(layers) - set(known)):
-        raise DataError(f"layers {unknown} do not look at the image; those that do: {', '.join(map(str, known))}")
+    layers = _layers(vlm, spec)
     made = sequences(vlm, images, asks, answers)
     chosen = [list(range(len(one.tokens))) for one in made] if wanted is None else [list(one) for one in wanted]
     layouts = {image: layout(vlm, images, image) for image in {one.image for one in made}}
     places = [[one.places[k] for k in own] for one, own in zip(made, chosen, strict=True)]
 
-    def run(_: int | None, prefix: Prefix, batch: Sequence[int]) -> list[torch.Tensor]:
+    def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[torch.Tensor]:
         past = len(prefix.ids)
+        suffixes = [made[i].ids[past:] for i in batch]
         columns = torch.tensor([vlm.family.columns(made[i].ids[: made[i].prompt]) for i in batch for _ in places[i]])
-        rows = torch.tensor([n for n, i in enumerate(batch) for _ in places[i]], dtype=torch.long)
-        queries = torch.tensor([place - past for i in batch for place in places[i]], dtype=torch.long)
-        sought = AttentionRows(rows, queries, columns, layers, spec.heads)
-        with vlm.family.recording(sought):
-            _run(vlm, images, prefix, batch, made)
-        # (queries, layers, [heads,] visual tokens)
-        together = torch.stack([sought.found[layer] for layer in layers], dim=1)
+
+        def looked(*, packed: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
+            # In one row, suffixes stand one after another.
+            starts = [packed * sum(map(len, suffixes[:n])) for n in range(len(batch))]
+            rows = [n * (not packed) for n, i in enumerate(batch) for _ in places[i]]
+            queries = [starts[n] + place - past for n, i in enumerate(batch) for place in places[i]]
+            sought = AttentionRows(_long(rows), _long(queries), columns, layers, spec.heads)
+            with vlm.family.recording(sought):
+                logits = _run(vlm, images, prefix, batch, made, packed=packed)
+            # (queries, layers, [heads,] visual tokens)
+            return logits, torch.stack([sought.found[layer] for layer in layers], dim=1)
+
+        packed = vlm.packs(image, prefix, suffixes)
+        logits, together = looked(packed=packed)
+        if packed and any(own.isnan().any() for own in logits):
+            # One question's overflow spoils all of a pack.
+            together = looked(packed=False)[1]
         return list(together.split([len(places[i]) for i in batch]))
 
     found = _over_prefixes(vlm, images, made, [min(own, default=0) for own in places], run)
-    probes = []
-    for one, own, rows in zip(made, chosen, found, strict=True):
-        own_layout = layouts[one.image]
-        mean = rows.mean(2) if spec.heads else rows
-        grid, elsewhere = own_layout.fold(mean.transpose(0, 1).numpy())
-        heads = own_layout.fold(rows.permute(1, 2, 0, 3).numpy())[0] if spec.heads else None
-        tokens = tuple(one.tokens[k] for k in own)
-        probes.append(Probe(tokens, tuple(layers), grid, elsewhere, own_layout.geometry, heads))
-    return probes
+    return [
+        _probe_of(rows, [one.tokens[k] for k in own], layers, layouts[one.image], spec)
+        for one, own, rows in zip(made, chosen, found, strict=True)
+    ]
+
+
+def answer_and_probe(
+    vlm: HfVlm, images: HfImages, asks: Sequence[Ask], spec: ProbeSpec, wanted: Sequence[Sequence[int]]
+) -> tuple[list[Reply], list[Probe | None]] | None:
+    """See `Vlm.answer_and_probe`: recorded while answering, in packed rows; None where that cannot be done."""
+    layers = _layers(vlm, spec)
+    made = sequences(vlm, images, asks, [()] * len(asks))
+    layouts = {image: layout(vlm, images, image) for image in {one.image for one in made}}
+    limits = [vlm.row(images, ask)[1].limit for ask in asks]
+    places = [[one.places[k] for k in own] for one, own in zip(made, wanted, strict=True)]
+
+    def run(image: int | None, prefix: Prefix, batch: Sequence[int]) -> list[_Answered | None]:
+        past = len(prefix.ids)
+        suffixes = [made[i].ids[past:] for i in batch]
+        most = max(limits[i] for i in batch)
+        if not vlm.packs(image, prefix, suffixes, most):
+            return [None] * len(batch)
+        columns = vlm.family.columns(made[batch[0]].ids)
+        steps: list[AttentionRows] = []
+        opened: list[int] = []
+
+        def sought(queries: Sequence[int]) -> AttentionRows:
+            rows, keys = _long([0] * len(queries)), _long(columns).expand(len(queries), -1)
+            steps.append(AttentionRows(rows, _long(queries), keys, layers, spec.heads))
+            return steps[-1]
+
+        def watch(open_: list[int]) -> AbstractContextManager[None]:
+            opened.extend(open_)
+            return vlm.family.recording(sought(range(len(open_))))
+
+        starts = [sum(map(len, suffixes[:n])) for n in range(len(batch))]
+        with vlm.family.recording(sought([starts[n] + p - past for n, i in enumerate(batch) for p in places[i]])):
+            pack = prefill_packed(vlm.family, prefix, suffixes, [[len(s) - 1] for s in suffixes])
+        decoded = decode_packed(vlm.family, pack, [limits[i] for i in batch], vlm.end_ids, vlm.pad_id, watch)
+        vlm.language_positions += sum(map(len, suffixes)) + (decoded.positions if decoded else 0)
+        if decoded is None:
+            return [None] * len(batch)
+        read, *first = (torch.stack([step.found[layer] for layer in layers], dim=1) for step in steps)
+        said = dict(zip(opened, first[0], strict=True)) if first else {}
+        parts = read.split([len(places[i]) for i in batch])
+        return [
+            _Answered(
+                vlm.reply(decoded.first[n], decoded.answers[n], asks[i]),
+                torch.cat([parts[n], said[n][None]]) if n in said else parts[n],
+            )
+            for n, i in enumerate(batch)
+        ]
+
+    ends = [min(own, default=len(one.ids) - 1) for own, one in zip(places, made, strict=True)]
+    try:
+        found = _over_prefixes(vlm, images, made, ends, run)
+    except MemoryError:
+        return None  # by itself each may fit, and what does not is then an answer that failed
+    replies: list[Reply] = []
+    probes: list[Probe | None] = []
+    for one, own, answered in zip(made, wanted, found, strict=True):
+        if answered is None:
+            return None
+        replies.append(answered.reply)
+        tokens = [one.tokens[k] for k in own]
+        if len(answered.rows) > len(tokens):
+            tokens += prompts.answer_tokens(vlm.tokenizer, answered.reply.token_ids[:1])
+        probes.append(_probe_of(answered.rows, tokens, layers, layouts[one.image], spec) if own else None)
+    return replies, probes
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """A reply, and what was recorded on the way."""
+
+    reply: Reply
+    rows: torch.Tensor
+    """(queries, layers, [heads,] visual tokens)."""
+
+
+def _layers(vlm: HfVlm, spec: ProbeSpec) -> list[int]:
+    """The layers to record. Raises NotSupported, DataError."""
+    require_probes(vlm)
+    known = vlm.family.attending_layers()
+    layers = known if spec.layers is None else list(spec.layers)
+    if unknown := sorted(set(layers) - set(known)):
+        raise DataError(f"layers {unknown} do not look at the image; those that do: {', '.join(map(str, known))}")
+    return layers
+
+
+def _probe_of(
+    rows: torch.Tensor, tokens: Sequence[ProbedToken], layers: Sequence[int], layout: Layout, spec: ProbeSpec
+) -> Probe:
+    """A probe from (tokens, layers, [heads,] visual tokens)."""
+    mean = rows.mean(2) if spec.heads else rows
+    grid, elsewhere = layout.fold(mean.transpose(0, 1).numpy())
+    heads = layout.fold(rows.permute(1, 2, 0, 3).numpy())[0] if spec.heads else None
+    return Probe(tuple(tokens), tuple(layers), grid, elsewhere, layout.geometry, heads)
 
 
 def knock_out(
@@ -163,18 +263,21 @@ def _hidden_tokens(layout: Layout, cells: NDArray[np.bool_]) -> NDArray[np.bool_
 
 
 def _over_prefixes(
-    vlm: HfVlm, images: HfImages, made: Sequence[Sequenced], ends: Sequence[int], run: Any
-) -> list[torch.Tensor]:
+    vlm: HfVlm,
+    images: HfImages,
+    made: Sequence[Sequenced],
+    ends: Sequence[int],
+    run: Callable[[int | None, Prefix, Sequence[int]], list[R]],
+) -> list[R]:
     """Run rows whose shared prefix may hold no more than so many of each one's first tokens."""
     # A prefix holds the whole image or is not there: nothing on top of it could bring the rest.
     ends = [end if end >= vlm.family.visual_end(one.ids) else 0 for one, end in zip(made, ends, strict=True)]
     rows = [Row(one.image, one.ids[: end + 1], one.ids[end + 1 :]) for one, end in zip(made, ends, strict=True)]
 
-    def failed(_: int, message: str) -> torch.Tensor:
+    def failed(_: int, message: str) -> R:
         raise MemoryError(message)
 
-    with_rows: list[torch.Tensor] = vlm.over_images(images, rows, run, failed)
-    return with_rows
+    return vlm.over_images(images, rows, run, failed)
 
 
 def _run(
@@ -184,11 +287,20 @@ def _run(
     batch: Sequence[int],
     made: Sequence[Sequenced],
     hidden: Sequence[NDArray[np.bool_]] | None = None,
+    *,
+    packed: bool = False,
 ) -> list[torch.Tensor]:
     """The logits (1, vocabulary) behind each prompt, after its row ran on top of a prefix."""
     past = len(prefix.ids)
     suffixes = [made[i].ids[past:] for i in batch]
     wanted = [[made[i].prompt - 1 - past] for i in batch]
+    if packed:
+        vlm.language_positions += sum(map(len, suffixes))
+        return prefill_packed(vlm.family, prefix, suffixes, wanted).logits
     features = None if past else images.features[made[batch[0]].image]
     vlm.language_positions += len(suffixes) * max(map(len, suffixes))
     return prefill(vlm.family, prefix, suffixes, wanted, features, vlm.pad_id, hidden).logits
+
+
+def _long(values: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.long)

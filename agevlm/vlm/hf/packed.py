@@ -7,7 +7,8 @@ question; no slot is padding; and the vocabulary projection runs over wanted pos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +103,9 @@ def prefill_packed(
     cache = prefix.cache(1)
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     kept = [start + position for start, positions in zip(starts, wanted, strict=True) for position in positions]
-    output: Any = family.model(
-        inputs_embeds=family.embed(torch.tensor([[t for s in suffixes for t in s]], device=device), None),
+    output: Any = family.forward(
+        torch.tensor([[t for s in suffixes for t in s]], device=device),
+        None,
         attention_mask=block_mask(owners, sum(lengths), family.model.dtype),
         position_ids=torch.tensor([[past + p for length in lengths for p in range(length)]], device=device),
         past_key_values=cache,
@@ -127,7 +129,12 @@ class Decoded:
 
 
 def decode_packed(
-    family: Family, pack: Pack, limits: Sequence[int], end_ids: frozenset[int], pad: int
+    family: Family,
+    pack: Pack,
+    limits: Sequence[int],
+    end_ids: frozenset[int],
+    pad: int,
+    watch: Callable[[list[int]], AbstractContextManager[Any]] | None = None,
 ) -> Decoded | None:
     """Greedy continuation of every question, one token of each open one per step; long answers go on as a batch.
 
@@ -137,6 +144,7 @@ def decode_packed(
         limits: most tokens of each answer.
         end_ids: tokens that end an answer.
         pad: any valid token id.
+        watch: given the questions whose first token goes in, in order, what to be in as it does.
 
     Returns:
         None where some logits are no numbers (float16 overflows so). Masked keys weigh 0, but 0 x NaN is NaN: one
@@ -165,13 +173,15 @@ def decode_packed(
         if not open_:
             break
         owners = torch.cat([owners, owners.new_tensor(open_)])
-        output: Any = family.model(
-            input_ids=owners.new_tensor([[answers[i][-1] for i in open_]]),
-            attention_mask=block_mask(owners, len(open_), family.model.dtype),
-            position_ids=owners.new_tensor([[pack.next_positions[i] + step for i in open_]]),
-            past_key_values=pack.cache,
-            use_cache=True,
-        )
+        with nullcontext() if watch is None or step else watch(open_):
+            output: Any = family.forward(
+                owners.new_tensor([[answers[i][-1] for i in open_]]),
+                None,
+                attention_mask=block_mask(owners, len(open_), family.model.dtype),
+                position_ids=owners.new_tensor([[pack.next_positions[i] + step for i in open_]]),
+                past_key_values=pack.cache,
+                use_cache=True,
+            )
         logits = output.logits[0].float()
         positions += len(open_)
         step += 1

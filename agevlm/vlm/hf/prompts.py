@@ -112,7 +112,7 @@ def probed_tokens(
             tokens.append(ProbedToken(text[start:end], "prompt", *span))
         else:
             tokens.append(ProbedToken(text[start:end] or tokenizer.decode([token]), "template", start, end))
-    return (*tokens, *_answer_tokens(tokenizer, answer))
+    return (*tokens, *answer_tokens(tokenizer, answer))
 
 
 def _place(tokenizer: Any, text: str, prompt: str) -> int:
@@ -139,7 +139,7 @@ def _place(tokenizer: Any, text: str, prompt: str) -> int:
     return len(text)
 
 
-def _answer_tokens(tokenizer: Any, answer: Sequence[int]) -> list[ProbedToken]:
+def answer_tokens(tokenizer: Any, answer: Sequence[int]) -> list[ProbedToken]:
     """Tokens of a character in several parts all stand for it; special tokens stand for no character."""
     said = tokenizer.decode(answer, skip_special_tokens=True)
     known = [0]

@@ -254,6 +254,13 @@ class HfVlm(Vlm):
     ) -> list[Probe]:
         return looking.probe(self, self.own(encoded), asks, answers, spec, wanted)
 
+    @torch.inference_mode()
+    def answer_and_probe(
+        self, encoded: EncodedImages, asks: Sequence[Ask], spec: ProbeSpec, wanted: Sequence[Sequence[int]]
+    ) -> tuple[list[Reply], list[Probe | None]]:
+        found = looking.answer_and_probe(self, self.own(encoded), asks, spec, wanted) if self.packing else None
+        return super().answer_and_probe(encoded, asks, spec, wanted) if found is None else found
+
     def geometry(self, encoded: EncodedImages, image: int) -> Geometry:
         return looking.layout(self, self.own(encoded), image).geometry
 
@@ -379,11 +386,15 @@ class HfVlm(Vlm):
         steps: int = 0,
     ) -> Pack | None:
         """The suffixes in one row; None where they had better run as a batch, or hold the image themselves."""
-        whole = image is not None and not prefix.ids
-        if whole or not self.packing or not worth_packing(self.family, len(prefix.ids), suffixes, steps):
+        if not self.packs(image, prefix, suffixes, steps):
             return None
         self.language_positions += sum(map(len, suffixes))
         return prefill_packed(self.family, prefix, suffixes, wanted)
+
+    def packs(self, image: int | None, prefix: Prefix, suffixes: Sequence[Sequence[int]], steps: int = 0) -> bool:
+        """Whether suffixes are better off in one row; never where they hold the image themselves."""
+        whole = image is not None and not prefix.ids
+        return self.packing and not whole and worth_packing(self.family, len(prefix.ids), suffixes, steps)
 
     def _answer_packed(
         self, image: int | None, prefix: Prefix, suffixes: list[list[int]], limits: list[int]
@@ -396,6 +407,20 @@ class HfVlm(Vlm):
     def row(self, images: HfImages, ask: Ask) -> tuple[str, Row]:
         """An ask's rendered text (placeholders expanded) and its token ids."""
         self.check(images, ask)
+        key = ask.prompt, ask.image
+        if key not in images.rendered:
+            images.rendered[key] = self._rendered(images, ask)
+        text, ids, visual = images.rendered[key]
+        room = self.family.context - len(ids)
+        if room < 1:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens ({visual} of them visual) leaves no room for an answer in the model's "
+                f"context of {self.family.context}; shorten it: {ask.prompt[:60]!r}..."
+            )
+        return text, Row(ask.image, ids, limit=min(ask.max_new_tokens, room))
+
+    def _rendered(self, images: HfImages, ask: Ask) -> tuple[str, list[int], int]:
+        """An ask's text, its token ids, and how many of them stand for the image; checked."""
         text = prompts.render(self.processor, ask.prompt, with_image=ask.image is not None)
         found = text.count(self.family.image_token)
         if found != (ask.image is not None):
@@ -414,13 +439,7 @@ class HfVlm(Vlm):
                 f"the prompt's tokens hold {placeholders} image placeholders (token {self.family.image_token_id}, "
                 f"{self.family.image_token!r}) for {visual} visual tokens: tokenizer and config.json do not agree"
             )
-        room = self.family.context - len(ids)
-        if room < 1:
-            raise DataError(
-                f"a prompt of {len(ids)} tokens ({visual} of them visual) leaves no room for an answer in the model's "
-                f"context of {self.family.context}; shorten it: {ask.prompt[:60]!r}..."
-            )
-        return text, Row(ask.image, ids, limit=min(ask.max_new_tokens, room))
+        return text, ids, visual
 
     def check(self, images: HfImages, ask: Ask) -> None:
         """Refuse an ask about an image that is not there, or about none where the model needs one."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agevlm.errors import CheckpointError
-from agevlm.vlm.hf.families import AgeVlmConcat, AgeVlmCross, Family, Llava
+from agevlm.vlm.hf.age_vlm import AgeVlmConcat, AgeVlmCross
+from agevlm.vlm.hf.families import Family, Llava
 from agevlm.vlm.hf.gemma import Gemma3, PaliGemma
 from agevlm.vlm.hf.general import General
 from agevlm.vlm.hf.mllama import Mllama

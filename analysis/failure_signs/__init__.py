@@ -1,0 +1,1 @@
+"""The paper's failure signatures as one table with thresholds: `agevlm-eval failure-signs`."""

@@ -1,0 +1,1 @@
+"""Attention against masks: `agevlm-eval grounding`."""
