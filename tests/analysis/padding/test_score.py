@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from analysis.padding.answers import mcnemar
 from analysis.padding.canvas import conditions
+from analysis.padding.figure import profile
 from analysis.padding.looking import schema
 from analysis.padding.score import score
 from benchmarks.pope.protocols import PROTOCOLS
@@ -173,6 +174,15 @@ def test_rows_that_float32_sums_to_a_hair_more_than_one_are_scored():
     assert found.visual.value == found.share.value == 1
     assert found.ratio.value == 4, "what 1 / null is"
     assert [r for r in scores.differences if r.what == "ratio last"]
+
+
+def test_the_figures_legend_has_lines_that_the_first_panel_lacks(tmp_path):
+    # The first model crops by itself: no native padding in it.
+    first = records(change=lambda one: {"padding_cells": 0.0} if one["condition"] == "native" else {})
+    svg = next(p for p in profile(scored(first, records()), tmp_path / "figure") if p.suffix == ".svg")
+    said = svg.read_text()
+    for name in ("native", "letterbox black"):
+        assert f"<!-- {name} -->" in said or f">{name}<" in said, name
 
 
 def test_the_margins_interval_has_no_bounds_of_its_own():
