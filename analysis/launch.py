@@ -102,6 +102,7 @@ class Analysis:
 
     def __init__(self, name: str, settings: AnalysisSettings, folder: RunFolder, notes: Console) -> None:
         self.name, self.settings, self.folder, self.notes = name, settings, folder, notes
+        self._left_out: dict[str, list[str]] = {}
 
     @contextlib.contextmanager
     def open(self, data: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]) -> Iterator[None]:
@@ -113,11 +114,13 @@ class Analysis:
 
         Raises:
             NotSupported: a model that cannot be looked into, before anything is done.
+            CheckpointError: a model that is not there or not whole, likewise.
             RunFolderError: see `RunFolder.own`; or the folder holds another analysis.
         """
         refuse_closed(self.settings.models)
         for model in self.settings.models:
-            model.fingerprint()  # a checkpoint that is not there is told before another one's hours of work
+            # A name with a slip in it ends the command here, not after the models before it were looked into.
+            model.fingerprint()
         folder = self.folder
         folder.own()
         try:
@@ -243,12 +246,15 @@ class Analysis:
             self.notes.print(f"left out: {line}", style="red")
         if len(errors) > 3:
             self.notes.print(f"left out: {len(errors)} images in all; run.json holds each one's reason", style="red")
+        # An analysis may ask a model for several things, one after another; what one left out may be left out again.
+        known = self._left_out.setdefault(model.name, [])
+        known += [line for line in errors if line not in known]
         manifest = self.folder.manifest()
         manifest["models"][model.name] = {
             "fingerprint": fingerprint.digest,
             "parts": dict(fingerprint.parts),
             "session": dict(described),
-            "errors": list(errors),
+            "errors": list(known),
         }
         self.folder.write_json("run.json", manifest)
 

@@ -52,7 +52,8 @@ def histograms(
                     seaborn.histplot(x=part, bins=edges, label=name, ax=panel, **look)
                 panel.set_title(_said(cell), fontsize="small")
                 panel.set(yticks=[], xlabel="", ylabel="")
-            row[0].set_ylabel(f"{shortened(one.model, 24)}\nlayer {one.headline['hidden']}")
+            layer = next(cell.layer for cell in main if cell.model == one.model)
+            row[0].set_ylabel(f"{shortened(one.model, 24)}\nlayer {layer}")
         for panel, kind in zip(panels[-1], kinds, strict=True):
             panel.set_xlabel(f"cosine, against {kind}")
         drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
@@ -88,6 +89,8 @@ def profile(records: Sequence[Records], cells: Sequence[Cell], pooling: Pooling,
         panels = drawn.subplots(len(records), len(spaces), squeeze=False, sharey=True)
         for row, one in zip(panels, records, strict=True):
             for panel, space in zip(row, spaces, strict=True):
+                if one is records[0]:
+                    panel.set_title(SPACE_NAMES[space])
                 if space not in one.layers:
                     panel.axis("off")
                     panel.annotate(f"no {SPACE_NAMES[space]}", (0.5, 0.5), xycoords="axes fraction", ha="center")
@@ -110,8 +113,6 @@ def profile(records: Sequence[Records], cells: Sequence[Cell], pooling: Pooling,
                 step = max(1, -(-len(names) // MOST_TICKS))
                 panel.set_xticks(range(0, len(names), step), [_tick(name) for name in names[::step]])
                 panel.set(ylim=(-0.02, 1.02), xlabel="after layer" if space == "hidden" else "in layer")
-                if one is records[0]:
-                    panel.set_title(SPACE_NAMES[space])
             row[0].set_ylabel(f"{shortened(one.model, 24)}\nAUROC")
         drawn.legend(handles=_legend(kinds, colours, lines), loc="outside lower center", ncols=6, fontsize="small")
         drawn.suptitle(f"Matching against non-matching pairs, {pooling} pooling", fontsize="medium")

@@ -147,8 +147,13 @@ def open_chunk(images: ImageSource, chunk: Sequence[Item]) -> list[Image | None]
 
 
 def look_at_chunk(vlm: Vlm, chunk: Sequence[Item], images: Sequence[Image | None], reading: Reading) -> list[Row]:
-    """Sums of mean states over a chunk: of the texts that match, and of the images."""
+    """Sums of mean states over a chunk: of the texts that match, and of the images.
+
+    An image that the model cannot take is passed over: the records of pairs will name it. Raises the last such error
+    where nothing is left, so that the chunk is looked at again.
+    """
     sums: dict[str, Row] = {}
+    failed: Exception | None = None
     for item, image in zip(chunk, images, strict=True):
         if image is None:
             continue
@@ -157,8 +162,9 @@ def look_at_chunk(vlm: Vlm, chunk: Sequence[Item], images: Sequence[Image | None
             found, _ = compared(vlm, reading, image, texts, StateSpec(SPACES))
         except NotSupported:
             raise
-        except AgeVlmError:
-            continue  # here too
+        except (AgeVlmError, MemoryError) as error:
+            failed = error
+            continue
         for space in found[0]:
             own = [one[space] for one in found]
             states = {
@@ -171,6 +177,8 @@ def look_at_chunk(vlm: Vlm, chunk: Sequence[Item], images: Sequence[Image | None
             row["images"] += 1
             for name, state in states.items():
                 row[name] = row[name] + state.ravel()
+    if not sums and failed is not None:
+        raise failed
     return list(sums.values())
 
 

@@ -138,7 +138,8 @@ def from_jsonl(path: Path, folder: Path | None) -> Material:
     folder = folder or path.parent
     try:
         data = path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        # Not splitlines: a JSON text may hold other line ends than this one as they are.
+        lines = data.decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; give a JSONL of pairs, or scenes[:N]") from None
     except (OSError, UnicodeDecodeError) as error:

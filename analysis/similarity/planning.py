@@ -42,7 +42,7 @@ class Item:
 
     image: str
     sha256: str
-    """Of the image file's bytes."""
+    """Of the image file's bytes; empty where they cannot be read."""
     texts: tuple[Text, ...]
     """Those that match first."""
 
@@ -117,9 +117,21 @@ def make_plan(material: Material, kinds: Sequence[str], *, seed: int, limit: int
     items = []
     for one, own, made in zip(chosen, said, found, strict=True):
         matching = [Text(MATCH, text, of) for of, text in enumerate(own)]
-        sha256 = material.images.read(one.image).sha256
-        items.append(Item(one.image, sha256, (*matching, *(text for kind in recorded for text in made.get(kind, ())))))
+        items.append(
+            Item(
+                one.image,
+                _hashed(material, one.image),
+                (*matching, *(text for kind in recorded for text in made.get(kind, ()))),
+            )
+        )
     return Plan(tuple(items), there, {kind: lacking[kind] for kind in there}, tuple(notes))
+
+
+def _hashed(material: Material, image: str) -> str:
+    try:
+        return material.images.read(image).sha256
+    except DataError:
+        return ""  # Empty or not readable: left out with its reason when it is to be opened, like one that is damaged.
 
 
 def _some(one: Captioned, seed: int, texts: int | None) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from agevlm.vlm.contract import Centre, Pooling, Space
 from analysis.launch import Analysis, AnalysisSettings, Done, Work
 from analysis.similarity.drawing import histograms, profile
 from analysis.similarity.measuring import (
-    CENTRING_IMAGES,
     CHUNK,
     TEXT,
     Reading,
@@ -113,6 +112,8 @@ def measure_similarity(settings: SimilaritySettings, console: Console, notes: Co
         "prompt": settings.prompt,
         "kinds": list(plan.kinds),
         "texts_per_image": settings.texts,
+        "pooling": settings.pooling,
+        "layer": settings.layer,
         "choices": CHOICES,
     }
     with analysis.open([data], extra):
@@ -123,9 +124,9 @@ def measure_similarity(settings: SimilaritySettings, console: Console, notes: Co
             tables[model.name] = done.rows()
         if blind := [name for name, table in tables.items() if not len(table)]:
             raise DataError(f"--ckpt {blind[0]}: not one image could be looked at; run.json says why")
-        records, images, dropped = records_of(tables)
+        records, images = records_of(tables)
         cells, differences = _scored(settings, records, len(images), notes)
-        content = _content(settings, plan, centring, len(images), dropped, cells, differences)
+        content = _content(settings, plan, centring, len(images), cells, differences)
         folder.write_json("scores.json", content)
         files = _drawn(settings, records, cells, folder.path)
     write_json(content["cells"], settings.json_out)
@@ -147,7 +148,14 @@ def _centres(
         f"groups of up to {CHUNK} images for centres",
         "centres",
     )
-    return centres_of(analysis.ask(model, work).rows().to_pylist())
+    done = analysis.ask(model, work)
+    centres, counts = centres_of(done.rows().to_pylist())
+    if not centres and done.errors:
+        raise DataError(
+            f"--ckpt {model.name}: no image of the sample that states are centred by could be looked at: "
+            f"{done.errors[0]}. Once that is mended, the same command goes on"
+        )
+    return centres, counts
 
 
 def _chunk_key(reading: Reading, chunk: Any) -> str:
@@ -196,14 +204,13 @@ def _content(
     plan: Plan,
     centring: Mapping[str, Mapping[str, int]],
     images: int,
-    dropped: int,
     cells: list[Cell],
     differences: list[Difference],
 ) -> dict[str, Any]:
     return {
         "analysis": NAME,
         "images": images,
-        "images_not_with_every_model": dropped,
+        "images_not_with_every_model": len(plan.items) - images,
         "images_without": dict(plan.lacking),
         "pooling": settings.pooling,
         "layer": settings.layer,
@@ -245,14 +252,16 @@ def _print(
 def _footer(settings: SimilaritySettings, plan: Plan, content: Mapping[str, Any]) -> str:
     left = [f"{count} without {kind}" for kind, count in plan.lacking.items() if count]
     if dropped := content["images_not_with_every_model"]:
-        left.append(f"{dropped} more not looked at with every model")
-    sample = min(CENTRING_IMAGES, len(plan.items))
+        left.append(f"{dropped} could not be looked at with every model, see run.json")
+    sample = " or ".join(str(n) for n in sorted({one["images"] for one in content["centres_from"].values()}))
     return (
         f"{content['images']} images" + (f" ({', '.join(left)})" if left else "") + ". AUROC: 1 where every matching "
         f"pair is more alike than any other, 0.5 where there is no difference. Intervals: 95 %, {settings.draws} "
         f"bootstrap draws of images, the same for all models. Prompt: {settings.prompt!r}, of which the caption's own "
-        f"tokens ({TEXT}) are compared. AUROC of text alone: another image's captions against their changed forms, "
-        f"beside this one; only what goes beyond it is the image's doing. centred: less the mean state of {sample} "
+        f"tokens ({TEXT}) are compared. Hidden states of a numbered layer are those after it, before the final norm; "
+        "`norm`: after that. AUROC of text alone: another image's captions against their changed forms, "
+        "beside this one; only what goes beyond it is the image's doing. "
+        f"centred: less the mean state of {sample} "
         "images and of their texts. The paper does not say which layer, pooling or centring its similarity has. Every "
         "layer and pooling, and differences in every space: scores.json."
     )

@@ -126,14 +126,14 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str, ...], int]:
+def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str, ...]]:
     """Each model's records of the images that all models have.
 
     Args:
         tables: by model.
 
     Returns:
-        The records, the images, and how many images are left out because not every model has them.
+        The records, and the images.
 
     Raises:
         DataError: fewer than two images are left.
@@ -165,7 +165,7 @@ def records_of(tables: Mapping[str, pa.Table]) -> tuple[list[Records], tuple[str
         image = np.array([index[name] for name in kept["image"].to_pylist()])
         of = np.asarray(kept["of"].to_pylist(), np.int64)
         found.append(Records(model, image, np.array(kept["kind"].to_pylist()), of, layers, cosines))
-    return found, tuple(common), len(set.union(*names)) - len(common)
+    return found, tuple(common)
 
 
 def sides_of(records: Records, cosines: NDArray[np.floating], kind: str, match: str = MATCH) -> tuple[Sides, int]:

@@ -1,6 +1,7 @@
 """Sources of pairs, and what is planned from them."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -135,6 +136,14 @@ def test_bad_rows(photos, case):
     row, message = BAD_ROWS[case]
     with pytest.raises(DataError, match=message):
         from_jsonl(write_rows(photos / "pairs.jsonl", [row]), None)
+
+
+def test_a_line_of_a_file_of_pairs_ends_at_a_line_feed_alone(photos):
+    texts = {name: f"grass\u2028{name}\x85!" for name in CAPTIONS}
+    rows = [json.dumps({"image": name, "text": text}, ensure_ascii=False) for name, text in texts.items()]
+    path = photos / "p.jsonl"
+    path.write_bytes("\r\n".join(rows).encode())
+    assert {one.image: one.texts for one in from_jsonl(path, None).captioned} == {n: (t,) for n, t in texts.items()}
 
 
 def test_bad_sources(photos, tmp_path):

@@ -234,19 +234,90 @@ def test_checkpoints_are_compared_over_the_same_images(here, checkpoint, photos,
     assert one["auroc"]["value"] == pytest.approx(first["auroc"]["value"] - second["auroc"]["value"])
     assert one["auroc"]["low"] <= one["auroc"]["value"] <= one["auroc"]["high"]
     assert "difference" in done.out
+    # A space that the first of them lacks has its name all the same.
+    assert here(*similarity(out, *of_photos(photos), ckpt=ckpts[::-1])).code == 0
+    drawn = (out / "similarity-by-layer.svg").read_text()
+    assert "no cross-attention output" in drawn
+    assert ">cross-attention output<" in drawn
 
 
 def test_an_image_that_cannot_be_used_is_named_and_the_rest_goes_on(here, checkpoint, photos, tmp_path):
     (photos / "b.png").write_bytes((photos / "b.png").read_bytes()[:100])
     captions = {**CAPTIONS, "c.png": ["dog " * 5000, "a car"]}
-    write_captions(tmp_path / "captions.json", {**captions, "e.png": ["a cat sleeps"]})
+    more = {"e.png": ["a cat sleeps"], "f.png": ["a bus on a road"]}
+    write_captions(tmp_path / "captions.json", {**captions, **more})
     Image.new("RGB", (30, 30)).save(photos / "e.png")
+    (photos / "f.png").touch()
     done = here(*similarity(tmp_path / "out", *of_photos(photos), "--kind", "word-order", ckpt=[checkpoint("llava")]))
     assert done.code == 0, done.err
     assert "image b.png: damaged or truncated" in done.err
+    assert "image f.png: " in done.err
     assert re.search(r"image c\.png: .*shorten it", done.err), done.err
-    assert json.loads((tmp_path / "out" / "scores.json").read_text())["images"] == 3
-    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["models"].popitem()[1]["errors"]) == 2
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (scores["images"], scores["images_not_with_every_model"]) == (3, 3)
+    assert "3 images (3 could not be looked at with every model" in done.out
+    assert "less the mean state of 3 images" in done.out
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["models"].popitem()[1]["errors"]) == 3
+
+
+def failing(when, error):
+    """Passes, of which some fail: `when(prompts, whether states are centred)`."""
+    measure = HfVlm.similarities
+
+    def similarities(self, encoded, asks, wanted, spec):
+        if when([ask.prompt for ask in asks], bool(spec.centres)):
+            raise error
+        return measure(self, encoded, asks, wanted, spec)
+
+    return similarities
+
+
+def test_an_image_that_does_not_fit_takes_no_other_with_it(here, checkpoint, photos, tmp_path, monkeypatch):
+    hit = failing(lambda prompts, _: CAPTIONS["b.png"][0] == prompts[0], MemoryError("b does not fit"))
+    monkeypatch.setattr(HfVlm, "similarities", hit)
+    done = here(*similarity(tmp_path / "out", *of_photos(photos), "--kind", "hard", ckpt=[checkpoint("age_vlm")]))
+    assert done.code == 0, done.err
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["images"] == 3
+    assert [own["images"] for own in scores["centres_from"].values()] == [3]
+    assert len({cell["form"] for cell in scores["cells"]}) == 2
+
+
+def test_without_centres_nothing_is_compared_and_the_reason_is_named(here, checkpoint, photos, tmp_path, monkeypatch):
+    args = similarity(tmp_path / "out", *of_photos(photos), "--kind", "hard", ckpt=[checkpoint("age_vlm")])
+    with monkeypatch.context() as patch:
+        for error in (RuntimeError("a bad kernel"), MemoryError("no room")):
+            patch.setattr(HfVlm, "similarities", failing(lambda _, centred: not centred, error))
+            done = here(*args)
+            assert done.code == 2
+            assert str(error) in done.err.splitlines()[-1]
+            assert (
+                str(error)
+                in json.loads((tmp_path / "out" / "run.json").read_text())["models"].popitem()[1]["errors"][0]
+            )
+            patch.undo()
+    done = here(*args)
+    assert done.code == 0, done.err
+    assert "1 to go" in done.err, "the centres were asked for again"
+
+
+def test_what_a_first_pass_left_out_stays_named(here, checkpoint, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.similarity.measuring.CHUNK", 2)
+    hit = failing(lambda prompts, centred: not centred and prompts[0] == CAPTIONS["a.png"][0], RuntimeError("unlucky"))
+    monkeypatch.setattr(HfVlm, "similarities", hit)
+    done = here(*similarity(tmp_path / "out", *of_photos(photos), "--kind", "hard", ckpt=[checkpoint("age_vlm")]))
+    assert done.code == 0, done.err
+    (model,) = json.loads((tmp_path / "out" / "run.json").read_text())["models"].values()
+    assert model["errors"] == ["RuntimeError: unlucky"]
+    assert "less the mean state of 2 images" in done.out
+
+
+def test_a_slip_in_the_last_model_s_name_costs_nothing(here, checkpoint, photos, tmp_path):
+    ckpts = [checkpoint("age_vlm"), tmp_path / "no such model"]
+    done = here(*similarity(tmp_path / "out", *of_photos(photos), ckpt=ckpts))
+    assert (done.code, done.out) == (2, "")
+    assert "no such model" in done.err
+    assert not (tmp_path / "out").exists()
 
 
 BAD = {
@@ -286,6 +357,12 @@ def test_a_layer_that_a_model_lacks_is_named_and_nothing_is_lost(here, checkpoin
     assert again.code == 0
     assert "4 looked at before, 0 to go" in again.err
     assert {c["layer"] for c in cells_of(tmp_path / "out", headline=True)} == {"norm"}
+    # The picture names the layer that it shows.
+    drawn = (tmp_path / "out" / "similarity-raw.svg").read_text()
+    assert "layer norm" in drawn
+    assert not re.search(r"layer \d", drawn)
+    manifest = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (manifest["layer"], manifest["pooling"]) == ("norm", "max")
 
 
 def test_images_beside_a_file_of_pairs(here, checkpoint, photos, tmp_path):
