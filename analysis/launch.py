@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agevlm.errors import AgeVlmError, DataError, NotSupported, RunFolderError
 from agevlm.terminal import stoppable
+from agevlm.vlm.batching import OUT_OF_MEMORY
 from agevlm.vlm.choice import ModelChoice
-from agevlm.vlm.contract import Fingerprint, Vlm
+from agevlm.vlm.contract import Fingerprint, Reply, Vlm
 from analysis.parts import Parts
 from benchmarks.run import GIVE_UP, PREFETCH, RunStopped, prefetch
 from benchmarks.run_folder import SCHEMA, RunFolder, environment, now
@@ -288,6 +289,16 @@ def require_open(vlm: Vlm, model: ModelChoice) -> None:
             f"--ckpt {model.name}: where the visual tokens of this type of model lie in the image is not known, so "
             f"that it cannot be looked into (it offers {able}); docs/models.md lists the types that can"
         )
+
+
+def require_room(replies: Iterable[Reply]) -> None:
+    """Raise MemoryError where a question was not answered for want of memory: the next launch asks its group again.
+
+    What a model cannot answer at all (logits that are no numbers) is recorded: it would be the same again.
+    """
+    for reply in replies:
+        if reply.error is not None and reply.error.startswith(OUT_OF_MEMORY):
+            raise MemoryError(reply.error)
 
 
 def _of_the_model(error: Exception) -> bool:

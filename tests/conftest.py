@@ -23,3 +23,14 @@ def shared() -> Path:
     if not (SHARED / "pope").is_dir():
         pytest.skip(f"the public data folder {SHARED} is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def numbers_in_words():
+    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
+    import transformers.models.smolvlm.processing_smolvlm as processing
+
+    with pytest.MonkeyPatch.context() as patch:
+        if processing.num2words is None:
+            patch.setattr(processing, "num2words", str)
+        yield

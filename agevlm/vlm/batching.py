@@ -9,9 +9,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+OUT_OF_MEMORY = "out of memory"
+"""How the error of a reply begins that memory was lacking for."""
+
+
 def memory_message(error: BaseException) -> str:
     """One line that says that and where memory ran out."""
-    return f"out of memory: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{OUT_OF_MEMORY}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 AUTOMATIC = {"cuda": 128, "cpu": 32}

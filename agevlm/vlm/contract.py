@@ -207,6 +207,10 @@ class Vlm(ABC):
         """
         return image
 
+    def mean_colour(self) -> tuple[float, float, float] | None:
+        """Red, green and blue, 0 to 1, that normalising makes 0; None where the model does not say."""
+        return None
+
     @abstractmethod
     def encode(self, images: Sequence[Image | Prepared]) -> EncodedImages:
         """Do the vision work for RGB images of any size, prepared or not, once per image."""
@@ -325,6 +329,23 @@ class Vlm(ABC):
         Raises:
             NotSupported: by default.
             DataError: nothing of the image would be left, or the cells have another shape.
+        """
+        raise self._closed()
+
+    def hidden_share(self, encoded: EncodedImages, image: int, hidden: Sequence[NDArray[np.bool_]]) -> list[float]:
+        """How much of an image `knock_out` hides: visual tokens that stand for a place, 0 to 1 of them.
+
+        A token is hidden with at least half of the cells that it stands for. Where a model sees the image more than
+        once (tiles, and the whole of it), scattered cells hide none of a coarser view, and a patch of as many does.
+
+        Args:
+            encoded: the images.
+            image: which of them.
+            hidden: each (rows, columns), True where text must not look.
+
+        Raises:
+            NotSupported: by default.
+            DataError: cells of another shape.
         """
         raise self._closed()
 

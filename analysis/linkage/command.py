@@ -18,7 +18,7 @@ from analysis.launch import Analysis, AnalysisSettings, Done, Work
 from analysis.linkage.annotated import Annotated, load_annotated, scenes_annotated
 from analysis.linkage.hide import SHARES, WAYS, CausalSettings
 from analysis.linkage.look import Look, load_image, look
-from analysis.linkage.record import schema
+from analysis.linkage.record import VERSION, schema
 from analysis.linkage.sheets import Sheet, Sheets, make_sheets
 from benchmarks.plan import drawn
 from benchmarks.pope.planning import limit_images
@@ -26,6 +26,7 @@ from benchmarks.pope.questions import load_questions
 from benchmarks.pope.scenes import IMAGES
 from benchmarks.pope.types import QuestionSet
 from benchmarks.prompts import Prompt
+from benchmarks.remarks import ANSWERS_MISSING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +50,7 @@ class LinkageSettings(AnalysisSettings):
     """So many images' objects are hidden; 0 for none."""
     places: int
     border: int
+    allow_partial: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Data:
 
 
 def run_linkage(settings: LinkageSettings, console: Console, notes: Console) -> int:
-    """Ask, look, hide, score. Returns the exit code: 3 where images could not be looked at.
+    """Ask, look, hide, score. Returns the exit code: 3 where images or answers are missing.
 
     Raises:
         AgeVlmError: bad input, a model that cannot be looked into, a run folder in use.
@@ -97,7 +99,8 @@ def run_linkage(settings: LinkageSettings, console: Console, notes: Console) -> 
     for path in figures:
         notes.print(f"figure: {path}")
     notes.print(f"run folder: {analysis.folder.path}")
-    return 3 if any(one.errors for one in done) else 0
+    lacking = sum(model.counts["errors"] for model in scores.models) + sum(len(one.errors) for one in done)
+    return ANSWERS_MISSING if lacking and not settings.allow_partial else 0
 
 
 def load_data(settings: LinkageSettings) -> Data:
@@ -143,7 +146,9 @@ def work_of(settings: LinkageSettings, data: Data) -> Work[Sheet, Image]:
     def looked(vlm: Vlm, sheet: Sheet, image: Image) -> Sequence[Mapping[str, Any]]:
         return look(vlm, sheet, image, how(sheet))
 
-    return Work(data.sheets.sheets, key, lambda sheet: load_image(sheet, data.sources), looked, schema())
+    return Work(
+        data.sheets.sheets, key, lambda sheet: load_image(sheet, data.sources), looked, schema(), name=f"v{VERSION}"
+    )
 
 
 def manifest_of(data: Data) -> list[dict[str, Any]]:

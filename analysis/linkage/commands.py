@@ -11,7 +11,7 @@ import click
 
 from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
 from benchmarks.commands import HUB_POPE
-from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, SEED
+from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, PARTIAL, SEED
 
 
 @click.command()
@@ -63,6 +63,7 @@ from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, SEED
 @DRAWS
 @SEED
 @JSON
+@PARTIAL
 def linkage(**options: Any) -> None:
     """Does looking explain answering? One table of questions, what tells errors, and what hiding does.
 
@@ -91,7 +92,7 @@ def linkage(**options: Any) -> None:
             name: options[name]
             for name in ("out", "fresh", "limit", "seed", "draws", "json_out", "images", "annotations", "splits")
         },
-        **{name: options[name] for name in ("max_new_tokens", "causal_images", "places", "border")},
+        **{name: options[name] for name in ("max_new_tokens", "causal_images", "places", "border", "allow_partial")},
     )
     console, notes = consoles()
     sys.exit(run_linkage(settings, console, notes))

@@ -89,6 +89,8 @@ class Way:
     """Kind -> mean share of the image that was hidden."""
     on_object: Mapping[str, float]
     """Kind -> mean share of the object that was hidden."""
+    tokens: Mapping[str, float]
+    """Kind -> mean share of the visual tokens that were hidden from attention; empty where it is painted over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,8 @@ def _hidings(table: pa.Table, images: Mapping[str, int]) -> pd.DataFrame:
     ]
     made = pd.DataFrame(rows)
     if len(made):
-        made["margin"] = made["margin"].astype(np.float64)
+        for column in ("margin", "tokens"):
+            made[column] = made[column].astype(np.float64)
         # As it was written: shares are a few known numbers.
         made["share"] = made["share"].astype(np.float64).round(6)
     return made
@@ -188,7 +191,7 @@ def _way(how: str, hidings: pd.DataFrame, weights: Floats) -> Way:
 
     there = [kind for kind in KINDS if kind in drops]
     pairs = [(kind, control) for kind in there for control in AGAINST.get(kind, ()) if control in drops]
-    hidden = own.groupby("what")[["pixels", "on_object"]].mean()
+    hidden = own.groupby("what")[["pixels", "on_object", "tokens"]].mean()
     return Way(
         how,
         mean(base.reindex(drops.index)),
@@ -198,6 +201,7 @@ def _way(how: str, hidings: pd.DataFrame, weights: Floats) -> Way:
         {(a, b): mean(flips[a] - flips[b], bounded=True) for a, b in pairs},
         {kind: float(hidden.loc[kind, "pixels"]) for kind in there},
         {kind: float(hidden.loc[kind, "on_object"]) for kind in there},
+        {kind: float(hidden.loc[kind, "tokens"]) for kind in there} if how == KEYS else {},
     )
 
 

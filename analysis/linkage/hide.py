@@ -105,8 +105,10 @@ def hide(
     plans = [plan(subject, coverage, settings) for subject in subjects]
     wanted = [(k, hiding) for k, own in enumerate(plans) for hiding in own]
     rows: list[list[dict[str, Any]]] = [[] for _ in subjects]
+    if not wanted:
+        return rows
 
-    def add(k: int, hiding: Hiding, how: str, logprobs: Mapping[str, float]) -> None:
+    def add(k: int, hiding: Hiding, how: str, logprobs: Mapping[str, float], tokens: float | None = None) -> None:
         region = subjects[k].mask
         rows[k].append(
             {
@@ -115,15 +117,18 @@ def hide(
                 "share": hiding.share,
                 "draw": hiding.draw,
                 "cells": int(hiding.cells.sum()),
+                "tokens": tokens,
                 "pixels": float(coverage[hiding.cells].sum() / coverage.sum()),
                 "on_object": None if region is None else float(region[hiding.cells].sum() / region.sum()),
                 "margin": margin_of(logprobs),
             }
         )
 
-    asked = vlm.knock_out(encoded, [subjects[k].ask for k, _ in wanted], [h.cells for _, h in wanted]) if wanted else []
-    for (k, hiding), logprobs in zip(wanted, asked, strict=True):
-        add(k, hiding, KEYS, logprobs)
+    every = [hiding.cells for _, hiding in wanted]
+    asked = vlm.knock_out(encoded, [subjects[k].ask for k, _ in wanted], every)
+    shares = vlm.hidden_share(encoded, 0, every)
+    for (k, hiding), logprobs, tokens in zip(wanted, asked, shares, strict=True):
+        add(k, hiding, KEYS, logprobs, tokens)
     painted = [(k, h, how) for k, h in wanted if h.share is None and h.what != "nothing" for how in FILLS]
     for start in range(0, len(painted), AT_ONCE):
         part = painted[start : start + AT_ONCE]

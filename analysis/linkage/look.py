@@ -27,6 +27,8 @@ from agevlm.vlm.contract import (
     StateSpec,
     Vlm,
 )
+from analysis.launch import require_room
+from analysis.linkage.cells import Cells, of_image
 from analysis.linkage.hide import HIDDEN, CausalSettings, Subject, hide, margin_of
 from analysis.linkage.sheets import Case, Sheet
 from analysis.linkage.signals import TOKENS, of_layers
@@ -65,6 +67,7 @@ def look(vlm: Vlm, sheet: Sheet, image: Image, how: Look) -> list[Row]:
     encoded = vlm.encode([image])
     asks = [Ask(case.prompt, 0, how.max_new_tokens) for case in sheet.cases]
     replies = vlm.answer(encoded, asks)
+    require_room(replies)
     alone: list[tuple[int, ...]] = [()] * len(asks)
     tokens = vlm.tokens(encoded, asks, alone)
     words = [word_tokens(t, c) for t, c in zip(tokens, sheet.cases, strict=True)]
@@ -81,7 +84,8 @@ def look(vlm: Vlm, sheet: Sheet, image: Image, how: Look) -> list[Row]:
     alike = similarities(vlm, encoded, [*asks, *asks], [*words, *questions])
     for row, word, question in zip(rows, alike[: len(asks)], alike[len(asks) :], strict=True):
         row |= {"similarity_word": word, "similarity_question": question}
-    reasons = [why_not(one, how) for one in seen]
+    allowed = of_image(geometry.coverage())
+    reasons = [why_not(one, how, allowed) for one in seen]
     subjects = {
         k: Subject(one.ask, one.mask, one.probe.attention[:, 0].mean(0), f"{sheet.sha256} {one.ask.prompt}")
         for k, (one, reason) in enumerate(zip(seen, reasons, strict=True))
@@ -199,12 +203,14 @@ def _last_layer(compared: Compared) -> float:
     return float(compared.raw[last, POOLINGS.index("mean")])
 
 
-def why_not(seen: _Seen, how: Look) -> str:
-    """Why the causal check says nothing of a question; nothing where it can."""
+def why_not(seen: _Seen, how: Look, allowed: Cells) -> str:
+    """Why the causal check says nothing of a question; nothing where it can, unless its object is too large."""
+    mask = seen.mask
     reasons = {
         "not checked": how.causal is None,
         "not answered yes": seen.read is not Label.YES,
-        "no mask": seen.case.label and (seen.mask is None or seen.mask.sum() == 0),
+        "no mask": seen.case.label and seen.case.mask is None,
+        "not in view": mask is not None and not (allowed & (mask > 0)).any(),
         "object word not found": not seen.has_word,
         "no margin": margin_of(seen.reply.logprobs) is None,
     }

@@ -9,6 +9,8 @@ from analysis.linkage.signals import MAPS, TOKENS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+VERSION = 1
+"""Raised where what is recorded, or its meaning, changes: an earlier version's records are left alone."""
 MAP_COLUMNS = tuple(f"{token}_{name}" for token in TOKENS for name in MAPS)
 
 
@@ -24,6 +26,7 @@ def schema() -> pa.Schema:
             ("share", pa.float32()),
             ("draw", pa.int32()),
             ("cells", pa.int32()),
+            ("tokens", pa.float32()),
             ("pixels", pa.float32()),
             ("on_object", pa.float32()),
             ("margin", pa.float64()),

@@ -235,6 +235,7 @@ def _causal_json(causal: Causal) -> dict[str, Any]:
                 "flips_against": {f"{a} - {b}": mean.to_json() for (a, b), mean in way.flip_effects.items()},
                 "share_of_image": dict(way.pixels),
                 "share_of_object": dict(way.on_object),
+                "share_of_visual_tokens": dict(way.tokens),
             }
             for way in causal.ways
         },

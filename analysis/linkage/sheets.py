@@ -51,8 +51,8 @@ class Sheet:
 
     def key(self, **how: object) -> str:
         """What the image's records are known by: everything that decides them but the model."""
-        asked = [(case.prompt, case.name, case.label) for case in self.cases]
-        content = json.dumps([self.sha256, asked, self.annotations, how], sort_keys=True)
+        asked = [(c.prompt, c.name, c.label, c.cluster, c.ids) for c in self.cases]
+        content = json.dumps([self.image, self.sha256, asked, self.annotations, how], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from analysis.linkage.effects import Mean
+from analysis.linkage.effects import KINDS, Mean
 from analysis.linkage.figures import WAY_NAMES
 from analysis.linkage.ranks import Ranked
 from analysis.linkage.score import LinkageScores, ModelScores
@@ -24,8 +25,9 @@ def say(scores: LinkageScores, console: Console) -> None:
     for model in scores.models:
         console.print(_signals(model))
     console.print(_added(scores))
-    if any(model.causal.curves for model in scores.models):
+    if any(model.causal.ways for model in scores.models):
         console.print(_causal(scores))
+    if any(model.causal.curves for model in scores.models):
         console.print(_curve(scores))
 
 
@@ -40,12 +42,12 @@ def _counts(scores: LinkageScores) -> Table:
     names = ("questions", "images", "present", "absent", "correct", "hallucinated", "missed", "unreadable", "errors")
     made = _table("questions, each distinct one of an image once", "model", *names)
     for model in scores.models:
-        made.add_row(model.name, *(str(model.counts[name]) for name in names))
+        made.add_row(escape(model.name), *(str(model.counts[name]) for name in names))
     return made
 
 
 def _signals(model: ModelScores) -> Table:
-    title = f"{model.name}: AUROC of each signal [95 % over images]; above 0.5: the larger, the likelier"
+    title = f"{escape(model.name)}: AUROC of each signal [95 % over images]; above 0.5: the larger, the likelier"
     made = _table(title, "signal", *(f"{t.name}\n{_of(model, t.name)}" for t in TARGETS))
     for signal in SIGNALS:
         cells = []
@@ -86,10 +88,10 @@ def _added(scores: LinkageScores) -> Table:
             for base, one in model.targets[target.name].added.items():
                 name = f"{base} *" if target.margin_decides and "margin" in base else base
                 if one is None:
-                    made.add_row(model.name, target.name, name, "too few", "", "", "")
+                    made.add_row(escape(model.name), target.name, name, "too few", "", "", "")
                     continue
                 gains = (_interval(one.gain, 3, True), _interval(one.permuted, 3, True))
-                made.add_row(model.name, target.name, name, _interval(one.base), _interval(one.full), *gains)
+                made.add_row(escape(model.name), target.name, name, _interval(one.base), _interval(one.full), *gains)
     return made
 
 
@@ -103,7 +105,7 @@ def _causal(scores: LinkageScores) -> Table:
         for way in model.causal.ways:
             effects = {f"{a} - {b}": mean for (a, b), mean in way.effects.items()}
             made.add_row(
-                model.name,
+                escape(model.name),
                 WAY_NAMES[way.how],
                 str(way.base.n),
                 f"{way.base.interval.value:.2f}",
@@ -130,7 +132,7 @@ def _curve(scores: LinkageScores) -> Table:
     for model in scores.models:
         for name, point in ((name, point) for name, own in model.causal.curves.items() for point in own):
             made.add_row(
-                model.name,
+                escape(model.name),
                 f"{name} objects",
                 str(point.effect.n),
                 f"{point.share:.0%}",
@@ -149,6 +151,19 @@ def _mean(mean: Mean | None, sign: bool = False) -> str:
 
 def _percent(mean: Mean | None) -> str:
     return "" if mean is None else f"{100 * mean.interval.value:.1f} %"
+
+
+def _uneven(model: ModelScores) -> Iterator[str]:
+    """That as many cells are not as many tokens, where that is so."""
+    for way in model.causal.ways:
+        shares = {kind: way.tokens[kind] for kind in KINDS if kind in way.tokens}
+        if shares and max(shares.values()) > 1.01 * min(shares.values()):
+            told = ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in shares.items())
+            yield (
+                f"{model.name}: as many cells hide unlike shares of the visual tokens from attention ({told}): the "
+                "model has views of the image coarser than the cells, whose tokens are hidden by patches and not by "
+                "scattered cells; set the object against `moved`, or against random cells that are painted over"
+            )
 
 
 def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
@@ -182,10 +197,14 @@ def remarks(scores: LinkageScores, sheets: Sheets) -> Iterator[str]:
     if all(sheet.objects is None for sheet in sheets.sheets):
         yield "no annotations: masks, sizes, the prior and the causal check are left out; give --annotations FILE"
     for model in scores.models:
+        if not len(model.table):
+            yield f"{model.name}: nothing is recorded"
+            continue
         reasons = ", ".join(f"{count} {why}" for why, count in sorted(model.causal.reasons.items()))
         yield f"{model.name}: causal check: {reasons}"
         if model.causal.missing:
             yield f"{model.name}: {model.causal.missing} hidings gave no margin and were left out"
+        yield from _uneven(model)
         if model.table["similarity_word"].isna().all():
             yield f"{model.name}: no similarities: the model does not offer them"
         if model.counts["object word not found"]:

@@ -13,7 +13,7 @@ from benchmarks.pope.protocols import PROTOCOLS
 from benchmarks.pope.score import effects_of
 from benchmarks.reading import Label
 from benchmarks.statistics.bootstrap import score_with_intervals
-from benchmarks.statistics.clusters import Interval, score_interval
+from benchmarks.statistics.clusters import Interval, expanded_percentile_interval, score_interval
 from benchmarks.statistics.scores import FIELDS, divide, score_counts
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 SCORES = ("accuracy", "f1", "yes_ratio")
+SAME = 1e-12
+"""Draws that differ by no more differ by rounding alone."""
 GONE = 0.1
 """An object of which a crop leaves less than this share of its pixels counts as cropped away."""
 
@@ -126,9 +128,13 @@ def _towards_truth(rows: pd.DataFrame, before: str, after: str, weights: Floats)
     gain = np.where(known["label"], 1.0, -1.0) * (known[after] - known[before]).to_numpy(np.float64)
     at, times = known["cluster"].to_numpy(np.int64), known["times"].to_numpy(np.float64)
     top, bottom = (np.bincount(at, weights=v, minlength=weights.shape[1]) for v in (gain * times, times))
-    far = float(np.abs(gain).max(initial=0.0)) + 1.0
     value, drawn = float(divide(top.sum(), bottom.sum())), divide(weights @ top, weights @ bottom)
-    return score_interval(value, drawn, int(known["cluster"].nunique()), lowest=-far, highest=far)
+    images = int(known["cluster"].nunique())
+    # Nats have no bounds to fall back on: where no draw moves the value, nothing is known of its limits.
+    if images < 2 or np.nanmax(drawn) - np.nanmin(drawn) <= SAME:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = expanded_percentile_interval(drawn, images)
+    return Interval(value, float(low), float(high))
 
 
 class _Counted:

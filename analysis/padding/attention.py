@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Floats = NDArray[np.float64]
+ROUNDED = 1 + 1e-5
+"""A row of attention is summed and recorded in float32: by so much it may be more than its limit."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def ratio_difference(
         )
         value += sign * float(divide(top.sum(), bottom.sum()))
         drawn += sign * divide(weights @ top, weights @ bottom)
-        highest = max(highest, float(divide(len(both), bottom.sum())))
+        highest = max(highest, ROUNDED * float(divide(len(both), bottom.sum())))
     if np.isnan(value):
         return None
     images = int(both["cluster"].nunique())
@@ -135,7 +137,6 @@ def _shares(rows: pd.DataFrame, query: str) -> tuple[Floats, Floats, Floats]:
 def _quotient(top: Floats, bottom: Floats, weights: Floats, limit: float) -> Interval:
     """Sum over sum, both by image, from 0 to the limit."""
     value = float(divide(top.sum(), bottom.sum()))
-    # Rounding may put it a hair above its limit.
-    value = min(value, limit) if value <= limit * (1 + 1e-9) else value
+    value = min(value, limit) if value <= limit * ROUNDED else value
     images = int(np.count_nonzero(bottom))
     return score_interval(value, divide(weights @ top, weights @ bottom), images, highest=limit)

@@ -13,7 +13,7 @@ from analysis.launch import Analysis, AnalysisSettings, Done, Work, refuse_close
 from analysis.padding.answers import GONE
 from analysis.padding.canvas import Colour, Condition, Mode, conditions
 from analysis.padding.figure import profile
-from analysis.padding.looking import Looker, schema
+from analysis.padding.looking import VERSION, Looker, schema
 from analysis.padding.questions import image_items, masks_for
 from analysis.padding.score import Scores, score
 from analysis.padding.table import print_scores
@@ -72,7 +72,7 @@ def run_padding(settings: PaddingSettings, console: Console, notes: Console) -> 
     ]
     analysis = Analysis("padding", settings, folder, notes)
     with analysis.open(data, _choices(settings)):
-        work = Work(items, looker.key, looker.load, looker.look, schema())
+        work = Work(items, looker.key, looker.load, looker.look, schema(), name=f"v{VERSION}")
         done = [analysis.ask(model, work) for model in settings.models]
         return _report(settings, folder, done, console, notes)
 

@@ -49,9 +49,15 @@ def profile(scores: Scores, path: Path) -> list[Path]:
             axes.set_xlabel("layer")
         # Panels share the axis: to be set when all is drawn.
         panels[0][0].set_ylim(bottom=0)
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        # No one panel need have all the lines.
+        named = {n: h for p in panels.flat for h, n in zip(*p.get_legend_handles_labels(), strict=True)}
+        labels = [_label(condition) for condition in conditions]
+        drawn.legend([named[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
         return save(drawn, path)
+
+
+def _label(condition: str) -> str:
+    return "squash: same places, image there" if condition == "squash" else condition
 
 
 def _line(axes: object, rows: list[AttentionRow], condition: str, colour: object) -> None:
@@ -61,11 +67,10 @@ def _line(axes: object, rows: list[AttentionRow], condition: str, colour: object
     squashed, native = condition == "squash", condition == NATIVE.name
     layers = [r.layer for r in rows]
     values = [r.attended.ratio for r in rows]
-    label = "squash: same places, image there" if squashed else condition
     shape = "--" if squashed else ":" if native else "-"
     axes.plot(  # type: ignore[attr-defined]
-        layers, [v.value for v in values], color=colour, label=label, marker="o", markersize=4, linestyle=shape,
-        linewidth=3 if native else 1.8, zorder=4 if native else 3,
+        layers, [v.value for v in values], color=colour, label=_label(condition), marker="o", markersize=4,
+        linestyle=shape, linewidth=3 if native else 1.8, zorder=4 if native else 3,
     )  # fmt: skip
     axes.fill_between(  # type: ignore[attr-defined]
         layers, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.18, linewidth=0

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agevlm.data.images import decode
-from agevlm.errors import DataError
+from agevlm.errors import NotSupported
 from agevlm.vlm.contract import YES_NO, Ask, Probe, ProbedToken, ProbeSpec, Reply, Vlm
+from analysis.launch import require_room
 from analysis.padding.canvas import NATIVE, Canvas, Condition, Rgb, compose, covered, place
 from analysis.padding.measures import empty_of_cells, masses, padding_of_cells
 from analysis.padding.questions import Asked, ImageItem, Masks, share_left
@@ -27,6 +28,8 @@ OBJECT, LAST = "object", "last"
 QUERIES = (OBJECT, LAST)
 """object: the tokens of the word or phrase that is asked about, their mean. last: the token before the answer."""
 QUERY_FIELDS = ("visual", "padding", "empty")
+VERSION = 1
+"""Raised where what is recorded, or its meaning, changes: an earlier version's records are left alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +82,11 @@ class Looker:
         encoded = vlm.encode([canvas.image for canvas in canvases])
         asks = [Ask(q.prompt, i, self.max_new_tokens) for i in range(len(shown)) for q in item.questions]
         replies = vlm.answer(encoded, asks)
+        require_room(replies)
         nothing: list[tuple[int, ...]] = [()] * len(asks)
         tokens = vlm.tokens(encoded, asks, nothing)
         placed = [_placed(vlm, encoded, i, canvas) for i, canvas in enumerate(canvases)]
-        things = [q.thing for q in item.questions] * len(shown)
-        queries = [wanted_tokens(own, ask.prompt, thing) for own, ask, thing in zip(tokens, asks, things, strict=True)]
+        queries = [wanted_tokens(own, q) for own, q in zip(tokens, [*item.questions] * len(shown), strict=True)]
         wanted = [sorted({i for places in one.values() for i in places}) for one in queries]
         probes = vlm.probe(encoded, asks, nothing, ProbeSpec(), wanted)
         hidden = _with_padding_hidden(vlm, encoded, asks, placed, shown)
@@ -113,19 +116,21 @@ class Looker:
 
 
 def mean_colour(vlm: Vlm) -> Rgb:
-    """The mean colour of a model's normalisation, 0 to 255. Raises DataError if its processor names none."""
-    images = getattr(getattr(vlm, "processor", None), "image_processor", None)
-    mean = getattr(images, "image_mean", None)
-    if mean is None or len(mean) != 3:
-        raise DataError("this model's processor names no mean colour; give --colour black, grey or edge")
-    red, green, blue = (min(255, max(0, round(255 * float(value)))) for value in mean)
+    """The mean colour of a model's normalisation, 0 to 255. Raises NotSupported if it names none."""
+    mean = vlm.mean_colour()
+    if mean is None:
+        raise NotSupported("this model's processor names no mean colour; give --colour black, grey or edge")
+    red, green, blue = (min(255, max(0, round(255 * value))) for value in mean)
     return red, green, blue
 
 
-def wanted_tokens(tokens: Sequence[ProbedToken], prompt: str, thing: str | None) -> dict[str, tuple[int, ...]]:
-    """Which tokens each query stands for; without `object` where no token of the prompt holds the phrase."""
+def wanted_tokens(tokens: Sequence[ProbedToken], asked: Asked) -> dict[str, tuple[int, ...]]:
+    """Which tokens each query stands for; without `object` where no token of the question holds the phrase."""
     found: dict[str, tuple[int, ...]] = {LAST: (len(tokens) - 1,)}
-    match = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)", prompt) if thing else None
+    # What a template puts before the question may hold the same word.
+    start = max(asked.prompt.find(asked.text), 0)
+    phrase = re.compile(rf"(?<!\w){re.escape(asked.thing or '')}(?!\w)", re.IGNORECASE)
+    match = phrase.search(asked.prompt, start) if asked.thing else None
     if match is not None:
         start, end = match.span()
         inside = tuple(i for i, t in enumerate(tokens) if t.part == "prompt" and t.start < end and start < t.end)
@@ -183,7 +188,7 @@ def _answer_columns(reply: Reply) -> dict[str, Any]:
 def _finite(prefix: str, logprobs: Mapping[str, float]) -> dict[str, float | None]:
     """Columns of the candidates' log-probabilities; None where there is none or it is no number."""
     known = {f"{prefix}{name}": logprobs.get(name) for name in YES_NO}
-    return {name: None if value is None or math.isnan(value) else value for name, value in known.items()}
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in known.items()}
 
 
 def schema() -> pa.Schema:

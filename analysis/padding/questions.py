@@ -111,11 +111,22 @@ def scene_masks(image: str, size: tuple[int, int], thing: str) -> Mask | None:
 
 def annotated_masks(path: Path) -> Masks:
     """Masks from a COCO-style instances file, images by file name. Raises DataError if it cannot be read."""
-    from agevlm.data.annotations import load_instances
+    from agevlm.data.annotations import Annotation, InstanceImage, load_instances
     from agevlm.data.masks import decode_mask, union_of
 
     instances = load_instances(path)
-    images = {PurePosixPath(entry.file_name).name: entry for entry in instances.images}
+    images: dict[str, InstanceImage] = {}
+    for entry in instances.images:
+        name = PurePosixPath(entry.file_name).name
+        if name in images:
+            raise DataError(f"{path}: two images have the name {name}; masks are found by the file's name alone")
+        images[name] = entry
+
+    def decoded(annotation: Annotation, height: int, width: int) -> Mask:
+        try:
+            return decode_mask(annotation.segmentation, height, width)
+        except DataError as error:
+            raise DataError(f"{path}: annotation {annotation.id}: {error}") from None
 
     def find(image: str, size: tuple[int, int], thing: str) -> Mask | None:
         entry = images.get(PurePosixPath(image).name)
@@ -129,7 +140,7 @@ def annotated_masks(path: Path) -> Masks:
         found = [a for a in instances.of_image(entry.id) if a.category == thing and a.segmentation]
         if not found:
             return None
-        return union_of((decode_mask(a.segmentation, size[1], size[0]) for a in found), size[1], size[0])
+        return union_of((decoded(a, size[1], size[0]) for a in found), size[1], size[0])
 
     return Masks(find, instances.sha256)
 

@@ -56,17 +56,6 @@ def _own_hash_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def numbers_in_words():
-    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
-    import transformers.models.smolvlm.processing_smolvlm as processing
-
-    with pytest.MonkeyPatch.context() as patch:
-        if processing.num2words is None:
-            patch.setattr(processing, "num2words", str)
-        yield
-
-
-@pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in SHAPES]

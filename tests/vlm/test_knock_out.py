@@ -146,6 +146,37 @@ def test_hiding_the_padding_is_mask_padding(vlm, checkpoint, pictures):
         assert found[word] == pytest.approx(float(logits[tokens].logsumexp(0)), abs=2e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_much_is_hidden_is_told_in_tokens(vlm, pictures, kind):
+    model = vlm(kind)
+    encoded = model.encode(pictures)
+    for image in range(len(pictures)):
+        geometry = model.geometry(encoded, image)
+        grid = (geometry.rows, geometry.columns)
+        one, patch, scattered = (np.zeros(grid, bool) for _ in range(3))
+        one[0, 0] = True
+        patch[: grid[0] // 2] = True
+        # As many cells, none of them beside another.
+        scattered[::2, ::2] = scattered[1::2, 1::2] = True
+        shares = model.hidden_share(encoded, image, [np.zeros(grid, bool), one, patch, scattered, np.ones(grid, bool)])
+        assert shares[0] == 0
+        assert shares[1] > 0, "no cell is without a token of its own"
+        assert shares[-1] == 1
+        if kind == "llava_next":
+            # A view of the whole image beside the tiles: its tokens go with patches.
+            assert shares[2] > shares[1] > 0
+        else:
+            assert shares[1:4] == pytest.approx([float(cells.mean()) for cells in (one, patch, scattered)])
+
+
+def test_the_mean_colour_is_that_of_the_processor(vlm, monkeypatch):
+    model = vlm("llava")
+    images = model.processor.image_processor
+    assert model.mean_colour() == pytest.approx(tuple(images.image_mean))
+    monkeypatch.setattr(images, "do_normalize", False)
+    assert model.mean_colour() is None
+
+
 def test_what_cannot_be_hidden_is_said(vlm, pictures):
     model = vlm("llava")
     encoded = model.encode(pictures)
@@ -153,10 +184,12 @@ def test_what_cannot_be_hidden_is_said(vlm, pictures):
     with pytest.raises(DataError, match="all of the image"):
         model.knock_out(encoded, [Ask("?", 0)], [np.ones((geometry.rows, geometry.columns), bool)])
     with pytest.raises(DataError, match="shape"):
+        model.hidden_share(encoded, 0, [np.ones((2, 2), bool)])
+    with pytest.raises(DataError, match="shape"):
         model.knock_out(encoded, [Ask("?", 0)], [np.ones((2, 2), bool)])
     with pytest.raises(ValueError, match="must name an image"):
         model.knock_out(encoded, [Ask("?", None)], [np.zeros((4, 4), bool)])
-    for method in (Vlm.tokens, Vlm.geometry, Vlm.knock_out, Vlm.similarities):
+    for method in (Vlm.tokens, Vlm.geometry, Vlm.knock_out, Vlm.hidden_share, Vlm.similarities):
         arguments = [None] * (method.__code__.co_argcount - 1)
         with pytest.raises(NotSupported, match="cannot be looked into"):
             method(model, *arguments)

@@ -65,6 +65,11 @@ class Layout:
             spread += csr_array((share.data.astype(np.float32), (row, view.tokens.ravel()[column])), spread.shape)
         return cls(finest.geometry, csr_array(spread))
 
+    @property
+    def placed(self) -> NDArray[np.bool_]:
+        """(visual tokens,): which stand for a place in the image."""
+        return np.asarray(np.asarray(self.spread.sum(0)).ravel() > 0)
+
     def fold(self, attention: Floats) -> tuple[Floats, Floats]:
         """Attention to visual tokens as attention to cells.
 
@@ -76,11 +81,10 @@ class Layout:
         """
         flat = attention.reshape(-1, attention.shape[-1])
         cells = np.asarray(self.spread @ flat.T).T.astype(np.float32, copy=False)
-        placed = np.asarray(self.spread.sum(0)).ravel() > 0
         shape = attention.shape[:-1]
         return (
             cells.reshape(*shape, self.geometry.rows, self.geometry.columns),
-            flat[:, ~placed].sum(-1).reshape(shape).astype(np.float32, copy=False),
+            flat[:, ~self.placed].sum(-1).reshape(shape).astype(np.float32, copy=False),
         )
 
     def tokens_of(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

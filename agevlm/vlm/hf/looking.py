@@ -242,11 +242,21 @@ def knock_out(
     ]
 
 
-def _hidden_tokens(layout: Layout, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def hidden_share(vlm: HfVlm, images: HfImages, image: int, hidden: Sequence[NDArray[np.bool_]]) -> list[float]:
+    """See `Vlm.hidden_share`."""
+    own = layout(vlm, images, image)
+    return [float(_covered_tokens(own, cells).sum() / own.placed.sum()) for cells in hidden]
+
+
+def _covered_tokens(layout: Layout, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     geometry = layout.geometry
     if cells.shape != (geometry.rows, geometry.columns):
         raise DataError(f"cells of shape {cells.shape} for a grid of {geometry.rows} rows x {geometry.columns} columns")
-    gone = layout.tokens_of(cells)
+    return layout.tokens_of(cells)
+
+
+def _hidden_tokens(layout: Layout, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    gone = _covered_tokens(layout, cells)
     if gone.all() or cells.all():
         raise DataError("all of the image would be hidden; to ask without an image, leave it out")
     return gone

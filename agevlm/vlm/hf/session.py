@@ -139,6 +139,14 @@ class HfVlm(Vlm):
         except Exception:
             return image  # `encode` meets the same error, where it can be told from an image that cannot be opened
 
+    def mean_colour(self) -> tuple[float, float, float] | None:
+        images = getattr(self.processor, "image_processor", None)
+        mean = getattr(images, "image_mean", None) if getattr(images, "do_normalize", True) else None
+        if not isinstance(mean, (list, tuple)) or len(mean) != 3:
+            return None
+        red, green, blue = (float(value) for value in mean)
+        return red, green, blue
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Image | Prepared]) -> HfImages:
         given = pictures(images)
@@ -261,6 +269,9 @@ class HfVlm(Vlm):
         self, encoded: EncodedImages, asks: Sequence[Ask], hidden: Sequence[NDArray[np.bool_]]
     ) -> list[Mapping[str, float]]:
         return looking.knock_out(self, self.own(encoded), asks, hidden)
+
+    def hidden_share(self, encoded: EncodedImages, image: int, hidden: Sequence[NDArray[np.bool_]]) -> list[float]:
+        return looking.hidden_share(self, self.own(encoded), image, hidden)
 
     @torch.inference_mode()
     def similarities(

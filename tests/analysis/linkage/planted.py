@@ -200,6 +200,9 @@ class Planted(Vlm):
             found.append(self.logprobs(self.margin(scene, self.word(ask), visible)))
         return found
 
+    def hidden_share(self, encoded: EncodedImages, image: int, hidden: Sequence[np.ndarray]) -> list[float]:
+        return [float(cells.mean()) for cells in hidden]
+
     def similarities(
         self, encoded: EncodedImages, asks: Sequence[Ask], wanted: Sequence[Sequence[int]], spec: StateSpec
     ) -> list[Mapping[Space, Compared]]:

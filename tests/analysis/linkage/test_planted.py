@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,18 @@ import pytest
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
+from agevlm.vlm.batching import memory_message
+from agevlm.vlm.contract import Reply
 from analysis.linkage.command import LinkageSettings, load_data, run_linkage
 from analysis.linkage.record import schema
 from analysis.linkage.score import score, to_json
 from benchmarks.prompts import OFFICIAL
-from tests.analysis.linkage.planted import LOADED, Rule, choice
+from tests.analysis.linkage.planted import LOADED, Planted, Rule, choice
+
+
+def consoles() -> tuple[Console, Console]:
+    return Console(quiet=True), Console(stderr=True, quiet=True)
+
 
 LOOKS, RANDOM, DIFFUSE = "looks", "random", "diffuse"
 
@@ -39,6 +47,7 @@ def settings(out: Path, *models, **other) -> LinkageSettings:
         "causal_images": 12,
         "places": 3,
         "border": 0,
+        "allow_partial": False,
     }
     return LinkageSettings(**{**given, **other})
 
@@ -226,6 +235,58 @@ def test_questions_that_splits_share_are_one_case(tmp_path) -> None:
     adversarial = [c.prior for c in cases if c.splits == ("adversarial",)]
     random = [c.prior for c in cases if c.splits == ("random",)]
     assert np.mean(adversarial) > np.mean(random)  # as POPE means it
+
+
+def test_an_answer_that_failed_is_missing_in_the_exit_code(tmp_path, monkeypatch) -> None:
+    answer = Planted.answer
+
+    def lacking(self, encoded, asks):
+        return [Reply.failed("logits are no numbers"), *answer(self, encoded, asks)[1:]]
+
+    monkeypatch.setattr(Planted, "answer", lacking)
+    given = {"questions": ("scenes:2",), "causal_images": 0}
+    models = (choice("m", Rule()),)
+    assert run_linkage(settings(tmp_path / "a", *models, **given), *consoles()) == 3
+    assert run_linkage(settings(tmp_path / "b", *models, **given, allow_partial=True), *consoles()) == 0
+    counts = json.loads((tmp_path / "a" / "scores.json").read_text())["models"]["m"]["counts"]
+    assert counts["errors"] == 2
+
+
+def test_where_memory_was_lacking_is_asked_again(tmp_path, monkeypatch) -> None:
+    given = {"questions": ("scenes:2",), "causal_images": 0}
+    with monkeypatch.context() as patch:
+        failed = Reply.failed(memory_message(MemoryError()))
+        patch.setattr(Planted, "answer", lambda self, encoded, asks: [failed] * len(asks))
+        assert run_linkage(settings(tmp_path, choice("m", Rule()), **given), *consoles()) == 3
+    assert run_linkage(settings(tmp_path, choice("m", Rule()), **given), *consoles()) == 0
+
+
+def test_pictures_alike_are_kept_apart(tmp_path) -> None:
+    data = load_data(settings(tmp_path, choice("m", Rule()), questions=("scenes:2",)))
+    sheet = data.sheets.sheets[0]
+    others = [
+        replace(sheet, image="other.png"),
+        replace(sheet, cases=tuple(replace(c, ids=("random 1",)) for c in sheet.cases)),
+        replace(sheet, cases=tuple(replace(c, cluster="pair") for c in sheet.cases)),
+    ]
+    assert len({one.key(tokens=4) for one in (sheet, *others)}) == 4
+    assert sheet.key(tokens=4) == replace(sheet).key(tokens=4)
+
+
+def test_unlike_shares_of_tokens_are_told(tmp_path, monkeypatch) -> None:
+    def coarse(self, encoded, image, hidden):
+        # A second view: its tokens go with blocks of 2 x 2 cells.
+        blocks = [cells.reshape(6, 2, 6, 2).sum((1, 3)) >= 2 for cells in hidden]
+        return [float((c.sum() + b.sum()) / 180) for c, b in zip(hidden, blocks, strict=True)]
+
+    monkeypatch.setattr(Planted, "hidden_share", coarse)
+    console = Console(file=io.StringIO(), width=400)
+    given = {"questions": ("scenes:6",), "causal_images": 6}
+    run_linkage(settings(tmp_path, choice("m", Rule()), **given), console, Console(file=io.StringIO()))
+    assert "unlike shares of the visual tokens" in console.file.getvalue()
+    keys, *painted = json.loads((tmp_path / "scores.json").read_text())["models"]["m"]["causal"]["ways"].values()
+    assert keys["share_of_visual_tokens"]["object"] > keys["share_of_visual_tokens"]["random"]
+    assert all(way["share_of_visual_tokens"] == {} for way in painted)
 
 
 def test_no_records_give_empty_scores() -> None:

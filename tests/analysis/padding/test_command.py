@@ -104,6 +104,12 @@ def test_images_in_a_folder_with_annotations_tell_what_a_crop_cuts_off(stubs, he
     assert "only 2 images are not square" in found.err
     plain = here("padding", *BOTH, *given)
     assert "no mask of any of 2 objects is known" in plain.out
+    twice = json.loads(annotations.read_text())
+    other = {**twice["images"][0], "id": 99, "file_name": f"other/{twice['images'][0]['file_name']}"}
+    (tmp_path / "twice.json").write_text(json.dumps({**twice, "images": [*twice["images"], other]}))
+    ambiguous = here("padding", *BOTH, *given, "--annotations", tmp_path / "twice.json")
+    assert ambiguous.code == 2
+    assert "two images have the name" in ambiguous.err
     wrong = json.loads(annotations.read_text())
     wrong["images"][0]["width"] = 61
     annotations.write_text(json.dumps(wrong))
@@ -138,6 +144,15 @@ def test_models_that_cannot_be_looked_into_are_refused_before_any_work(here, tmp
     found = here("padding", "--ckpt", name, "--questions", tmp_path / "not-there.json", "--out", tmp_path / "run")
     assert found.code == 2
     assert "neither attention nor hidden states" in found.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_the_others_work(here, tmp_path):
+    missing = tmp_path / "not-there"
+    given = ("--ckpt", "scenes/age-vlm", "--ckpt", missing, "--questions", "scenes:2", "--out", tmp_path / "run")
+    found = here("padding", *given)
+    assert found.code == 2
+    assert "not-there" in found.err
     assert not (tmp_path / "run").exists()
 
 

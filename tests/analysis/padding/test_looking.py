@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from agevlm.data.sources import ContainerImages
-from agevlm.vlm.contract import ProbedToken
+from agevlm.errors import NotSupported
+from agevlm.vlm.batching import memory_message
+from agevlm.vlm.contract import ProbedToken, Reply
 from analysis.padding.attention import attended
 from analysis.padding.canvas import Condition, conditions, place
 from analysis.padding.looking import Looker, mean_colour, schema, wanted_tokens
@@ -136,6 +138,23 @@ def test_the_mean_colour_is_that_of_the_models_normalisation():
     assert canvas.image.getpixel((0, 0)) == (51, 102, 153)
 
 
+def test_a_model_without_a_mean_colour_is_told_what_to_ask_for(monkeypatch):
+    monkeypatch.setattr(StubVlm, "mean_colour", lambda self: None)
+    with pytest.raises(NotSupported, match="--colour black"):
+        looked(StubVlm(uniform), item((80, 40)))
+    only = conditions(("letterbox",), ("black",))
+    assert len(looked(StubVlm(uniform), item((80, 40)), Looker(only, {}, 8))) == 4
+
+
+def test_an_answer_that_memory_lacked_for_is_asked_again_and_not_recorded(monkeypatch):
+    vlm = StubVlm(uniform)
+    monkeypatch.setattr(vlm, "answer", lambda encoded, asks: [Reply.failed(memory_message(MemoryError()))] * len(asks))
+    with pytest.raises(MemoryError, match="out of memory"):
+        looked(vlm, item((80, 40)))
+    monkeypatch.setattr(vlm, "answer", lambda encoded, asks: [Reply.failed("logits are no numbers")] * len(asks))
+    assert {r["error"] for r in looked(vlm, item((80, 40)))} == {"logits are no numbers"}
+
+
 def tokens(*texts):
     found, at = [], 0
     for text in texts:
@@ -147,9 +166,15 @@ def tokens(*texts):
 def test_the_tokens_of_a_phrase_are_all_that_hold_some_of_it_as_whole_words():
     prompt = "Is a category of cat here?"
     own = tokens("Is", " a", " cat", "egory", " of", " c", "at", " here", "?")
-    assert wanted_tokens(own, prompt, "cat") == {"last": (10,), "object": (6, 7)}
-    assert wanted_tokens(own, prompt, "dog") == {"last": (10,)}
-    assert wanted_tokens(own, prompt, None) == {"last": (10,)}
+
+    def wanted(thing, text=prompt):
+        return wanted_tokens(own, Asked(text, prompt, thing, True, ()))
+
+    assert wanted("cat") == wanted("Cat") == {"last": (10,), "object": (6, 7)}
+    assert wanted("dog") == {"last": (10,)}
+    assert wanted(None) == {"last": (10,)}
+    assert wanted("a") == {"last": (10,), "object": (2,)}
+    assert wanted("a", "category of cat here?") == {"last": (10,)}, "the word before the question is not the question's"
 
 
 def test_what_a_crop_leaves_of_an_object_comes_from_its_mask():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agevlm.checkpoints.standins import STANDINS
 from agevlm.data.sources import ContainerImages, FolderImages
-from agevlm.vlm.contract import Ask
+from agevlm.vlm.contract import Ask, Fingerprint
 from agevlm.vlm.hf.session import HfVlm
 from analysis.padding.canvas import Condition, conditions
 from analysis.padding.looking import Looker
@@ -67,6 +68,30 @@ def test_answers_with_padding_hidden_are_those_of_the_models_own_mask_padding(ch
     for name in ("yes", "no"):
         assert native[f"hidden_{name}"] == pytest.approx(own[name], abs=1e-4)
     assert max(abs(native[f"hidden_{name}"] - native[name]) for name in ("yes", "no")) > 1e-3, "hiding does something"
+
+
+@pytest.mark.usefixtures("numbers_in_words")
+@pytest.mark.parametrize("kind", ["smolvlm", "qwen2_5_vl", "llava_onevision"])
+def test_models_with_tiles_and_merged_patches_are_looked_at_in_every_way(kind):
+    model = HfVlm(*STANDINS[kind](1), Fingerprint("", {}))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8))
+    found = looked(model, image)
+    assert set(found) == {way.name for way in WAYS}
+    for name, record in found.items():
+        squares = name in ("letterbox black", "letterbox mean", "letterbox edge", "squash")
+        if kind == "llava_onevision" and name == "native":
+            assert record["padding_cells"] < 0.5, "tiles on a canvas, padding left out to whole cells"
+        else:
+            assert record["padding_cells"] == pytest.approx(0.5 if squares else 0, abs=1e-6)
+        for query in ("object", "last"):
+            shares = share(record, query)
+            assert ((shares >= -1e-6) & (shares <= 1 + 1e-6)).all()
+            if record["padding_cells"]:
+                assert float(np.ptp(shares)) > 1e-4, "layers differ"
+    # Half of the canvas is padding: whole cells of it, whose loss is felt.
+    black = found["letterbox black"]
+    assert 0.25 < black["empty_cells"] < 0.5 + 1e-6
+    assert abs(black["hidden_yes"] - black["yes"]) > 1e-5
 
 
 @pytest.mark.parametrize("kind", ["age_vlm", "llava"])

@@ -9,6 +9,7 @@ from scipy.stats import binom
 
 from analysis.padding.answers import mcnemar
 from analysis.padding.canvas import conditions
+from analysis.padding.figure import profile
 from analysis.padding.looking import schema
 from analysis.padding.score import score
 from benchmarks.pope.protocols import PROTOCOLS
@@ -155,6 +156,49 @@ def test_shares_and_ratios_are_means_over_questions():
     assert found.empty_ratio.value == pytest.approx(share / 2 / 0.125, abs=1e-6)
     assert found.visual.value == pytest.approx(0.8)
     assert 0 < found.ratio.low < found.ratio.value < found.ratio.high
+
+
+def test_rows_that_float32_sums_to_a_hair_more_than_one_are_scored():
+    hair = float(np.nextafter(np.float32(1), np.float32(2)))
+
+    def all_on_padding(one):
+        lists = {f"{query}_{name}": [hair, hair] for query in ("object", "last") for name in ("visual", "empty")}
+        return {**lists, **{f"{query}_padding": [2 * hair - 1] * 2 for query in ("object", "last")}}
+
+    scores = scored(records(change=all_on_padding), records())
+    (found,) = [
+        r.attended
+        for r in scores.attention
+        if (r.checkpoint, r.condition, r.group, r.query, r.layer) == ("m0", "native", "non-square", "last", None)
+    ]
+    assert found.visual.value == found.share.value == 1
+    assert found.ratio.value == 4, "what 1 / null is"
+    assert [r for r in scores.differences if r.what == "ratio last"]
+
+
+def test_the_figures_legend_has_lines_that_the_first_panel_lacks(tmp_path):
+    # The first model crops by itself: no native padding in it.
+    first = records(change=lambda one: {"padding_cells": 0.0} if one["condition"] == "native" else {})
+    svg = next(p for p in profile(scored(first, records()), tmp_path / "figure") if p.suffix == ".svg")
+    said = svg.read_text()
+    for name in ("native", "letterbox black"):
+        assert f"<!-- {name} -->" in said or f">{name}<" in said, name
+
+
+def test_the_margins_interval_has_no_bounds_of_its_own():
+    def moved(row):
+        return {"yes": -0.2 if row["condition"] == "native" else -0.7}
+
+    same = answers(scored(records(change=moved)), "letterbox black").margin
+    # Positives stand in three splits: (9 x -0.5 + 3 x 0.5) / 12, in every image alike.
+    assert same.value == pytest.approx(-0.25)
+    assert np.isnan([same.low, same.high]).all(), "no width of zero, and no bounds that nobody measured"
+
+    def varied(row):
+        return {"yes": -0.2 - (row["condition"] != "native") * float(row["image"][:-4])}
+
+    found = answers(scored(records(change=varied)), "letterbox black").margin
+    assert found.low < found.value < found.high
 
 
 def test_what_a_crop_leaves_out_is_counted_apart():
