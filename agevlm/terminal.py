@@ -36,6 +36,15 @@ CKPT = click.option(
     help="The model: one that comes with the package, a checkpoint folder, a hub id, a served model, or a wrapper of "
     "lmms-eval.",
 )
+CKPTS = click.option(
+    "--ckpt",
+    "ckpts",
+    multiple=True,
+    default=("scenes/age-vlm",),
+    show_default=True,
+    metavar="scenes/NAME|FOLDER|ORG/NAME",
+    help="A model that runs here, repeatable: all are looked into on the same images and compared.",
+)
 DTYPE = click.option(
     "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"])
 )

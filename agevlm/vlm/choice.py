@@ -49,6 +49,11 @@ class ModelChoice:
         given = {name: options[name] for name in same if name in options}
         return ModelChoice(options["ckpt"], chat_template=chat_template_text(options["chat_template"]), **given)
 
+    @staticmethod
+    def several(options: Mapping[str, Any]) -> tuple[ModelChoice, ...]:
+        """The models that a command's options name with `ckpts`, all run alike. Raises as `of`."""
+        return tuple(ModelChoice.of({**options, "ckpt": name}) for name in options["ckpts"])
+
     @property
     def adapter(self) -> str | None:
         """The prefix of the model's name that says what runs it; None for a transformers checkpoint."""

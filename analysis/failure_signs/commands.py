@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from agevlm.terminal import BATCH_SIZE, CHECKPOINT, CKPTS, JSON, consoles, with_options
 from benchmarks.options import DRAWS, FRESH, SEED
 
 FILE = click.Path(path_type=Path)
@@ -16,15 +16,7 @@ SCENES = "scenes for models of the scenes world"
 
 
 @click.command("failure-signs")
-@click.option(
-    "--ckpt",
-    "ckpts",
-    multiple=True,
-    default=("scenes/age-vlm",),
-    show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="A model, repeatable.",
-)
+@CKPTS
 @click.option("--captions", type=FILE, metavar="FILE", help="COCO-style captions.json, for similarity.")
 @click.option("--pairs", metavar="scenes[:N][@PIXELS]|FILE", help=f"Or pairs, as `similarity` takes them.  [{SCENES}]")
 @click.option(
@@ -74,7 +66,7 @@ def failure_signs(**options: Any) -> None:
     same = ("pairs", "captions", "regions", "questions", "images", "base", "texts", "use", "fail_on_sign")
     shared = ("out", "fresh", "limit", "seed", "draws", "json_out")
     settings = SignsSettings(
-        models=tuple(ModelChoice.of({**options, "ckpt": name}) for name in options["ckpts"]),
+        models=ModelChoice.several(options),
         thresholds=set_thresholds(options["thresholds"]),
         **{name: options[name] for name in (*same, *shared)},
     )

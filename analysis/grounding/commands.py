@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from agevlm.terminal import BATCH_SIZE, CHECKPOINT, CKPTS, JSON, consoles, with_options
 from benchmarks.options import DRAWS, FRESH, LIMIT, PARTIAL
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ def _noise(text: str) -> Noise:
 
 
 @click.command()
-@click.option(
-    "--ckpt",
-    "ckpts",
-    multiple=True,
-    default=("scenes/age-vlm",),
-    show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="A checkpoint, repeatable: differences are paired.",
-)
+@CKPTS
 @click.option(
     "--regions",
     "source",
@@ -93,7 +85,7 @@ def grounding(**options: Any) -> None:
     from analysis.grounding.run import GroundingSettings, ground
     from analysis.launch import AnalysisSettings
 
-    models = tuple(ModelChoice.of({**options, "ckpt": name}) for name in options["ckpts"])
+    models = ModelChoice.several(options)
     common = AnalysisSettings(
         models=models,
         **{name: options[name] for name in ("out", "fresh", "limit", "seed", "draws", "json_out")},

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from agevlm.terminal import BATCH_SIZE, CHECKPOINT, CKPTS, JSON, consoles, with_options
 from benchmarks.commands import HUB_POPE
 from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, PARTIAL, SEED
 
 
 @click.command()
-@click.option(
-    "--ckpt",
-    "ckpts",
-    multiple=True,
-    default=("scenes/age-vlm",),
-    show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="A model that runs here, repeatable.",
-)
+@CKPTS
 @click.option(
     "--questions",
     multiple=True,
@@ -80,8 +71,7 @@ def linkage(**options: Any) -> None:
     from analysis.linkage.command import LinkageSettings, run_linkage
     from benchmarks.prompts import load_prompt
 
-    first = ModelChoice.of({**options, "ckpt": options["ckpts"][0]})
-    models = tuple(replace(first, name=name) for name in options["ckpts"])
+    models = ModelChoice.several(options)
     refuse_closed(models)
     of_scenes = all(name.startswith("scenes/") for name in options["ckpts"])
     settings = LinkageSettings(

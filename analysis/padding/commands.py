@@ -8,22 +8,14 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from agevlm.terminal import BATCH_SIZE, CHECKPOINT, CKPTS, JSON, consoles, with_options
 from benchmarks.options import DRAWS, FRESH, IMAGES, LIMIT, MAX_NEW_TOKENS, PARTIAL, SCENES, SEED
 
 HUB_POPE = "lmms-lab/POPE"
 
 
 @click.command()
-@click.option(
-    "--ckpt",
-    "ckpts",
-    multiple=True,
-    default=("scenes/age-vlm",),
-    show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="The model, repeatable: all are asked the same, and compared with the first.",
-)
+@CKPTS
 @click.option(
     "--questions",
     multiple=True,
@@ -77,7 +69,7 @@ def padding(**options: Any) -> None:
     of_scenes = all(name.startswith("scenes/") for name in names)
     same = ("images", "splits", "annotations", "max_new_tokens", "limit", "seed", "draws", "out", "fresh", "json_out")
     settings = PaddingSettings(
-        models=tuple(ModelChoice.of({**options, "ckpt": name}) for name in names),
+        models=ModelChoice.several(options),
         questions=options["questions"] or (SCENES if of_scenes else HUB_POPE,),
         prompt=load_prompt(options["prompt"]),
         modes=tuple(mode for mode in MODES if mode in options["modes"]) or MODES,

@@ -7,22 +7,14 @@ from typing import Any
 
 import click
 
-from agevlm.terminal import BATCH_SIZE, CHECKPOINT, JSON, consoles, with_options
+from agevlm.terminal import BATCH_SIZE, CHECKPOINT, CKPTS, JSON, consoles, with_options
 
 KINDS = ("other", "hard", "word-order", "given")
 POOLINGS = ("mean", "max", "last")
 
 
 @click.command()
-@click.option(
-    "--ckpt",
-    "ckpts",
-    multiple=True,
-    default=("scenes/age-vlm",),
-    show_default=True,
-    metavar="scenes/NAME|FOLDER|ORG/NAME",
-    help="A model, repeatable; differences are over the same images.",
-)
+@CKPTS
 @click.option("--pairs", metavar="scenes[:N][@PIXELS]|FILE", help="Rendered scenes, or a JSONL of pairs.")
 @click.option("--annotations", type=click.Path(path_type=Path), help="COCO-style captions.json.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.  [the JSONL's]")
@@ -54,7 +46,7 @@ def similarity(**options: Any) -> None:
     from agevlm.vlm.choice import ModelChoice
     from analysis.similarity.running import SimilaritySettings, measure_similarity
 
-    models = tuple(ModelChoice.of({**options, "ckpt": name}) for name in options["ckpts"])
+    models = ModelChoice.several(options)
     same = ("pairs", "annotations", "images", "instances", "kinds", "texts", "prompt", "pooling", "layer")
     shared = ("out", "fresh", "limit", "seed", "draws", "json_out")
     settings = SimilaritySettings(models=models, **{name: options[name] for name in (*same, *shared)})
