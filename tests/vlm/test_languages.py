@@ -3,14 +3,16 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 import transformers as t
 
 from agevlm.checkpoints.standins.common import stir
 from agevlm.checkpoints.tiny import TinyLlava, build_model, build_processor
-from agevlm.errors import DataError
-from agevlm.vlm import Ask, Reply
+from agevlm.errors import DataError, NotSupported
+from agevlm.vlm import Ask, ProbeSpec, Reply
+from agevlm.vlm.contract import StateSpec
 from agevlm.vlm.hf.reference import plain_generate
 from agevlm.vlm.hf.session import HfVlm
 from benchmarks.ranking import with_ranks
@@ -187,3 +189,24 @@ def test_one_bad_image_of_an_unlisted_type_is_no_reason_for_the_others(folder, p
         expected = [plain_generate(model, pictures[image], a)[0] for a in asks]
         assert [r.token_ids for r in model.answer(encoded, asks)] == expected
     assert model.describe()["reuse"] == {"image": True, "prefix": True}
+
+
+def test_attention_of_its_own_is_not_looked_into_and_nothing_passes_for_hidden(folder, pictures):
+    model = load(folder("mpt"))
+    encoded = model.encode(pictures[:1])
+    asks = [Ask("Is there a dog?", 0)]
+    hidden = [np.eye(4, dtype=bool)]
+    for look in (
+        lambda: model.probe(encoded, asks, [()], ProbeSpec()),
+        lambda: model.answer_and_probe(encoded, asks, ProbeSpec(), [[5]]),
+        lambda: model.knock_out(encoded, asks, hidden),
+    ):
+        with pytest.raises(NotSupported, match=r"type 'mpt'\) do not run on transformers' attention interface"):
+            look()
+    with pytest.raises(NotSupported, match="not where they are known"):
+        model.similarities(encoded, asks, [[5]], StateSpec())
+    assert model.answer(encoded, asks)[0].error is None
+    other = load(folder("mistral"))
+    encoded = other.encode(pictures[:1])
+    assert other.probe(encoded, asks, [()], ProbeSpec())[0].layers == (0, 1, 2)
+    assert other.knock_out(encoded, asks, hidden) != other.knock_out(encoded, asks, [np.zeros((4, 4), bool)])

@@ -6,7 +6,7 @@ second time, in float32; full maps of all queries never exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from agevlm.errors import NotSupported
 from agevlm.model.probe import attention_rows
 
 NAME = "agevlm_rows"
@@ -49,6 +50,8 @@ class HiddenKeys:
     first: torch.Tensor
     """(rows,) the first token that must not, counted as the tokens of this forward pass; negative: all of them."""
     layers: Sequence[int]
+    applied: set[int] = field(default_factory=set)
+    """Layers in which they were hidden."""
 
     def added_to(self, mask: torch.Tensor | None, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """A mask of attention (rows or 1, heads or 1, queries, keys), or None for a causal one, with these added."""
@@ -76,6 +79,7 @@ def _attend(
     hidden = _hidden.get()
     if hidden is not None and module.layer_idx in hidden.layers:
         attention_mask = hidden.added_to(attention_mask, query.shape[2], key.shape[2], key.device)
+        hidden.applied.add(module.layer_idx)
     wanted = _active.get()
     if wanted is not None and module.layer_idx in wanted.layers:
         rows, queries, columns = (t.to(key.device) for t in (wanted.rows, wanted.queries, wanted.columns))
@@ -106,16 +110,28 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, sdpa_mask)
 
 @contextmanager
 def recording(language_model: Any, wanted: AttentionRows) -> Iterator[None]:
-    """Record the wanted rows of every forward pass of a language model in this context."""
+    """Record the wanted rows of every forward pass of a language model in this context. Raises NotSupported."""
     with _attending(language_model, _active, wanted):
         yield
+    _require(language_model, wanted.layers, wanted.found)
 
 
 @contextmanager
 def hiding(language_model: Any, hidden: HiddenKeys) -> Iterator[None]:
-    """Hide keys in every forward pass of a language model in this context."""
+    """Hide keys in every forward pass of a language model in this context. Raises NotSupported."""
     with _attending(language_model, _hidden, hidden):
         yield
+    _require(language_model, hidden.layers, hidden.applied)
+
+
+def _require(language_model: Any, layers: Sequence[int], reached: Container[int]) -> None:
+    """Models with attention of their own are left as they are: nothing is recorded then, and nothing is hidden."""
+    if missing := [layer for layer in layers if layer not in reached]:
+        raise NotSupported(
+            f"layers {missing} of the language model (type {language_model.config.model_type!r}) do not run on "
+            "transformers' attention interface, so that their attention can be neither recorded nor masked; the "
+            "checkpoint can be asked, but not looked into"
+        )
 
 
 @contextmanager
