@@ -44,8 +44,15 @@ def json_lines(path: Path, remarks: list[str]) -> Iterator[tuple[int, dict[str, 
     """The whole lines of a file with their numbers; a bad one is named in `remarks` and left out.
 
     A last line without its end is a write that was interrupted, or goes on: it is left out without a word.
+
+    Raises:
+        RunFolderError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror}") from None
+    with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
