@@ -148,7 +148,7 @@ def _known(path: Path, manifest: Mapping[str, Any], used: bool) -> Listed:
         state, detail = State.IN_USE, f"{done} of {left.total} answers" if left.total else ""
     elif damage or left.damage:
         more = f" (and {len(left.damage) - 1} more)" if len(left.damage) > 1 else ""
-        state, detail = State.DAMAGED, damage or left.damage[0] + more
+        state, detail = State.DAMAGED, (damage or left.damage[0] + more).replace(f"{path}{os.sep}", "")
     elif left.missing:
         of = f" of {left.total}" if left.total else ""
         state, detail = State.RESUMABLE, f"{left.missing}{of} {left.what} missing"

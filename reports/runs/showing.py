@@ -210,7 +210,7 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
 
 def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str]) -> tuple[str, Reads]:
     from benchmarks.cvbench.questions import Question
-    from benchmarks.cvbench.readers import JUDGED, MAIN, READERS, chosen_readers
+    from benchmarks.cvbench.readers import JUDGED, MAIN, chosen_readers
     from benchmarks.cvbench.types import LETTERS
 
     name = name or next(iter(RunFolder(folder).last_scored("readings")), MAIN)
@@ -224,7 +224,7 @@ def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str])
     def read_by(question: Question, record: AnswerRecord) -> Read:
         if judged is not None:
             return judged.get(question.idx) or Read("–", "not judged", "not counted", False)
-        reading = READERS[reader.name].read(question, Answer(record.text, record.logprobs))
+        reading = reader.read(question, Answer(record.text, record.logprobs))
         if reading is None:
             return Read("–", "no log-probabilities of all options", "not counted", False)
         return _option_read(reading.option, reading.rule, question.gold, reading.decided)

@@ -18,7 +18,6 @@ from benchmarks.cvbench.readers import READERS
 from benchmarks.pope.protocols import PROTOCOLS
 from benchmarks.run_folder import RunFolder
 from reports.runs.files import printable
-from reports.runs.printing import question_lines
 from reports.runs.showing import Choice, open_run
 from tests.benchmarks.runs.launch import ROOT, command_here
 
@@ -273,8 +272,3 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "complete" in done.stdout
-
-
-def test_lines_of_a_question_stay_few(made):
-    for question in open_run(made / "cvbench", None, None, "image").questions:
-        assert 4 <= len(list(question_lines(question))) <= 6
