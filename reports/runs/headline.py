@@ -148,7 +148,7 @@ def _signs(scores: Content) -> Iterator[Headline]:
 
 
 def _interval(measure: str, about: str, cell: Content) -> Headline:
-    return Headline(measure, about, *(_number(cell[name]) for name in ("value", "low", "high")))
+    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]))
 
 
 def _number(value: Any) -> float | None:
