@@ -43,6 +43,8 @@ EVAL_COMMANDS = {
         "analysis.failure_signs.commands:failure_signs",
         "The paper's failure signatures as one table with verdicts.",
     ),
+    "runs": ("reports.runs.commands:runs", "List run folders: what they are of, state, headline, age."),
+    "show": ("reports.runs.commands:show", "Print questions of a run with the model's answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),
     "build-scenes": ("agevlm.scenes.commands:build_scenes", "Render scenes with exact annotations, COCO-style."),
 }
