@@ -27,15 +27,7 @@ ALL = ("hidden", "cross_output", "query_key")
 TEXTS = ["two cups and a red dog in the park.", "a dog", "What? " * 9, "a dog and two red cups in the park."]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _numbers_in_words():
-    """SmolVLM's processor asks for num2words, which it uses for videos alone, before it takes any image."""
-    import transformers.models.smolvlm.processing_smolvlm as processing
-
-    with pytest.MonkeyPatch.context() as patch:
-        if processing.num2words is None:
-            patch.setattr(processing, "num2words", str)
-        yield
+pytestmark = pytest.mark.usefixtures("numbers_in_words")
 
 
 @pytest.fixture(scope="module")
