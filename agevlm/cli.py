@@ -43,6 +43,13 @@ EVAL_COMMANDS = {
         "analysis.failure_signs.commands:failure_signs",
         "The paper's failure signatures as one table with verdicts.",
     ),
+    "report": ("reports.evidence.commands:report", "One page of evidence from run folders, with tables and figures."),
+    "compare": ("reports.compare.commands:compare", "Is A really better than B? Paired, on the questions of both."),
+    "baselines": ("reports.baselines.commands:baselines", "Published results beside measured ones of the same metric."),
+    "ablation": (
+        "reports.baselines.commands:ablation",
+        "Tables over training runs: stages, guidance, Dice form, seeds.",
+    ),
     "runs": ("reports.runs.commands:runs", "List run folders: what they are of, state, headline, age."),
     "show": ("reports.runs.commands:show", "Print questions of a run with the model's answers."),
     "build-pope": ("benchmarks.commands:build_pope", "Build POPE questions from COCO-style annotations."),

@@ -1,0 +1,1 @@
+"""`agevlm-eval report`: run folders in, one page and its tables and figures out."""

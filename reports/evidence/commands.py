@@ -1,0 +1,63 @@
+"""`agevlm-eval report`. Heavy imports happen inside it, and none is of a model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agevlm.errors import DataError
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Folder for what it makes.",
+)
+@click.option("--title", help="Of the page.  [the models' names]")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the image files.  [where the runs had them]")
+@click.option("--no-pictures", is_flag=True, help="Questions without pictures: a small file.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the order `random`.")
+def report(
+    runs: tuple[Path, ...], out: Path, title: str | None, images: Path | None, no_pictures: bool, seed: int
+) -> None:
+    """Make one page of evidence out of run folders, with its tables and figures as files beside it.
+
+    \b
+    agevlm-eval report runs/pope-A runs/pope-B runs/grounding-... --out report
+    agevlm-eval report runs/* --title "AGE-VLM against its baselines" --images val2014
+    """
+    from reports.evidence.assemble import assemble
+    from reports.gallery.making import Wanted, gallery_of
+    from reports.writing.files import write_report
+
+    if images is not None and not images.is_dir():
+        raise DataError(f"--images {images}: no such folder")
+    wanted = Wanted(images=images, pictures=not no_pictures, seed=seed)
+    made = assemble(
+        runs, title=title, made=_now(), command=_command(), gallery=lambda opened: gallery_of(opened, wanted)
+    )
+    page = write_report(made, out)
+    for warning in made.warnings:
+        click.secho(warning, fg="yellow", err=True)
+    click.echo(f"{len(made.tables)} tables and {len(made.figures)} figures in {out}; the page:\n{page}")
+
+
+def _now() -> str:
+    """The time in UTC; that of SOURCE_DATE_EPOCH where it is set, for builds that are the same to the byte."""
+    import os
+    import time
+
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["agevlm-eval", *sys.argv[1:]])

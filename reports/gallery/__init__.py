@@ -1,0 +1,1 @@
+"""Questions to browse in a report: which, with which pictures and overlays."""
