@@ -47,9 +47,7 @@ def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
     """
     benchmark = str(manifest["benchmark"])
     path = folder / "questions.jsonl"
-    rows = [
-        row for number, row in questions_of(folder, remarks) if _fits(row, manifest, f"{path}:{number}", remarks)
-    ]
+    rows = [row for number, row in questions_of(folder, remarks) if _fits(row, manifest, f"{path}:{number}", remarks)]
     if not rows:
         raise RunFolderError(f"{path}: holds no questions; give the run's command again")
     records = answers_of(folder, remarks)

@@ -167,7 +167,8 @@ def _of_what_is_held(
     remarks.append(f"scored here, in memory, because {why}: by {names}")
     if scores is not None and (lost := judged(scores)):
         remarks.append(
-            f"left out, because only a judge can make it: {', '.join(sorted(lost))}; give the command with --judge again"
+            f"left out, because only a judge can make it: {', '.join(sorted(lost))}; give the command with --judge "
+            "again"
         )
     return mine
 

@@ -58,21 +58,34 @@ def places(count: int, span: float = 0.6) -> Sequence[float]:
     return [0.0] if count == 1 else [float(x) for x in np.linspace(-span / 2, span / 2, count)]
 
 
-def dots(
-    axes: Axes, at: Sequence[float], rows: Sequence[Mapping[str, Any] | None], score: str, look: Mapping[str, Any]
-) -> None:
-    """Values with their intervals in per cent; what is not defined is left out."""
-    found = [
-        (x, row[score], row.get(f"{score}_low"), row.get(f"{score}_high"))
-        for x, row in zip(at, rows, strict=True)
-        if row is not None and row.get(score) is not None
-    ]
-    if not found:
-        return
-    x, value, low, high = (np.array([np.nan if v is None else v for v in column], float) for column in zip(*found, strict=True))
-    reach = 100 * np.nan_to_num(np.vstack([value - low, high - value]))
-    # An interval of a bound score may leave its value out by rounding.
-    axes.errorbar(x, 100 * value, yerr=np.maximum(reach, 0), linestyle="none", capsize=2, elinewidth=1.1, **look)
+Look = Mapping[str, Any]
+Scored = Sequence[Mapping[str, Any] | None]
+
+
+def dots(axes: Axes, at: Sequence[float], rows: Scored, score: str, look: Look) -> None:
+    """Values with their intervals in per cent over x; what is not defined is left out."""
+    place, value, reach = _reaches(at, rows, score)
+    axes.errorbar(place, value, yerr=reach, **BARS, **look)
+
+
+def strokes(axes: Axes, at: Sequence[float], rows: Scored, score: str, look: Look) -> None:
+    """The same from left to right, beside y."""
+    place, value, reach = _reaches(at, rows, score)
+    axes.errorbar(value, place, xerr=reach, **BARS, **look)
+
+
+BARS: Look = {"linestyle": "none", "capsize": 2, "elinewidth": 1.1}
+
+
+def _reaches(at: Sequence[float], rows: Scored, score: str) -> tuple[Any, Any, Any]:
+    """Places, values and how far the limits lie below and above, (2, n)."""
+    found = [(x, row) for x, row in zip(at, rows, strict=True) if row is not None and row.get(score) is not None]
+    value, low, high = (
+        np.array([np.nan if row.get(name) is None else 100 * row[name] for _, row in found], float)
+        for name in (score, f"{score}_low", f"{score}_high")
+    )
+    # No bar where there are no limits.
+    return [x for x, _ in found], value, np.maximum(np.nan_to_num(np.vstack([value - low, high - value])), 0)
 
 
 def looks(seaborn: Any, labels: Sequence[str]) -> list[dict[str, Any]]:

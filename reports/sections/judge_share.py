@@ -46,9 +46,10 @@ def share_table(runs: Sequence[Run], id: str) -> Iterator[Table]:
     columns += [Column("judge's share of the answers, %"), Column("judge's share of the right ones, %")]
     columns += [Column("same as by rules, %"), Column("Cohen's kappa")]
     notes = (
-        "A language model read these answers. for the judge: answers it was to read, all of them or (`judged`) those "
-        "that the rules cannot read. Its share of the right ones: right answers that the rules read otherwise or not at "
-        "all, over all right ones. Undecided, over the cap and judge failed: without verdict, neither right nor wrong.",
+        "A language model read these answers. for the judge: answers it was to read, all of them or (`judged`) "
+        "those that the rules cannot read. Its share of the right ones: right answers that the rules read otherwise "
+        "or not at all, over all right ones. Undecided, over the cap and judge failed: without verdict, neither "
+        "right nor wrong.",
         "same as by rules: of the answers that both the judge and the rules read as an option. A judge need not be "
         f"right: see its audit. Judge's prompt {', '.join(sorted(prompts))}.",
     )
@@ -69,4 +70,6 @@ def _row(run: Run, judge: Mapping[str, Any], share: Mapping[str, Any]) -> list[C
     cells += [number(share[name], unit="count") for name in COUNTS]
     parts = (("to_judge", "answers"), ("right_by_judge_alone", "right"), ("alike", "both"))
     cells += [number(share[part] / share[of] if share[of] else None) for part, of in parts]
-    return [*cells, number(share["kappa"])] if share["kappa"] is None else [*cells, number(share["kappa"], unit="number")]
+    return (
+        [*cells, number(share["kappa"])] if share["kappa"] is None else [*cells, number(share["kappa"], unit="number")]
+    )

@@ -20,7 +20,6 @@ from reports.sections.side_by_side import (
     differing,
     intervals_note,
     readable,
-    unanswered_note,
     version_id,
 )
 
@@ -48,7 +47,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         "pope",
         "POPE: is the object there?",
         (
-            "POPE asks yes/no questions about objects, half of which are in the image. The splits differ in which "
+            "POPE asks yes/no questions about objects, as a rule half of them in the image. The splits differ in which "
             "absent objects are asked about: random ones, those frequent in the data (popular), or those that often "
             "stand beside what is there (adversarial). Recall falls with objects that the model overlooks, precision "
             "with objects that it makes up. A yes ratio above the share of yes labels is a lean to yes.",
@@ -199,11 +198,14 @@ def _protocols(id: str, asked: Sequence[Asked]) -> Table:
     ]
     if undecided:
         notes.append(
-            "undecided: answers on which the judge came to no verdict, in no number; the bounds are of all questions pooled."
+            "undecided: answers on which the judge came to no verdict, in no number; the bounds are of all "
+            "questions pooled."
         )
     return Table(id, "POPE, the same answers under every protocol; % of questions", columns, rows, notes)
 
 
+OWN = ("default", "strict")
+"""Protocols of this suite: nobody has published numbers with them."""
 _MARKS = {
     "*": "* the protocol's published numbers are made with another prompt than this run's.",
     "†": "† reads the official label too, so it is no reading of the answer alone.",
@@ -212,7 +214,7 @@ _MARKS = {
 _applies: dict[str, Callable[[str, str], bool]] = {
     "*": lambda name, prompt: prompt not in UNKNOWN_PROMPTS and PROTOCOLS[name].prompt not in (prompt, None),
     "†": lambda name, _: PROTOCOLS[name].sees_label,
-    "§": lambda name, _: HEADLINE.get(PROTOCOLS[name].aggregate) != MEAN,
+    "§": lambda name, _: name not in OWN and HEADLINE.get(PROTOCOLS[name].aggregate) != MEAN,
 }
 
 

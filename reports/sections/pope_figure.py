@@ -26,7 +26,9 @@ def by_split(id: str, asked: Sequence[Asked]) -> Figure:
                 for x, row in enumerate(rows):
                     if row is not None and row.get(score) is not None:
                         label = told if x == 0 else None
-                        axes.hlines(100 * row[score], x - 0.4, x + 0.4, color="0.4", linestyle=dash, lw=1.1, label=label)
+                        axes.hlines(
+                            100 * row[score], x - 0.4, x + 0.4, color="0.4", linestyle=dash, lw=1.1, label=label
+                        )
             looked = looks(seaborn, [one.label for one in asked])
             for shift, one, look in zip(places(len(asked)), asked, looked, strict=True):
                 at = [x + shift for x in range(len(splits))]
@@ -57,5 +59,7 @@ def _alt(asked: Sequence[Asked]) -> str:
         names = [row["split"] for row in one.of()]
         row = _row(one, MEAN if MEAN in names else names[0]) if names else None
         if row is not None:
-            said.append(f"{one.label}: accuracy {printed(row['accuracy'], 'percent')} %, F1 {printed(row['f1'], 'percent')} %")
+            said.append(
+                f"{one.label}: accuracy {printed(row['accuracy'], 'percent')} %, F1 {printed(row['f1'], 'percent')} %"
+            )
     return f"Accuracy and F1 of each split with intervals. Mean of the splits: {'; '.join(said)}."

@@ -1,4 +1,4 @@
-"""Rows of POPE and CV-Bench runs side by side: what the runs have in common is a note, what tells them apart a column."""
+"""POPE and CV-Bench runs side by side: what they have in common is a note, what tells them apart a column."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def readable(run: Run) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
         raise DataError(
-            f"{run.folder / SCORES}: not as {run.benchmark} writes it ({type(error).__name__}: {error}); give the run's "
-            "command again to score it"
+            f"{run.folder / SCORES}: not as {run.benchmark} writes it ({type(error).__name__}: {error}); give the "
+            "run's command again to score it"
         ) from error
 
 
@@ -116,16 +116,12 @@ def differing(runs: Sequence[Asked], *, way: bool = True) -> Differing:
 
 def intervals_note(runs: Sequence[Asked]) -> str:
     """How the intervals are made."""
-    drawn = {(s.get("draws"), s.get("seed")) for s in (one.run.scores.get("settings", {}) for one in runs if one.run.scores)}
+    drawn = {
+        (s.get("draws"), s.get("seed")) for s in (one.run.scores.get("settings", {}) for one in runs if one.run.scores)
+    }
     exact = "; ".join(f"{draws:,} draws, seed {seed}" for draws, seed in sorted(drawn, key=str) if draws is not None)
     more = f" ({exact})" if exact else ""
     return f"In brackets: 95 % interval, bootstrap over images{more}."
-
-
-def unanswered_note(runs: Sequence[Asked], missing: Callable[[Asked], int]) -> list[str]:
-    """Which runs lack answers; none where all are there."""
-    lacking = [f"{one.label} {missing(one):,}" for one in runs if missing(one)]
-    return [f"Questions without an answer, which enter no number: {', '.join(lacking)}."] if lacking else []
 
 
 def version_id(base: str, versions: Sequence[str], version: str) -> str:
