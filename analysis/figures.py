@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,19 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI)
 
 
+def encoded(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file, `kind` one of `FORMATS`; the same figure gives the same bytes."""
+    import matplotlib as mpl
+
+    # No date and no version of matplotlib.
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    with io.BytesIO() as file, warnings.catch_warnings(), mpl.rc_context(SVG):
+        # What the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(file, format=kind, metadata=metadata)
+        return file.getvalue()
+
+
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PNG and as SVG, each whole or not at all; the same figure gives the same bytes.
 
@@ -65,18 +79,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Raises:
         DataError: one cannot be written.
     """
-    import matplotlib as mpl
-
     stem = path.with_suffix("") if path.suffix.lstrip(".").lower() in FORMATS else path
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
     for file, kind in zip(files, FORMATS, strict=True):
-        # No date and no version of matplotlib.
-        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         try:
-            with file_appears(file) as unfinished, warnings.catch_warnings(), mpl.rc_context(SVG):
-                # What the font lacks is drawn as a box.
-                warnings.filterwarnings("ignore", message="Glyph")
-                figure.savefig(unfinished, format=kind, metadata=metadata)
+            with file_appears(file) as unfinished:
+                unfinished.write_bytes(encoded(figure, kind))
         except OSError as error:
             raise DataError(f"{file}: cannot write: {error.strerror or error}") from None
     return files
