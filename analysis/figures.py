@@ -100,6 +100,8 @@ def _write(figure: Figure, kind: str, target: Path | IO[bytes]) -> None:
         # What the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(target, format=kind, metadata=metadata)
+    # Laid out once: that is half of the time, and both forms are to be alike.
+    figure.set_layout_engine("none")
 
 
 def shortened(name: str, most: int = WIDEST) -> str:

@@ -57,7 +57,8 @@ def aurocs(models: Models, targets: Sequence[Target]) -> Figure | None:
                     _point(panel, ranked["auroc"], at, colours[k % len(colours)])
             panel.axvline(0.5, color="0.5", lw=1, zorder=0)
             panel.set_xlim(-0.03, 1.03)
-            panel.set_title(f"{target.name}\n({target.said})", fontsize="small")
+            place = "center" if len(shown) > 1 else "right"  # over the signals' names, if there is but one
+            panel.set_title(f"{target.name}\n({target.said})", fontsize="small", loc=place)
             panel.set_xlabel("AUROC")
         panels[0].set_yticks(range(len(rows)), [s.label for s in rows], fontsize="small")
         panels[0].invert_yaxis()
@@ -94,7 +95,7 @@ def hiding(models: Models) -> Figure | None:
         return None
     with style() as seaborn:
         colours = seaborn.color_palette()
-        made = figure(max(COLUMN, 4.2 * len(shown)), 7.6)
+        made = figure(max(COLUMN, 4.2 * len(shown)), 8.2)
         grid = made.subplots(2, len(shown), sharey="row", squeeze=False)
         for panel, (name, causal) in zip(grid[0], shown.items(), strict=True):
             for k, kind in enumerate(KINDS):
@@ -107,8 +108,7 @@ def hiding(models: Models) -> Figure | None:
             asked = causal["questions"].get("hidden", 0)
             panel.set_title(f"{shortened(name)}\n{asked} objects answered yes", fontsize="small")
         grid[0][0].set_ylabel("drop of the yes-margin (nats)")
-        handles = [grid[0][0].plot([], [], "o", color=colours[k], label=kind)[0] for k, kind in enumerate(KINDS)]
-        grid[0][-1].legend(handles=handles, fontsize="small")
+        named = {kind: grid[0][0].plot([], [], "o", color=colours[k])[0] for k, kind in enumerate(KINDS)}
         for panel, causal in zip(grid[1], shown.values(), strict=True):
             for (name, points), line in zip(causal["curves"].items(), ("o-", "o:"), strict=False):
                 for kind, colour in (("attended", colours[1]), ("random", colours[2])):
@@ -121,7 +121,11 @@ def hiding(models: Models) -> Figure | None:
                     panel.fill_between(shares, low, high, color=colour, alpha=0.2, lw=0)
             panel.set_xlabel("cells hidden from attention (%)")
         grid[1][0].set_ylabel("drop of the yes-margin (nats)")
-        grid[1][-1].legend(fontsize="small")
+        # No one panel need have all the lines.
+        for panel in grid[1]:
+            named |= {said: line for line, said in zip(*panel.get_legend_handles_labels(), strict=True)}
+        columns = 2 if len(shown) == 1 else 4
+        made.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, fontsize="small")
         return made
 
 

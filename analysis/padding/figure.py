@@ -69,7 +69,7 @@ def profile(attention: Sequence[Row], queries: Sequence[str] = QUERIES) -> Figur
 
 
 def _label(condition: str) -> str:
-    return "squash: same places, image there" if condition == "squash" else condition
+    return "squash: same places,\nimage there" if condition == "squash" else condition
 
 
 def _line(axes: Any, rows: Sequence[Row], condition: str, colour: Any) -> None:

@@ -74,7 +74,7 @@ def _against_nulls(models: Mapping[str, Content]) -> matplotlib.figure.Figure:
 def _row(panel: Any, row: int, cell: Content, colour: Any) -> None:
     for null in NULLS:
         if cell["nulls"][null] is not None:
-            panel.plot([cell["nulls"][null]], [row], MARKERS[null], color="0.45", ms=5, label=null)
+            panel.plot([cell["nulls"][null]], [row], MARKERS[null], color="0.45", ms=6, label=null)
     if cell["ceiling"] is not None:
         panel.plot([cell["ceiling"]] * 2, [row - 0.35, row + 0.35], color="0.1", lw=1.5, label="ceiling of the grid")
     if cell["value"] is not None:

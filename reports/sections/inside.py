@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agevlm.errors import DataError
@@ -77,10 +77,12 @@ class Looks:
         Raises:
             DataError: a run's scores are not as that kind of run writes them.
         """
+        several = len(self.runs) > 1
         for number, run in enumerate(self.runs, start=1):
             with reading(run):
-                found = list(draw(self.name if len(self.runs) == 1 else f"{self.name}-{number}", run))
-            yield from found
+                found = list(draw(f"{self.name}-{number}" if several else self.name, run))
+            for one in found:
+                yield replace(one, title=f"{run.label}: {one.title}") if several else one
 
     @property
     def lacking(self) -> list[str]:
@@ -128,11 +130,6 @@ def texts(*names: str) -> list[Column]:
 def numbers(*names: str) -> list[Column]:
     """Headings of columns of numbers."""
     return [Column(name) for name in names]
-
-
-def title_of(run: Run, several: bool, title: str) -> str:
-    """A figure's title, with the run's name where there are several."""
-    return f"{run.label}: {title}" if several else title
 
 
 def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:

@@ -44,7 +44,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
+    items: list[Table | Figure] = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
     return Section(NAME, "Looking and answering", [*TEXT, *looks.lacking], items)
 
 

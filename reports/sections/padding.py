@@ -42,7 +42,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
+    items: list[Table | Figure] = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
     return Section(NAME, "Padding", [*TEXT, *looks.lacking], items)
 
 

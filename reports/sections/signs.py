@@ -41,7 +41,7 @@ def _tables(looks: Looks) -> Iterator[Table]:
         "",
         "Signs of failure: measured values, thresholds and verdicts",
         [
-            *texts("sign", "what is measured", "model"),
+            *texts("sign", "measure", "what is measured", "model"),
             *numbers("value"),
             *texts("sign if", "verdict", "measured on", "note"),
         ],
@@ -69,6 +69,6 @@ def _readings(content: Content) -> Iterator[list[Cell | str]]:
     readings = content["readings"]
     for measure in dict.fromkeys(one["measure"] for one in readings):
         for one in (one for one in readings if one["measure"] == measure):
-            names = (str(one[name]) for name in ("sign", "says", "model"))
+            names = (str(one[name]) for name in ("sign", "measure", "says", "model"))
             ends = (str(one[name]) for name in ("verdict", "n", "note"))
             yield [*names, interval(one), sign_if(one, "threshold"), *ends]

@@ -43,16 +43,20 @@ def figures(prefix: str, run: Run) -> Iterator[Figure]:
 
 
 def _drawn(readings: Sequence[Reading]) -> matplotlib.figure.Figure:
-    """A panel for each measure, a row in it for each model."""
+    """A panel for each measure, a row and a colour in it for each model."""
     models, measures = (list(dict.fromkeys(one[name] for one in readings)) for name in ("model", "measure"))
+    rows = -(-len(measures) // 2)
     with style() as seaborn:
         palette = seaborn.color_palette()
         colours = {model: palette[k % len(palette)] for k, model in enumerate(models)}
-        drawn = figure(COLUMN, len(measures) * (0.62 + ROW * len(models)) + 0.5)
-        panels = drawn.subplots(len(measures), 1, squeeze=False)[:, 0]
-        for panel, measure in zip(panels, measures, strict=True):
-            own = [one for one in readings if one["measure"] == measure]
-            _panel(panel, own, models, colours)
+        drawn = figure(COLUMN, rows * (0.95 + ROW * len(models)) + 0.25 * len(models) + 0.2)
+        panels = drawn.subplots(rows, 2, squeeze=False).ravel()
+        for panel, measure in zip(panels, measures, strict=False):
+            _panel(panel, [one for one in readings if one["measure"] == measure], models, colours)
+        for panel in panels[len(measures) :]:
+            panel.set_axis_off()
+        handles = [panels[0].plot([], [], "o-", color=colours[model], label=shortened(str(model)))[0] for model in models]
+        drawn.legend(handles=handles, loc="outside lower center", fontsize="small")
         return drawn
 
 
@@ -73,7 +77,8 @@ def _panel(panel: Any, readings: Sequence[Reading], models: Sequence[str], colou
     side = (one["threshold"], high) if one["side"] == "above" else (low, one["threshold"])
     panel.axvspan(*side, color="0.5", alpha=0.15, lw=0, zorder=0)
     panel.set(xlim=(low, high), ylim=(len(models) - 0.5, -0.5))
-    panel.set_title(f"{one['says']} (sign if {sign_if(one, 'threshold')})", loc="left", fontsize="small")
-    panel.set_yticks(range(len(models)), [shortened(model, 20) for model in models], fontsize="small")
+    panel.set_title(f"{one['measure']}\nsign if {sign_if(one, 'threshold')}", loc="left", fontsize="small")
+    panel.set_yticks([])
     panel.tick_params(axis="x", labelsize="small")
+    panel.locator_params(axis="x", nbins=3)
     panel.grid(visible=False, axis="y")
