@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ class Parts:
             raise RunFolderError(
                 f"{self.folder / name}: {error.strerror}; what was recorded before is safe, make room and try again"
             ) from error
+
+
+def recorded(folder: Path, digest: str, schema: pa.Schema) -> Parts:
+    """The records of the model with this fingerprint, whatever it was called.
+
+    Args:
+        folder: of the run.
+        digest: of the fingerprint, as run.json has it.
+        schema: of the records.
+
+    Raises:
+        RunFolderError: there are none, or the model was asked under several names.
+    """
+    marked = f"-{digest[:12]}"
+    stems = [path.stem for path in (folder / "probes").glob(f"*{marked}-*{SIX}.parquet")]
+    # Other kinds of work on the same model have a name of their own behind the fingerprint.
+    pattern = re.compile(rf"(.*{re.escape(marked)})(-to)?-\d{{6}}")
+    names = {found[1] for stem in stems if (found := pattern.fullmatch(stem))}
+    if len(names) != 1:
+        what = "under several names" if names else "no more"
+        raise RunFolderError(f"{folder / 'probes'} holds the records of the model {digest[:12]} {what}")
+    return Parts(folder, names.pop(), schema)
 
 
 def _number(path: Path) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL.Image import Image
 
-from analysis.figures import figure, save, shortened, style
+from analysis.figures import COLUMN, figure, save, shortened, style
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import HEADLINE, KINDS, Look
 from analysis.grounding.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROFILE = {"iou": "IoU, area-matched", "mass": "mass inside", "auroc": "AUROC"}
 DASHES = {"uniform": ":", "centre": "--", "others": "-.", "swapped": (0, (4, 1, 1, 1, 1, 1))}
@@ -24,16 +27,15 @@ FAINTEST, STRONGEST = 0.05, 0.75
 OUTLINE = "#19e3ff"
 
 
-def draw_layers(models: Mapping[str, Mapping[str, Any]], path: Path) -> list[Path]:
+def draw_layers(models: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Each score by layer, one column a model, with its interval, its nulls and its ceiling.
 
     Args:
         models: by name, as in scores.json.
-        path: of the files, without a suffix.
     """
     with style() as seaborn:
         colour = seaborn.color_palette()[0]
-        drawn = figure(max(4.0, 3.6 * len(models)), 2.4 * len(PROFILE) + 0.6)
+        drawn = figure(max(COLUMN, 3.6 * len(models)), 2.4 * len(PROFILE) + 0.6)
         grid = drawn.subplots(len(PROFILE), len(models), squeeze=False, sharey="row")
         for column, (name, held) in enumerate(models.items()):
             layers = [layer for layer in held["by_layer"] if layer != "mean"]
@@ -57,8 +59,8 @@ def draw_layers(models: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pat
                 if row == len(PROFILE) - 1:
                     axes.set_xlabel("layer")
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="x-small")
-        return save(drawn, path)
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(6, 3 * len(models)), fontsize="small")
+        return drawn
 
 
 def _numbers(values: Any) -> Any:

@@ -17,6 +17,7 @@ from agevlm.data.noise import Noise
 from agevlm.errors import DataError
 from agevlm.terminal import write_json
 from agevlm.vlm.contract import Vlm
+from analysis.figures import save
 from analysis.grounding.asking import AskedImage, How, Room, look, room
 from analysis.grounding.figures import Shown, draw_layers, draw_sheet, examples
 from analysis.grounding.nulls import SINK_IMAGES
@@ -247,7 +248,7 @@ def score(
 def _draw(
     content: dict[str, Any], results: dict[str, Results], done: Sequence[Done], regions: Regions, folder: Path
 ) -> list[Path]:
-    files = draw_layers({name: content["models"][name] for name in results}, folder / "layers")
+    files = save(draw_layers({name: content["models"][name] for name in results}), folder / "layers")
     for one in done:
         if one.title not in results:
             continue

@@ -90,7 +90,7 @@ def run_linkage(settings: LinkageSettings, console: Console, notes: Console) -> 
         }
         analysis.folder.write_json("scores.json", content)
         write_tables(scores, analysis.folder.path)
-        figures = draw(scores, analysis.folder.path)
+        figures = draw(content["models"], analysis.folder.path)
     write_json(rows_of(content), settings.json_out)
     if settings.json_out != "-":
         say(scores, console)

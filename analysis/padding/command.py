@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from agevlm.terminal import write_json
+from analysis.figures import save
 from analysis.launch import Analysis, AnalysisSettings, Done, Work, refuse_closed
 from analysis.padding.answers import GONE
 from analysis.padding.canvas import Colour, Condition, Mode, conditions
@@ -101,8 +102,9 @@ def _report(settings: PaddingSettings, folder: RunFolder, done: list[Done], cons
     content = {"settings": {"draws": settings.draws, "seed": settings.seed, "level": 0.95}, **scores.to_json()}
     folder.write_json("scores.json", content)
     write_json([content], settings.json_out)
-    for path in profile(scores, folder.path / "padding-by-layer"):
-        notes.print(f"figure: {path}")
+    if (drawn := profile(content["attention"])) is not None:
+        for path in save(drawn, folder.path / "padding-by-layer"):
+            notes.print(f"figure: {path}")
     if settings.json_out != "-":
         print_scores(console, scores)
     failed = sum(len(one.errors) for one in done)

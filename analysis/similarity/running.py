@@ -14,6 +14,7 @@ from agevlm.errors import DataError
 from agevlm.terminal import write_json
 from agevlm.vlm.choice import ModelChoice
 from agevlm.vlm.contract import Centre, Pooling, Space
+from analysis.figures import save
 from analysis.launch import Analysis, AnalysisSettings, Done, Work
 from analysis.similarity.drawing import histograms, profile
 from analysis.similarity.measuring import (
@@ -128,7 +129,7 @@ def measure_similarity(settings: SimilaritySettings, console: Console, notes: Co
         cells, differences = _scored(settings, records, len(images), notes)
         content = _content(settings, plan, centring, len(images), cells, differences)
         folder.write_json("scores.json", content)
-        files = _drawn(settings, records, cells, folder.path)
+        files = _drawn(settings.pooling, records, content["cells"], folder.path)
     write_json(content["cells"], settings.json_out)
     if settings.json_out != "-":
         _print(settings, plan, content, cells, differences, console)
@@ -224,11 +225,11 @@ def _content(
     }
 
 
-def _drawn(settings: SimilaritySettings, records: list[Records], cells: list[Cell], folder: Path) -> list[Path]:
+def _drawn(pooling: Pooling, records: list[Records], cells: list[dict[str, Any]], folder: Path) -> list[Path]:
     files = []
     for form in FORMS:
-        files += histograms(records, cells, settings.pooling, form, folder / f"similarity-{form}")
-    return [*files, *profile(records, cells, settings.pooling, folder / "similarity-by-layer")]
+        files += save(histograms(records, cells, pooling, form), folder / f"{NAME}-{form}")
+    return [*files, *save(profile(cells, pooling), folder / f"{NAME}-by-layer")]
 
 
 def _print(

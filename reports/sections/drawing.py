@@ -50,7 +50,7 @@ def column_style() -> Iterator[Any]:
 
 def finished(drawn: Drawn, id: str, title: str, alt: str, note: str = "") -> Figure:
     """The figure of a report; to be called within `column_style`."""
-    return Figure(id, title, alt, encoded(drawn, "png"), encoded(drawn, "svg"), note)
+    return Figure(id, title, alt, *encoded(drawn), note)
 
 
 def places(count: int, span: float = 0.6) -> Sequence[float]:

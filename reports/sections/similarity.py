@@ -1,13 +1,130 @@
-"""Similarity."""
+"""Similarity: do pairs of image and text that match differ from pairs that do not? The paper's Figure 2."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from reports.document import Section
+from analysis.similarity.drawing import SPACE_NAMES
+from reports.document import Cell, Section, Table, interval, number
 from reports.opened import Run
+from reports.sections.inside import Content, Looks, numbers, side, texts, verdict
+from reports.sections.similarity_figures import figures
+
+NAME = "similarity"
+AGAINST = {
+    "other": "another image's caption",
+    "hard": "one object swapped",
+    "word-order": "words shuffled",
+    "given": "given with the data",
+}
+TEXT = (
+    "Do matching captions lie nearer to their image than texts that do not match? Figure 2 of the AGE-VLM paper (arXiv "
+    "2511.17793) says that in small models with cross-attention they hardly do. Cosines are those of the caption's own "
+    "tokens with the visual tokens that text can look at. raw: states as they are; centred: less the mean text state "
+    "and the mean visual state, since raw cosines are ruled by directions that all states share. The paper says "
+    "neither which layer nor which pooling, nor whether states were centred.",
+    "What it does not show: similarity is not understanding, and nothing makes a model keep what it knows in a "
+    "direction that text and image share. In a model with cross-attention the visual tokens are never in the text's "
+    "own space: a cosine near 0 there says nothing by itself.",
+)
+MEASURES = (
+    "AUROC: chance that a matching pair is more alike than one that does not match, of all images; 0.5: no difference. "
+    "told apart: the whole interval lies above 0.5. Paired accuracy: the same within each image; chance 0.5. Overlap: "
+    "of the two densities; two samples of one distribution do not overlap fully, see overlap of chance. Cohen's d: "
+    "difference of the means in standard deviations; chance 0."
+)
+CONTROL = (
+    "AUROC of the text alone: captions against their changed forms beside an image that they have nothing to do with; "
+    "only what AUROC is above that is the image's doing. Another image's caption needs no such control: the same "
+    "captions stand on both sides."
+)
 
 
 def section(runs: Sequence[Run]) -> Section | None:
-    """None: nothing yet."""
-    return None
+    """Tables of the headline layers, controls and differences; histograms and layer profiles."""
+    looks = Looks.among(runs, NAME)
+    if looks is None:
+        return None
+    return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], [*_tables(looks), *looks.figures(figures)])
+
+
+def _tables(looks: Looks) -> Iterator[Table]:
+    place = texts("model", "layer", "against", "states")
+    signs = numbers("AUROC", "paired accuracy", "overlap", "overlap of chance", "Cohen's d")
+    layer = "Hidden states after the last layer of self-attention, before the final norm, unless a layer was chosen."
+    yield from looks.table(
+        "",
+        "Similarity of matching against other pairs, hidden states",
+        [*place, *signs, *texts("finding")],
+        lambda content: ([*_place(c), *_signs(c)] for c in _headline(content) if c["space"] == "hidden"),
+        (MEASURES, layer),
+    )
+    yield from looks.table(
+        "attention",
+        "Similarity of matching against other pairs where the model looks: cross-attention's output, queries and keys",
+        [*texts("space"), *place, *signs, *texts("finding")],
+        lambda content: (
+            [SPACE_NAMES[c["space"]], *_place(c), *_signs(c)] for c in _headline(content) if c["space"] != "hidden"
+        ),
+        (MEASURES, "The last layer that has them, unless a layer was chosen."),
+    )
+    yield from looks.table(
+        "controls",
+        "Similarity: counts, mean cosines, and what the text does by itself",
+        [
+            *texts("space"),
+            *place,
+            *numbers("images", "pairs", "undefined", "mean cosine, matching", "mean cosine, other"),
+            *numbers("AUROC of the text alone", "AUROC above it"),
+        ],
+        lambda content: ([SPACE_NAMES[c["space"]], *_place(c), *_controls(c)] for c in _headline(content)),
+        (CONTROL, "undefined: pairs without a cosine (a state of length 0, numbers that overflowed)."),
+    )
+    yield from looks.table(
+        "differences",
+        "Similarity: differences between models, first less second, on the same images",
+        [
+            *texts("first", "second", "space", "against", "states"),
+            *numbers("AUROC", "paired accuracy", "overlap", "Cohen's d"),
+            *texts("AUROC of the first is"),
+        ],
+        _differences,
+        ("Paired: the same draws of images. Established: the whole interval lies on one side of 0; else a tie.",),
+    )
+
+
+def _headline(content: Content) -> Iterator[Content]:
+    """The cells of the headline layers and the headline pooling."""
+    for cell in content["cells"]:
+        if cell["headline"] and cell["pooling"] == content["pooling"]:
+            yield cell
+
+
+def _place(cell: Content) -> list[str]:
+    return [str(cell["model"]), f"{cell['layer']}", AGAINST.get(cell["kind"], str(cell["kind"])), str(cell["form"])]
+
+
+def _signs(cell: Content) -> list[Cell | str]:
+    return [
+        *(interval(cell[name]) for name in ("auroc", "paired", "overlap")),
+        number(cell["overlap_of_chance"], unit="number"),
+        interval(cell["d"], "signed"),
+        side(cell["auroc"], 0.5, "told apart", "the wrong way round", "not told apart"),
+    ]
+
+
+def _controls(cell: Content) -> list[Cell]:
+    counts = (number(cell[name], unit="count") for name in ("images", "pairs", "undefined"))
+    means = (number(cell[name], unit="signed") for name in ("mean_match", "mean_other"))
+    alone, above = cell["auroc_of_text_alone"], cell["auroc_above_text_alone"]
+    none = {"value": None}
+    return [*counts, *means, interval(alone or none), interval(above or none, "signed")]
+
+
+def _differences(content: Content) -> Iterator[list[Cell | str]]:
+    for one in content["differences"]:
+        if one["pooling"] == content["pooling"]:
+            names = (str(one["first"]), str(one["second"]), SPACE_NAMES[one["space"]])
+            gains = (interval(one[name], "signed") for name in ("auroc", "paired", "overlap", "d"))
+            kind = AGAINST.get(one["kind"], str(one["kind"]))
+            yield [*names, kind, str(one["form"]), *gains, verdict(one["auroc"])]

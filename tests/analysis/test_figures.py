@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from agevlm.errors import DataError
-from analysis.figures import figure, save, shortened, style
+from analysis.figures import encoded, figure, save, shortened, style
 
 
 def drawn(heights):
@@ -28,6 +28,7 @@ def test_both_formats_and_the_same_bytes_again(tmp_path, name):
     with Image.open(files[0]) as picture:
         assert picture.size == (640, 480)
     assert b"a_b" in first[1]
+    assert list(encoded(drawn([1, 2, 2, 3]))) == first
     assert save(drawn([1, 2, 2, 3]), tmp_path / name) == files
     assert [f.read_bytes() for f in files] == first
     save(drawn([1, 2, 2, 4]), tmp_path / name)

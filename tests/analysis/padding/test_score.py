@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
+from analysis.figures import encoded
 from analysis.padding.answers import mcnemar
 from analysis.padding.canvas import conditions
 from analysis.padding.figure import profile
@@ -176,11 +177,12 @@ def test_rows_that_float32_sums_to_a_hair_more_than_one_are_scored():
     assert [r for r in scores.differences if r.what == "ratio last"]
 
 
-def test_the_figures_legend_has_lines_that_the_first_panel_lacks(tmp_path):
+def test_the_figures_legend_has_lines_that_the_first_panel_lacks():
     # The first model crops by itself: no native padding in it.
     first = records(change=lambda one: {"padding_cells": 0.0} if one["condition"] == "native" else {})
-    svg = next(p for p in profile(scored(first, records()), tmp_path / "figure") if p.suffix == ".svg")
-    said = svg.read_text()
+    drawn = profile(scored(first, records()).to_json()["attention"])
+    assert drawn is not None
+    said = encoded(drawn)[1].decode()
     for name in ("native", "letterbox black"):
         assert f"<!-- {name} -->" in said or f">{name}<" in said, name
 
