@@ -50,6 +50,18 @@ class Shown:
     error: str | None
     read: Read
     logprobs: Mapping[str, float]
+    shown: str | None
+    """Content identity of the image as the model saw it: the SHA-256 of its file; None where there is no record."""
+    right: str
+    """The right answer as readings label it: yes or no, or an option's letter."""
+    options: Mapping[str, float]
+    """Log-probability of each answer by its label, in nats; empty unless all have one."""
+
+    @property
+    def likeliest(self) -> list[tuple[str, float]]:
+        """What has a log-probability, the likeliest first."""
+        numbers = [(str(k), float(v)) for k, v in self.logprobs.items() if isinstance(v, (int, float))]
+        return sorted(numbers, key=lambda one: -one[1])
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,8 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
             text,
             None if record is None else record.error,
             found,
-            {} if record is None else record.logprobs,
+            **_recorded(record, {"yes": "yes", "no": "no"}),
+            right="yes" if question.label else "no",
         )
 
     return f"protocol {chosen.name}", read
@@ -210,6 +223,7 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
 
 def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str]) -> tuple[str, Reads]:
     from benchmarks.cvbench.questions import Question
+    from benchmarks.cvbench.ranked import option_forms
     from benchmarks.cvbench.readers import JUDGED, MAIN, chosen_readers
     from benchmarks.cvbench.types import LETTERS
 
@@ -245,10 +259,22 @@ def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str])
             None if record is None else record.text,
             None if record is None else record.error,
             found,
-            {} if record is None else record.logprobs,
+            **_recorded(record, *(option_forms(question.options))),
+            right=LETTERS[question.gold],
         )
 
     return f"reading {name}", read
+
+
+def _recorded(record: AnswerRecord | None, *forms: Mapping[str, str]) -> dict[str, Any]:
+    """What a `Shown` has of its record; log-probabilities by label in the first of the `forms` (label -> its text) in
+    which all have one."""
+    if record is None:
+        return {"logprobs": {}, "shown": None, "options": {}}
+    held = record.logprobs
+    found = next((f for f in forms if all(isinstance(held.get(text), (int, float)) for text in f.values())), {})
+    options = {label: float(held[text]) for label, text in found.items()}
+    return {"logprobs": held, "shown": record.shown, "options": options}
 
 
 def _option_read(place: int | None, rule: str, gold: int, decided: bool) -> Read:
