@@ -151,7 +151,9 @@ def below(lead: Lead, limit: float, established: bool) -> str | None:
     """
     gain = lead.difference.gain
     name = f"{lead.comparison.other.named}: {lead.metric}, {lead.comparison.headline.name}"
-    said = f"{100 * gain.value:+.2f} points [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
+    said = f"{100 * gain.value:+.2f} points"
+    if not math.isnan(gain.low):
+        said += f" [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]"
     if math.isnan(gain.value):
         return f"{name}: the difference is undefined"
     if established:

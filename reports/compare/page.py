@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reports.compare.comparison import Lead
 from reports.compare.sides import Side
-from reports.compare.tables import overview, pair_tables
+from reports.compare.tables import overview, pair_tables, sentence
 from reports.document import Gallery, Item, Report, Section
 from reports.gallery.making import Wanted, gallery_of
 from reports.opened import Run
@@ -45,14 +45,6 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
         sections=sections,
         gallery=flip_gallery(found, images),
     )
-
-
-def sentence(lead: Lead) -> str:
-    """The headline in words."""
-    one, d = lead.comparison, lead.difference
-    score = "F1" if lead.metric == "f1" else "accuracy"
-    gain = f"{100 * d.gain.value:+.1f} points [{100 * d.gain.low:+.1f}, {100 * d.gain.high:+.1f}]"
-    return f"{score} ({one.headline.name}) of {one.other.named} less that of {one.base.named}: {gain}: {lead.verdict}"
 
 
 def flip_gallery(found: Sequence[Lead], images: Path | None) -> Gallery | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from benchmarks.statistics.paired import Difference
+from benchmarks.statistics.clusters import Interval
 from benchmarks.tables import shortened
 from reports.compare.comparison import Comparison, Lead
 from reports.compare.flips import Flip
@@ -18,9 +18,9 @@ INTERVALS = (
     "about one image share its difficulty."
 )
 DETECTABLE = (
-    "detectable: the smallest true difference found with 80 % power at two-sided alpha 0.05, (1.960 + 0.842) x the "
-    "standard error of the paired difference over images (Miller 2024, arXiv 2411.00640); a tie says nothing of smaller "
-    "ones."
+    "detectable: the smallest true difference found with 80 % power at two-sided alpha 0.05: (1.960 + 0.842) x the "
+    "standard error of the paired difference over images (Miller 2024, arXiv 2411.00640). A tie says nothing of "
+    "smaller ones."
 )
 TESTS = (
     "McNemar: exact, as if questions were independent. They are not: design effect is how many times the difference "
@@ -39,7 +39,8 @@ def _benchmark(one: Comparison) -> str:
     """POPE; CV-Bench or CV-Scenes."""
     if one.base.benchmark == "pope":
         return "POPE"
-    return str(next(iter(one.base.opened.manifest.get("data", ())), {}).get("name", "CV-Bench"))
+    data = one.base.opened.manifest.get("data", ())
+    return str(data[0]["name"]) if data and "name" in data[0] else "CV-Bench"
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -76,10 +77,18 @@ def conditions(one: Comparison) -> list[str]:
     return said
 
 
-def overview(found: Sequence[Lead]) -> Table:
+def sentence(lead: Lead) -> str:
+    """The headline in words."""
+    one, d = lead.comparison, lead.difference
+    what = f"{SCORES[lead.metric]} ({one.headline.name}, {len(one.pairing.pairs):,} questions)"
+    gain = f"{gain_cell(d.gain)} points: {lead.verdict}"
+    return f"{what} of {one.other.named} less that of {one.base.named}: {gain}"
+
+
+def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     """The headline of every run against A."""
     first = found[0].comparison
-    metric, name = SCORES[found[0].metric], first.headline.name
+    metric, headline = SCORES[found[0].metric], first.headline.name
     several = len(found) > 1
     columns = [Column("run", numeric=False), *map(Column, ("questions", "A", "run", "run less A"))]
     columns += [Column("p by image"), *([Column(f"p, Holm over {len(found)}")] if several else [])]
@@ -97,7 +106,7 @@ def overview(found: Sequence[Lead]) -> Table:
                 Cell(printed(len(one.pairing.pairs), "count")),
                 number(d.second),
                 number(d.first),
-                _gain(d),
+                gain_cell(d.gain),
                 p_cell(d.p),
                 *([p_cell(lead.p)] if several else []),
                 Cell(lead.verdict),
@@ -109,7 +118,7 @@ def overview(found: Sequence[Lead]) -> Table:
     varied = dict.fromkeys(
         u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
     )
-    title = f"{_benchmark(first)}: {metric}, {name}, % of questions; each run less {first.base.named}"
+    title = f"{_benchmark(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),
@@ -117,7 +126,7 @@ def overview(found: Sequence[Lead]) -> Table:
         DETECTABLE,
         *(f"{lead.comparison.other.letter}: {note}" for lead in found for note in conditions(lead.comparison)),
     ]
-    return Table("compared", "; ".join([title, *varied]), columns, rows, notes)
+    return Table(name, "; ".join([title, *varied]), columns, rows, notes)
 
 
 def score_table(one: Comparison) -> Table:
@@ -133,7 +142,7 @@ def score_table(one: Comparison) -> Table:
         row = [Cell(line.name)]
         for score in scores:
             d = line.scores[score]
-            row += [number(d.second), number(d.first), _gain(d)]
+            row += [number(d.second), number(d.first), gain_cell(d.gain)]
             row += [Cell(printed(d.detectable, "percent"))] if score != "yes_ratio" else []
         rows.append(row)
     notes = [INTERVALS, DETECTABLE, *conditions(one)]
@@ -206,8 +215,9 @@ def _id(one: Comparison) -> str:
     return f"{one.other.letter.lower()}-less-{one.base.letter.lower()}"
 
 
-def _gain(one: Difference) -> Cell:
-    return number(one.gain.value, one.gain.low, one.gain.high, "points")
+def gain_cell(gain: Interval) -> Cell:
+    """A difference in points, with its interval."""
+    return number(gain.value, gain.low, gain.high, "points")
 
 
 def _group_columns(one: Comparison, what: str, *, family: bool) -> list[Column]:
@@ -225,7 +235,7 @@ def _group_row(group: Group, *, family: bool) -> list[Cell]:
         Cell(printed(group.images, "count")),
         number(group.base),
         number(group.other),
-        number(group.gain.value, group.gain.low, group.gain.high, "points"),
+        gain_cell(group.gain),
         Cell(printed(group.only_base, "count")),
         Cell(printed(group.only_other, "count")),
         p_cell(group.mcnemar),
