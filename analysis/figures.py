@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -49,6 +49,9 @@ def style() -> Iterator[Any]:
         yield seaborn
 
 
+Look = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
 def figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, which pyplot does not keep."""
     from matplotlib.figure import Figure
@@ -80,23 +83,23 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def encoded(figure: Figure) -> tuple[bytes, bytes]:
-    """The same two, PNG and SVG, as bytes."""
+def encoded(figure: Figure, look: Look = style) -> tuple[bytes, bytes]:
+    """The same two, PNG and SVG, as bytes; `look` is the style in which it was drawn."""
     held = []
     for kind in FORMATS:
         buffer = io.BytesIO()
-        _write(figure, kind, buffer)
+        _write(figure, kind, buffer, look)
         held.append(buffer.getvalue())
     return held[0], held[1]
 
 
-def _write(figure: Figure, kind: str, target: Path | IO[bytes]) -> None:
+def _write(figure: Figure, kind: str, target: Path | IO[bytes], look: Look = style) -> None:
     import matplotlib as mpl
 
     # No date and no version of matplotlib.
     metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     # Ticks are made, and take their style, when a figure is written.
-    with style(), warnings.catch_warnings(), mpl.rc_context(SVG):
+    with look(), warnings.catch_warnings(), mpl.rc_context(SVG):
         # What the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(target, format=kind, metadata=metadata)

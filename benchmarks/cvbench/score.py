@@ -20,6 +20,8 @@ from agevlm.errors import DataError
 from benchmarks.cvbench.types import NO_ANSWER, Reading
 from benchmarks.cvbench.types import SOURCES as SOURCES
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
+from benchmarks.statistics.exchange import exchange_test
+from benchmarks.statistics.paired import Difference, difference
 from benchmarks.statistics.scores import Floats, divide
 
 TYPES = ("2D", "3D")
@@ -141,9 +143,21 @@ def gains(
     The rows are of the same questions in the same order; those that either lacks an answer to are left out. No rows,
     no numbers. Raises ValueError where the questions differ.
     """
+    _require_same(first, second)
+    return _Table(first, draws, seed, level).gains(second) if first else {}
+
+
+def differences(
+    first: Sequence[Row], second: Sequence[Row], *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> dict[str, Difference]:
+    """The same with the number of either, and with what tells whether they differ. Arguments and errors as `gains`."""
+    _require_same(first, second)
+    return _Table(first, draws, seed, level).differences(second, seed) if first else {}
+
+
+def _require_same(first: Sequence[Row], second: Sequence[Row]) -> None:
     if [replace(row, reading=NO_ANSWER) for row in first] != [replace(row, reading=NO_ANSWER) for row in second]:
         raise ValueError("a gain is between answers to the same questions in the same order")
-    return _Table(first, draws, seed, level).gains(second) if first else {}
 
 
 @lru_cache(maxsize=2)
@@ -185,6 +199,27 @@ class _Table:
         self.correct -= np.array([row.correct for row in other])
         numbers = self._drawn(self._numbers())
         return {name: self._interval(masks, formula, draws, lowest=-1.0) for name, masks, formula, draws in numbers}
+
+    def differences(self, other: Sequence[Row], seed: int) -> dict[str, Difference]:
+        """Gains, with both numbers, standard errors and p values."""
+        own, others = self.correct, np.array([row.correct for row in other], dtype=np.float64)
+        self.answered &= np.array([_counts(row) for row in other])
+        self.correct = own - others
+        numbers = self._drawn(self._numbers())
+        groups = [mask & self.answered for _, masks, _, _ in numbers for mask in masks.values()]
+        asked = np.array([mask.sum() for mask in groups], dtype=np.float64)
+
+        def by_number(sums_a: Floats, sums_b: Floats) -> Floats:
+            shares = iter(divide(sums_a - sums_b, asked).T)
+            return np.stack([formula({g: next(shares) for g in masks}) for _, masks, formula, _ in numbers], axis=-1)
+
+        sums_a, sums_b = (np.stack([self._by_image(v, mask) for mask in groups], axis=1) for v in (own, others))
+        _, p = exchange_test(sums_a, sums_b, by_number, seed=seed)
+        found = {}
+        for place, (name, masks, formula, draws) in enumerate(numbers):
+            first, second = (self._value(v, masks, formula) for v in (own, others))
+            found[name] = difference(first, second, draws, self._fewest(masks), float(p[place]), self.level)
+        return found
 
     def _numbers(self) -> list[tuple[str, dict[str, Mask], Formula]]:
         """Each number's name, the groups of questions that it is made from, and how."""
@@ -247,8 +282,12 @@ class _Table:
         return float(formula({group: divide(fsum(values[m]), m.sum()) for group, m in answered.items()}))
 
     def _interval(self, masks: Mapping[str, Mask], formula: Formula, draws: Floats, *, lowest: float = 0.0) -> Interval:
-        fewest = min(len(np.unique(self.images[mask & self.answered])) for mask in masks.values())
-        return score_interval(self._value(self.correct, masks, formula), draws, fewest, self.level, lowest=lowest)
+        value = self._value(self.correct, masks, formula)
+        return score_interval(value, draws, self._fewest(masks), self.level, lowest=lowest)
+
+    def _fewest(self, masks: Mapping[str, Mask]) -> int:
+        """Images of the group that has the fewest."""
+        return min(len(np.unique(self.images[mask & self.answered])) for mask in masks.values())
 
     def _by_image(self, values: Any, mask: Mask) -> Floats:
         return sum_by_cluster(values[mask], self.images[mask], self.weights.shape[1])

@@ -13,9 +13,11 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.statistics.clusters import Interval, score_interval
+from benchmarks.statistics.exchange import exchange_test
+from benchmarks.statistics.paired import Difference, difference
 from benchmarks.statistics.scores import FIELDS, SCORES, Floats, score_counts, score_terms
 
-__all__ = ["Interval", "mean_of_scores", "score_with_intervals"]
+__all__ = ["Interval", "mean_of_scores", "score_differences", "score_with_intervals"]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -59,6 +61,56 @@ def mean_of_scores(cells: Sequence[Floats], weights: Floats, level: float = 0.95
         s: score_interval(float(estimates[s].mean()), draws[s].mean(axis=1), int(clusters[s].min()), level)
         for s in SCORES
     }
+
+
+def score_differences(
+    first: Mapping[Key, Floats], second: Mapping[Key, Floats], weights: Floats, *, seed: int = 0, level: float = 0.95
+) -> tuple[dict[Key, dict[str, Difference]], dict[str, Difference]]:
+    """Every score of the first model less that of the second, cell by cell; and the means over cells, likewise.
+
+    `first` and `second` hold (G, 9) for the same cells, of answers to the same questions; `weights` is (draws, G). Both
+    models are resampled by the same draws, so that what an image's difficulty does to both falls out. `seed` is that of
+    the exchanges behind the p values. Raises ValueError where there is no cell, cells or shapes differ.
+    """
+    if not first or first.keys() != second.keys():
+        raise ValueError("both models need the same cells, at least one")
+    stacks = [_stack([cells[key] for key in first], weights) for cells in (first, second)]
+    (values_a, draws_a, clusters_a), (values_b, draws_b, clusters_b) = (_scores(one, weights) for one in stacks)
+
+    def by_score(sums_a: Floats, sums_b: Floats) -> Floats:
+        a, b = score_counts(sums_a), score_counts(sums_b)
+        gains = np.stack([a[s] - b[s] for s in SCORES], axis=-1)
+        return np.concatenate([gains, gains.mean(axis=-2, keepdims=True)], axis=-2).reshape(len(gains), -1)
+
+    _, flat = exchange_test(stacks[0], stacks[1], by_score, seed=seed)
+    p = flat.reshape(len(first) + 1, len(SCORES))
+    clusters = {s: np.minimum(clusters_a[s], clusters_b[s]).astype(int) for s in SCORES}
+    by_cell = {
+        key: {
+            s: difference(
+                float(values_a[s][i]),
+                float(values_b[s][i]),
+                draws_a[s][:, i] - draws_b[s][:, i],
+                int(clusters[s][i]),
+                float(p[i, k]),
+                level,
+            )
+            for k, s in enumerate(SCORES)
+        }
+        for i, key in enumerate(first)
+    }
+    means = {
+        s: difference(
+            float(values_a[s].mean()),
+            float(values_b[s].mean()),
+            (draws_a[s] - draws_b[s]).mean(axis=1),
+            int(clusters[s].min()),
+            float(p[-1, k]),
+            level,
+        )
+        for k, s in enumerate(SCORES)
+    }
+    return by_cell, means
 
 
 def _stack(cells: Sequence[Floats], weights: Floats) -> Floats:

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from benchmarks.statistics.clusters import Interval, score_interval, sum_by_cluster
+from benchmarks.statistics.clusters import Interval, minimum_detectable_effect, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import Floats, divide
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of two models on the same questions; NaN where undefined."""
+
+    first: float
+    second: float
+    gain: Interval
+    """The first less the second."""
+    standard_error: float
+    """Of the gain, over images; 0 where the models never differ, which is no information."""
+    p: float
+    """Two-sided, of exchanging the models image by image: see `exchange_test`."""
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that is found with 80 % power; NaN where the models never differ."""
+        return minimum_detectable_effect(self.standard_error) if self.standard_error > 0 else float("nan")
+
+
+def difference(
+    first: float, second: float, draws: Floats, n_clusters: int, p: float, level: float = 0.95
+) -> Difference:
+    """A difference from its bootstrap draws (draws,), over `n_clusters` images; limits as in `paired_gain`.
+
+    The standard error is the draws' standard deviation times sqrt(G / (G - 1)), as resampling G of G images falls
+    short by that factor (Efron and Tibshirani 1993, section 5.3).
+    """
+    gain = score_interval(first - second, draws, n_clusters, level, lowest=-1.0, highest=1.0)
+    defined = draws[~np.isnan(draws)]
+    spread = float(np.std(defined)) if defined.size else float("nan")
+    widened = float(np.sqrt(n_clusters / (n_clusters - 1))) if n_clusters > 1 else float("nan")
+    return Difference(first, second, gain, spread * widened, p)
 
 
 def paired_gain(

@@ -10,13 +10,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from agevlm.errors import DataError, NotSupported
 from benchmarks.plan import lot
 from benchmarks.records import Answer, AnswerRecord
 from benchmarks.run_folder import RunFolder
 from reports.runs.files import answers_of, json_lines, manifest_of, printable
+
+if TYPE_CHECKING:
+    from benchmarks.cvbench.questions import Question as CvQuestion
+    from benchmarks.pope.protocols import Effect
+    from benchmarks.pope.types import Question as PopeQuestion
 
 Verdict = Literal["right", "wrong", "not counted", "error", "missing"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "not counted", "error", "missing")
@@ -31,6 +36,8 @@ class Read:
     verdict: Verdict
     """not counted: the protocol drops it, or the record holds nothing that the reading reads."""
     unparsed: bool
+    option: int | None = None
+    """Of CV-Bench: the place of the option that the answer was read as."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,12 @@ class Shown:
     """The right answer as readings label it: yes or no, or an option's letter."""
     options: Mapping[str, float]
     """Log-probability of each answer by its label, in nats; empty unless all have one."""
+    question: PopeQuestion | CvQuestion
+    """As the benchmark keeps it."""
+    part: int = 0
+    """Which of the run's data sets it is of, in the manifest's order."""
+    effect: Effect | None = None
+    """Of POPE: what the answer adds to the counts; None where there is no answer."""
 
     @property
     def likeliest(self) -> list[tuple[str, float]]:
@@ -72,6 +85,10 @@ class Opened:
     questions: Sequence[Shown]
     remarks: Sequence[str]
     """Lines that are damaged, by file and number."""
+    manifest: Mapping[str, Any]
+    reading: str
+    """The protocol's or reading's name."""
+    condition: str
 
     def count(self) -> Counter[str]:
         """Questions of each verdict, and `unparsed`."""
@@ -180,7 +197,8 @@ def open_run(folder: Path, protocol: str | None, reading: str | None, condition:
     model = manifest.get("model", {}).get("ckpt", "?")
     data = ", ".join(str(one.get("data_version")) for one in manifest.get("data", ()))
     prompt = manifest.get("prompt", {}).get("name", "not stated")
-    return Opened(f"{benchmark} · {model} · data {data} · prompt {prompt} · {condition} · {how}", shown, remarks)
+    title = f"{benchmark} · {model} · data {data} · prompt {prompt} · {condition} · {how}"
+    return Opened(title, shown, remarks, manifest, how.partition(" ")[2], condition)
 
 
 Reads = Callable[[Mapping[str, Any], AnswerRecord | None, str], Shown]
@@ -203,7 +221,8 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
         reading = chosen.read(text, question.label)
         effect = chosen.count(reading.label, question.label)
         counted: Verdict = "not counted" if not effect.n else "right" if effect.correct else "wrong"
-        found = _missing(record) or Read(reading.label, reading.rule, counted, bool(effect.unparsed))
+        lacking = _missing(record)
+        found = lacking or Read(reading.label, reading.rule, counted, bool(effect.unparsed))
         return Shown(
             question.question_id,
             question.split,
@@ -216,6 +235,9 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
             found,
             **_recorded(record, {"yes": "yes", "no": "no"}),
             right="yes" if question.label else "no",
+            question=question,
+            part=int(row["set"]),
+            effect=None if lacking else effect,
         )
 
     return f"protocol {chosen.name}", read
@@ -261,6 +283,7 @@ def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str])
             found,
             **_recorded(record, *(option_forms(question.options))),
             right=LETTERS[question.gold],
+            question=question,
         )
 
     return f"reading {name}", read
@@ -283,7 +306,7 @@ def _option_read(place: int | None, rule: str, gold: int, decided: bool) -> Read
     if not decided:
         return Read("undecided", rule, "not counted", False)
     label = "none" if place is None else LETTERS[place]
-    return Read(label, rule, "right" if place == gold else "wrong", place is None)
+    return Read(label, rule, "right" if place == gold else "wrong", place is None, place)
 
 
 def _judged(folder: Path, name: str, condition: str, remarks: list[str]) -> dict[str, Read]:

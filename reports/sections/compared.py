@@ -1,13 +1,112 @@
-"""Compared."""
+"""Runs of a benchmark set against the first of them, question by question."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from string import ascii_uppercase
 
-from reports.document import Section
+from agevlm.errors import AgeVlmError
+from reports.compare.comparison import Comparison, Lead, compare, leads
+from reports.compare.numbers import verdict
+from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
+from reports.compare.tables import SCORES, conditions, gain_cell, heading, overview, sentence
+from reports.document import Cell, Column, Section, Table
 from reports.opened import Run
+
+NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
 
 
 def section(runs: Sequence[Run]) -> Section | None:
-    """None: nothing yet."""
-    return None
+    """Every run of a benchmark against the first; None where no benchmark has two runs."""
+    text: list[str] = []
+    items: list[Table] = []
+    for benchmark in COMPARED:
+        of_kind = [run for run in runs if run.benchmark == benchmark]
+        if len(of_kind) > 1:
+            said, tables = _of(benchmark, of_kind)
+            text += said
+            items += tables
+    if not text:
+        return None
+    text.append(
+        "Paired on the questions that both runs answered. Established: the 95 % interval over images leaves 0 out, and "
+        "among several runs the p value stays at most 0.05 after Holm's adjustment; else a tie."
+    )
+    return Section("compared", "Runs compared, question by question", text, items)
+
+
+def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[str], list[Table]]:
+    """Sentences and tables of one benchmark. Runs that are alike but for their models are set against the first."""
+    alike: list[list[Side]] = []
+    text: list[str] = []
+    for run in runs:
+        try:
+            found = side("A", run)
+        except AgeVlmError as error:
+            text.append(f"{NAMES[benchmark]}: {run.label} is not compared: {error}.")
+            continue
+        group = next((one for one in alike if not unlike(one[0], found)), None)
+        if group is None:
+            alike.append([found])
+        else:
+            group.append(found)
+    said: list[str] = []
+    tables: list[Table] = []
+    first = alike[0][0] if alike else None
+    for group in alike:
+        if first is not None and len(group) == 1 and len(alike) > 1:
+            other = first if group[0] is not first else alike[1][0]
+            why = "; ".join(
+                f"different {NOUNS[one.aspect]} ({one.other}, those of {other.label} {one.base})"
+                for one in unlike(other, group[0])
+            )
+            text.append(f"{NAMES[benchmark]}: {group[0].label} is compared with none: {why}.")
+            continue
+        number = "" if group is alike[0] else f"-{alike.index(group) + 1}"
+        more, made = _group(group, f"compared-{benchmark}{number}")
+        said += [f"{NAMES[benchmark]}: {one}" for one in more]
+        tables += made
+    return said + text, tables
+
+
+def _group(sides: Sequence[Side], name: str) -> tuple[list[str], list[Table]]:
+    """Sentences and tables of runs that are alike."""
+    base, *others = (replace(one, letter=letter) for one, letter in zip(sides, ascii_uppercase, strict=False))
+    text = [f"{one.label} is not compared: there are too many runs." for one in sides[len(ascii_uppercase) :]]
+    compared: list[Comparison] = []
+    for other in others:
+        try:
+            compared.append(compare(base, other))
+        except AgeVlmError as error:
+            text.append(f"{other.label} is not compared with {base.label}: {error}.")
+    if not compared:
+        return text, []
+    found = leads(compared, "accuracy")
+    return [*(f"{sentence(lead)}." for lead in found), *text], [overview(found, name), _parts(found, f"{name}-parts")]
+
+
+def _parts(found: Sequence[Lead], table_id: str) -> Table:
+    """Differences by split, or by CV-Bench's numbers: one row for each and run."""
+    first = found[0].comparison
+    scores = [score for score in SCORES if score in first.numbers[0].scores]
+    names = list(dict.fromkeys(one.name for lead in found for one in lead.comparison.numbers))
+    columns = [Column("run", numeric=False), Column("questions", numeric=False)]
+    for score in scores:
+        columns += [Column(SCORES[score]), Column(f"verdict on {SCORES[score]}", numeric=False)]
+    rows = []
+    for lead in found:
+        by_name = {one.name: one for one in lead.comparison.numbers}
+        for name in names:
+            if name not in by_name:
+                continue
+            row = [Cell(lead.comparison.other.named), Cell(name)]
+            for score in scores:
+                gain = by_name[name].scores[score].gain
+                row += [gain_cell(gain), Cell(verdict(gain))]
+            rows.append(row)
+    what = "by split" if first.base.benchmark == "pope" else "by number"
+    title = f"{heading(first).partition(',')[0]}: differences {what}, points; each run less {first.base.named}"
+    notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
+    notes += [f"{lead.comparison.other.letter}: {note}" for lead in found for note in conditions(lead.comparison)]
+    return Table(table_id, title, columns, rows, notes)

@@ -49,8 +49,8 @@ def column_style() -> Iterator[Any]:
 
 
 def finished(drawn: Drawn, id: str, title: str, alt: str, note: str = "") -> Figure:
-    """The figure of a report; to be called within `column_style`."""
-    return Figure(id, title, alt, *encoded(drawn), note)
+    """The figure of a report, drawn within `column_style`."""
+    return Figure(id, title, alt, *encoded(drawn, column_style), note)
 
 
 def places(count: int, span: float = 0.6) -> Sequence[float]:

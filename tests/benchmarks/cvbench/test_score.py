@@ -20,13 +20,16 @@ from benchmarks.cvbench.score import (
     Row,
     Score,
     agreement,
+    differences,
     disagreements,
+    gains,
     official_mean,
     rule_counts,
     score,
 )
 from benchmarks.cvbench.types import NO_ANSWER, Reading
 from benchmarks.statistics.clusters import resampling_weights, score_interval
+from benchmarks.statistics.exchange import exchange_exact
 
 RIGHT, WRONG, UNREAD = Reading(0, "letter"), Reading(1, "letter"), Reading(None, "no-rule")
 TASKS = {"ADE20K": ("Count", "Relation"), "COCO": ("Count", "Relation"), "Omni3D": ("Depth", "Distance")}
@@ -266,3 +269,40 @@ def test_rule_counts() -> None:
         ("no-rule", False): 1,
     }
     assert next(iter(counts)) == ("text", True)
+
+
+# --- differences of two models ----------------------------------------------------------------------------------------
+
+
+def test_differences_are_gains_with_both_numbers() -> None:
+    first = mixed(1)
+    # The same questions, with the answers of another set of rows, and some missing.
+    second = [replace(a, reading=b.reading) for a, b in zip(first, mixed(2), strict=True)]
+    second[3:9] = [replace(one, reading=NO_ANSWER) for one in second[3:9]]
+    found, gained = differences(first, second, draws=DRAWS), gains(first, second, draws=DRAWS)
+    assert list(found) == list(gained)
+    assert found["official"].gain.value != 0
+    shared = [k for k in range(len(first)) if not 3 <= k < 9]
+    for side, rows in (("first", first), ("second", second)):
+        by_hand = named(score([rows[k] for k in shared], draws=DRAWS))
+        for name, one in found.items():
+            assert getattr(one, side) == pytest.approx(by_hand[name].accuracy.value)
+    for name, one in found.items():
+        gain = gained[name]
+        assert (one.gain.value, one.gain.low, one.gain.high) == pytest.approx((gain.value, gain.low, gain.high))
+    back = differences(second, first, draws=DRAWS)
+    assert back["official"].gain.low == pytest.approx(-found["official"].gain.high)
+    assert back["official"].p == found["official"].p
+
+
+def test_the_p_of_a_difference_is_that_of_exchanged_images() -> None:
+    first = mixed(1)
+    second = [replace(a, reading=b.reading) for a, b in zip(first, mixed(5), strict=True)]
+    found = differences(first, second, draws=DRAWS)["row mean"]
+    by_image: dict[str, int] = {}
+    for a, b in zip(first, second, strict=True):
+        by_image[a.image] = by_image.get(a.image, 0) + a.correct - b.correct
+    exact = exchange_exact(list(by_image.values()))
+    assert 0.001 < exact < 0.9
+    assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000))
+    assert differences([], []) == {}

@@ -1,0 +1,310 @@
+"""`agevlm-eval compare` as it is called: refusals, exit codes, what is printed and written."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from reports.compare import commands
+from reports.compare.sides import ASPECTS, NOUNS, open_sides, unlike
+from reports.document import Gallery, Item, Picture
+from tests.benchmarks.runs.launch import command_here
+from tests.reports.compare.conftest import questions_of, remake, rewrite
+
+DRAWS = ["--draws", "100"]
+
+
+def run(*arguments: object):
+    return command_here("compare", *map(str, arguments), *DRAWS)
+
+
+def test_what_is_printed(made):
+    done = run(made / "pope-a", made / "pope-b", "--flips", 2)
+    assert done.returncode == 0, done.stderr
+    # Which way round is in every title.
+    assert done.stdout.count("POPE, B (stub (pope-b)) less A (stub (pope-a))") == 5
+    assert "each run less A (stub (pope-a))" in done.stdout
+    assert "higher, established" in done.stdout
+    assert "protocol default" in done.stdout
+    assert re.search(r"right in B, wrong in A: 2 of \d+", done.stdout)
+    none = run(made / "pope-a", made / "pope-b", "--flips", 0)
+    assert "wrong in A" not in none.stdout
+
+
+def test_json_holds_everything(made, tmp_path):
+    done = run(made / "pope-a", made / "pope-b", "--json", "-")
+    (found,) = json.loads(done.stdout)
+    assert found["difference"] == "other - base"
+    assert found["base"]["label"] == "stub (pope-a)"
+    assert found["shared"] == 360
+    assert found["headline"]["difference"] == pytest.approx(found["headline"]["other"] - found["headline"]["base"])
+    assert {one["name"] for one in found["groups"]} == {"random", "popular", "adversarial", "pooled"}
+    pooled = next(one for one in found["groups"] if one["name"] == "pooled")
+    assert len(found["flips"]) == pooled["only_base_right"] + pooled["only_other_right"] > 0
+    assert {"image", "base_answer", "other_logprobs", "sure"} <= found["flips"][0].keys()
+    # The same numbers, and the same file, whatever else is printed.
+    assert run(made / "pope-a", made / "pope-b", "--json", tmp_path / "all.json").returncode == 0
+    assert json.loads((tmp_path / "all.json").read_text()) == [found]
+
+
+def test_three_runs_are_adjusted_for_one_another(made, copy):
+    third = copy("pope-b", "third")
+    done = run(made / "pope-a", made / "pope-b", third, "--json", "-")
+    one, two = json.loads(done.stdout)
+    assert (one["other"]["letter"], two["other"]["letter"]) == ("B", "C")
+    assert one["base"]["label"] == two["base"]["label"]
+    assert one["headline"]["p_holm"] == pytest.approx(2 * one["headline"]["p"])
+    assert "Holm over 2" in run(made / "pope-a", made / "pope-b", third).stdout
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+OTHERS = {
+    "data": {"data": [{"name": "coco", "data_version": "custom:other", "content_sha256": "other"}]},
+    "prompt": {"prompt": {"name": "official", "template": "{question}"}},
+    "decoding": {"decoding": {"greedy": True, "max_new_tokens": 7}},
+}
+
+
+def changed(copy, aspect):
+    """pope-b, different from pope-a in this aspect as well."""
+    folder = copy("pope-b", f"pope-{aspect}")
+    if aspect == "limit":
+        manifest = json.loads((folder / "run.json").read_text())
+        data = manifest["data"]
+        data[0]["data_version"] += " limit 20 seed 0"
+        return remake(folder, data=data)
+    if aspect == "protocol":
+        scores = json.loads((folder / "scores.json").read_text())
+        scores["settings"]["protocols"] = ["strict"]
+        (folder / "scores.json").write_text(json.dumps(scores))
+        return folder
+    if aspect == "data":
+        data = json.loads((folder / "run.json").read_text())["data"]
+        return remake(folder, data=[data[0] | {"data_version": "custom:other", "content_sha256": "other"}])
+    return remake(folder, **OTHERS[aspect])
+
+
+@pytest.mark.parametrize("aspect", ["data", "limit", "prompt", "decoding", "protocol"])
+def test_runs_that_differ_in_more_than_the_model_are_refused_unless_told(made, copy, aspect):
+    other = changed(copy, aspect)
+    refused = run(made / "pope-a", other)
+    assert refused.returncode == 2
+    assert f"different {NOUNS[aspect]}: A " in refused.stderr
+    assert f"--allow {aspect}" in refused.stderr
+    assert (aspect == "protocol") == ("--protocol NAME" in refused.stderr)
+    allowed = run(made / "pope-a", other, "--allow", aspect)
+    assert allowed.returncode == 0, allowed.stderr
+    said = re.search(rf"different {NOUNS[aspect]}: A (.+?), B (.+?)(;|\.|$|:)", refused.stderr)
+    titles = [line for line in allowed.stdout.splitlines() if re.match(r" *POPE[,:]", line)]
+    joined = " ".join(allowed.stdout.split())
+    assert said is not None
+    assert len(titles) == 6
+    assert joined.count(f"different {NOUNS[aspect]}: A {said[1]}") >= 6
+    # Another one is not allowed by it.
+    wrong = "prompt" if aspect != "prompt" else "data"
+    assert run(made / "pope-a", other, "--allow", wrong).returncode == 2
+
+
+def test_both_are_named_where_two_things_differ(made, copy):
+    other = remake(changed(copy, "prompt"), **OTHERS["decoding"])
+    refused = run(made / "pope-a", other)
+    assert "prompts: A default, B official" in refused.stderr
+    assert '"max_new_tokens": 7' in refused.stderr
+    assert "--allow prompt --allow decoding" in refused.stderr
+    assert run(made / "pope-a", other, "--allow", "prompt", "--allow", "decoding").returncode == 0
+
+
+def test_one_name_for_two_prompts_is_seen(made, copy):
+    other = remake(copy("pope-b"), prompt={"name": "default", "template": "{question} Now!"})
+    assert "Now!" in run(made / "pope-a", other).stderr
+
+
+def test_controls_of_other_seeds_are_refused(made, copy):
+    other = remake(copy("pope-b"), seed=5)
+    assert run(made / "pope-a", other).returncode == 0
+    refused = run(made / "pope-a", other, "--condition", "shuffled")
+    assert "seeds of the control: A 0, B 5" in refused.stderr
+    assert run(made / "pope-a", made / "pope-b", "--condition", "shuffled").returncode == 0
+    missing = run(made / "pope-a", made / "pope-b", "--condition", "blind")
+    assert (missing.returncode, "--condition blind" in missing.stderr) == (2, True)
+
+
+def test_judges_are_told_apart(made, copy):
+    """Only where a judge reads the answers."""
+    sides = []
+    for name, judge in (("cv-a", "openai:http://here#one"), ("cv-b", "openai:http://here#two")):
+        folder = copy(name)
+        (folder / "judge.json").write_text(json.dumps({"judge": judge}))
+        rewrite(
+            folder / "readings.jsonl", lambda r: r | {"readings": r["readings"] | {"judged": r["readings"]["rules"]}}
+        )
+        sides.append(folder)
+    refused = run(*sides, "--reading", "judged")
+    assert "judges: A openai:http://here#one, B openai:http://here#two" in refused.stderr
+    assert run(*sides, "--reading", "judged", "--allow", "judge").returncode == 0
+    assert run(*sides).returncode == 0
+
+
+def test_a_question_that_changed_under_its_id_is_another_data_version(made, copy):
+    other = copy("pope-b")
+    first = questions_of(other)[0]["question"]
+
+    def change(row):
+        if row["question"] == first:
+            row["question"] = row["question"] | {"label": not first["label"]}
+        return row
+
+    rewrite(other / "questions.jsonl", change)
+    refused = run(made / "pope-a", other)
+    assert refused.returncode == 2
+    assert "random 1 is not the same" in refused.stderr
+    assert "--allow data" in refused.stderr
+    allowed = run(made / "pope-a", other, "--allow", "data", "--json", "-")
+    (found,) = json.loads(allowed.stdout)
+    assert (found["changed"], found["shared"], found["only_base"], found["only_other"]) == (1, 359, 0, 0)
+
+
+def test_what_cannot_be_compared(made, copy, tmp_path):
+    assert "given twice" in run(made / "pope-a", made / "pope-a").stderr
+    assert "2 to 26 run folders" in run(made / "pope-a").stderr
+    assert "different benchmarks" in run(made / "pope-a", made / "cv-a").stderr
+    analysis = remake(copy("pope-a", "analysis"), benchmark="grounding")
+    assert "pope runs or of cvbench runs" in run(made / "pope-a", analysis).stderr
+    newer = remake(copy("pope-a", "newer"), schema=99)
+    assert "newer version" in run(made / "pope-a", newer).stderr
+    assert "not a run folder" in run(made / "pope-a", tmp_path / "nothing").stderr
+    assert "no F1" in run(made / "cv-a", made / "cv-b", "--metric", "f1").stderr
+    assert "--reading rules" in run(made / "pope-a", made / "pope-b", "--reading", "rules").stderr
+    assert "judged" in run(made / "pope-a", made / "pope-b", "--protocol", "judged").stderr
+    empty = copy("pope-b", "empty")
+    (empty / "answers-00000.jsonl").write_text("")
+    assert "share no question" in run(made / "pope-a", empty).stderr
+    for failed in (run(made / "pope-a"), run(made / "pope-a", empty), run(made / "pope-a", newer)):
+        assert failed.returncode == 2
+
+
+def test_damaged_lines_are_named_and_the_rest_is_used(made, copy):
+    other = copy("pope-b")
+    path = other / "questions.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:4], "{nonsense\n", *lines[5:]]))
+    done = run(made / "pope-a", other, "--json", "-")
+    assert done.returncode == 0
+    assert "questions.jsonl:5: damaged" in done.stderr
+    (found,) = json.loads(done.stdout)
+    assert (found["shared"], found["only_base"]) == (359, 1)
+    assert "questions.jsonl:5" in found["other"]["remarks"][0]
+
+
+def test_one_model_under_two_prompts_is_allowed_and_said(made, copy):
+    other = remake(copy("pope-a", "again"), **OTHERS["prompt"])
+    done = run(made / "pope-a", other, "--allow", "prompt")
+    assert done.returncode == 0
+    assert "A and B are of one model, to the last byte" in done.stdout
+    assert "one model" not in run(made / "pope-a", made / "pope-b").stdout
+
+
+# --- exit codes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_decides_the_exit_code(made):
+    better, worse = (made / "pope-a", made / "pope-b"), (made / "pope-b", made / "pope-a")
+    assert run(*better, "--fail-below", "0").returncode == 0
+    assert run(*better, "--fail-below", "-0.01", "--established").returncode == 0
+    failed = run(*worse, "--fail-below", "-0.01")
+    assert failed.returncode == commands.BELOW == 5
+    assert re.search(r"--fail-below: B \(stub \(pope-a\)\): accuracy, mean of splits: -\d+\.\d\d points", failed.stderr)
+    assert run(*worse, "--fail-below", "-0.01", "--established").returncode == 5
+    # A limit inside the interval: below it by the number itself, not with certainty.
+    (found,) = json.loads(run(*worse, "--json", "-").stdout)
+    head = found["headline"]
+    inside = (head["difference"] + head["high"]) / 2
+    assert head["difference"] < inside < head["high"]
+    assert run(*worse, "--fail-below", inside).returncode == 5
+    assert run(*worse, "--fail-below", inside, "--established").returncode == 0
+    # What is exactly at the limit holds.
+    assert run(*worse, "--fail-below", head["difference"]).returncode == 0
+    assert run(*worse, "--fail-below", "-0.9", "--metric", "f1").returncode == 0
+    assert run(*worse, "--fail-below", "-0.01", "--metric", "f1").returncode == 5
+
+
+def test_any_run_below_the_limit_fails(made, copy):
+    same = copy("pope-b", "same")
+    done = run(made / "pope-b", same, made / "pope-a", "--fail-below", "-0.01")
+    assert done.returncode == 5
+    assert done.stderr.count("--fail-below:") == 1
+    assert "C (stub (pope-a))" in done.stderr
+
+
+def test_an_undefined_difference_fails(made, copy):
+    """No question with a yes, and no answer yes: F1 is undefined."""
+    folders = [copy(name) for name in ("pope-a", "pope-b")]
+    for folder in folders:
+        rewrite(folder / "questions.jsonl", lambda r: r if not r["question"]["label"] else None)
+        rewrite(folder / "answers-00000.jsonl", lambda r: r | {"text": "No", "commit": [0, 1]})
+    done = run(*folders, "--metric", "f1", "--fail-below", "-0.5")
+    assert done.returncode == 5
+    assert "undefined" in done.stderr
+    assert run(*folders, "--metric", "f1").returncode == 0
+
+
+def test_wrong_limits_are_wrong_usage(made):
+    assert run(made / "pope-a", made / "pope-b", "--fail-below", "-5").returncode == 2
+    assert run(made / "pope-a", made / "pope-b", "--established").returncode == 2
+    assert run(made / "pope-a", made / "pope-b", "--fail-below", "x").returncode == 2
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_the_tables_and_the_flips(made, monkeypatch, tmp_path):
+    from reports.compare import page
+    from reports.writing import files
+
+    def item(label, one, picture):
+        common = (one.number, one.split, one.category, one.text, one.official, one.answer, one.read.label, "right")
+        return Item(label, *common, None, (), None, one.image, picture, None)
+
+    def every(runs, wanted):
+        assert wanted.images == made
+        sides = open_sides([r.folder for r in runs], None, None, "image")
+        assert [s.label for s in sides] == [r.label for r in runs]
+        items = [item(s.label, q, k) for s in sides for k, q in enumerate(s.opened.questions)]
+        pictures = [Picture(str(k), b"", "png", 1, 1) for k in range(360)]
+        return Gallery(items, pictures)
+
+    written = {}
+
+    def write(report, folder):
+        written["report"] = report
+        return folder / "index.html"
+
+    monkeypatch.setattr(page, "gallery_of", every)
+    monkeypatch.setattr(files, "write_report", write)
+    done = run(made / "pope-a", made / "pope-b", "--out", tmp_path / "out", "--images", made, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert "index.html" in done.stderr
+    report = written["report"]
+    (found,) = json.loads(done.stdout)
+    flipped = {(one["split"], one["id"]) for one in found["flips"]}
+    assert {(one.split, one.number) for one in report.gallery.items} == flipped
+    assert len(report.gallery.items) == 2 * len(flipped)
+    assert len(report.gallery.pictures) == len(flipped)
+    for one in report.gallery.items:
+        place = int(report.gallery.pictures[one.picture].name)
+        assert questions_of(made / "pope-a")[place]["question"]["question_id"] == one.number
+    ids = [table.id for table in report.tables]
+    assert ids[0] == "compared"
+    assert len(ids) == len(set(ids)) == 6
+    assert "higher, established" in report.sections[0].text[0]
+    assert report.command.startswith("agevlm-eval compare")
+
+
+def test_every_aspect_can_be_allowed_and_has_a_noun(made):
+    assert tuple(ASPECTS) == commands.ALLOW
+    assert ASPECTS.keys() == NOUNS.keys()
+    first, second = open_sides([made / "pope-a", made / "pope-b"], None, None, "image")
+    assert unlike(first, second) == []
