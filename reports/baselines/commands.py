@@ -104,3 +104,56 @@ def _show(section: Section, json_out: str | None, out: Path | None) -> None:
 
         page = write_report(Report(section.title, _now(), _command(), (), (section,)), out)
         click.echo(f"wrote {page}", err=True)
+
+
+@click.command()
+@click.argument("folders", metavar="FOLDER...", nargs=-1, required=True, type=FOLDERS)
+@click.option(
+    "--eval",
+    "evaluations",
+    multiple=True,
+    type=FOLDERS,
+    metavar="RUN",
+    help="Run folder of an evaluation of one of the models; repeatable. They may stand among the folders as well.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="SETTING",
+    help="Make a row for each value of this setting, as guidance.form; repeatable.  [all that differ]",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="A column, as loss/text or pope/F1; repeatable.  [losses, attention/iou and all evaluations]",
+)
+@JSON
+@OUT
+def ablation(
+    folders: tuple[Path, ...],
+    evaluations: tuple[Path, ...],
+    by: tuple[str, ...],
+    metrics: tuple[str, ...],
+    json_out: str | None,
+    out: Path | None,
+) -> None:
+    """Compare training runs: a row for each setting, the mean over its seeds and how sure it is.
+
+    FOLDERs are run folders of `agevlm-train run`, and of evaluations of their models, which are told by the bytes of
+    the weights.
+
+    \b
+    agevlm-eval ablation runs/dice-*/seed-*/4-instruct
+    agevlm-eval ablation runs/*/seed-*/4-instruct --eval runs/pope-A0 --eval runs/pope-A1 --by guidance.form
+    """
+    from reports.baselines.ablating import ablate
+    from reports.baselines.ablation_tables import plain, section
+
+    found = ablate(folders, evaluations, by, metrics)
+    _, notes = consoles()
+    for remark in found.remarks:
+        notes.print(remark)
+    write_json(plain(found), json_out)
+    _show(section(found), json_out, out)
