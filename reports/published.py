@@ -175,7 +175,7 @@ def _check_metric(where: str, row: Published) -> None:
 
 
 def _check_version(where: str, row: Published) -> None:
-    if row.data_version and _benchmark(row.data_version, row.split) != row.benchmark:
+    if row.data_version and benchmark_of(row.data_version, row.split) != row.benchmark:
         raise DataError(f"{where}, data_version: {row.data_version!r} is no known version of {row.benchmark}")
 
 
@@ -250,15 +250,20 @@ def why_not(measured_metric: str, measured_data_version: str, row: Published) ->
         return f"what the figure is: {row.metric}"
     if row.metric != measured_metric:
         return f"another metric: {row.metric}"
-    if _benchmark(measured_data_version, row.split) != row.benchmark:
+    if benchmark_of(measured_data_version, row.split) != row.benchmark:
         return f"another benchmark: {row.benchmark}"
     if row.data_version and row.data_version != measured_data_version:
         return f"another data version: {row.data_version}"
     return None
 
 
-def _benchmark(data_version: str, split: str) -> str | None:
-    """The benchmark whose split a data version holds whole; None for parts, other data and files of one's own."""
+def benchmark_of(data_version: str, split: str) -> str | None:
+    """The benchmark whose split a data version holds whole; None for parts, other data and files of one's own.
+
+    Args:
+        data_version: as `agevlm-eval` names it.
+        split: of CV-Bench all, 2D or 3D, which its halves are told by; any of POPE.
+    """
     if (family := versions.family(data_version)) is not None:
         return {"coco": POPE, "repope-coco": REPOPE}.get(family)
     found = _CV_BENCH_VERSION.fullmatch(data_version)

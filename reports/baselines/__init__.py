@@ -1,0 +1,1 @@
+"""Published results beside measured ones, and tables over training runs."""

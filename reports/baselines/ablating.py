@@ -1,0 +1,212 @@
+"""Training runs as rows: grouped by their settings, repeats by seed, means with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agevlm.errors import AgeVlmError, DataError, RunFolderError
+from benchmarks.statistics.clusters import Interval
+from reports.baselines.joint import over_seeds_and_images
+from reports.baselines.linking import Makers, Point
+from reports.baselines.scored import Metric, Values, chosen, key, logged, scored
+from reports.baselines.seeds import over_seed_values
+from reports.baselines.settings import SEEDS, Settings, differing, equal, settings_of, telling
+from reports.baselines.training import Training, is_training, open_training
+from reports.opened import Run, open_runs
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One cell."""
+
+    interval: Interval
+    each: Mapping[str, float]
+    """By the run's seed, or its folder where other settings differ too."""
+    over: str
+    """seeds, seeds and images, or empty: one seed, no interval."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of the same settings."""
+
+    settings: Mapping[str, str]
+    """Of the columns; settings that a run has not got are left out."""
+    runs: Mapping[str, Path]
+    """Folders by seed, or by folder."""
+    means: Mapping[Metric, Mean]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """All that a table says."""
+
+    columns: Sequence[str]
+    metrics: Sequence[Metric]
+    rows: Sequence[Row]
+    same: Settings
+    """Settings that all runs share."""
+    following: Sequence[str]
+    """Settings that differ, but follow from the columns."""
+    mixed: Sequence[str]
+    """Settings in which runs of one row differ beside their seeds."""
+    windows: Sequence[int]
+    """Steps between the rows of the logs."""
+    forms: bool
+    """Whether the form of the guidance loss differs."""
+    lost: bool
+    """Whether the settings of earlier stages are not at hand of every run."""
+    remarks: Sequence[str]
+
+
+def ablate(
+    folders: Sequence[Path], evaluations: Sequence[Path], by: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Ablation:
+    """Read training runs and evaluations of their models, and group them.
+
+    Args:
+        folders: run folders of training stages or of evaluations.
+        evaluations: run folders of evaluations alone.
+        by: settings that make rows; all that differ if empty.
+        metrics: names of columns; the usual ones if empty.
+
+    Raises:
+        DataError: no run is left; a setting or metric that none has; two runs of the same settings and seed.
+    """
+    remarks: list[str] = []
+    trainings, runs = _opened(folders, evaluations, remarks)
+    makers = Makers(trainings)
+    found, points = scored(runs, makers, remarks)
+    points = _points(makers, points, remarks)
+    if not points:
+        raise DataError("; ".join(["no finished training run to show", *remarks]))
+    found = logged(points) | found
+    every = settings_of(points)
+    names = differing(every)
+    if by:
+        _known(by, every)
+    groups = _grouped(points, every, list(by) or names)
+    mixed = [name for name in names if by and any(len({every[i].get(name) for i in own}) > 1 for own in groups)]
+    columns = list(by) or telling(every, names)
+    wanted = chosen(found, metrics)
+    rows = [_row([points[i] for i in own], every[own[0]], columns, wanted, found, bool(mixed)) for own in groups]
+    return Ablation(
+        columns,
+        wanted,
+        rows,
+        equal(every),
+        [] if by else [name for name in names if name not in columns],
+        mixed,
+        sorted({int(point.run.spec.get("log_every", 0)) for point in points}),
+        len({one.get("guidance.form") for one in every}) > 1,
+        any(point.run.earlier is None for point in points),
+        remarks,
+    )
+
+
+def _opened(
+    folders: Sequence[Path], evaluations: Sequence[Path], remarks: list[str]
+) -> tuple[list[Training], list[Run]]:
+    trainings: list[Training] = []
+    others: list[Path] = []
+    for folder in dict.fromkeys(path.resolve() for path in folders):
+        try:
+            if is_training(folder):
+                trainings.append(open_training(folder))
+                remarks += trainings[-1].remarks
+            else:
+                others.append(folder)
+        except AgeVlmError as error:
+            remarks.append(f"left out: {error}")
+    asked = [*others, *(path.resolve() for path in evaluations)]
+    if not asked:
+        return trainings, []
+    try:
+        runs, left_out = open_runs(asked)
+    except RunFolderError as error:
+        runs, left_out = [], [str(error)]
+    remarks += [f"left out: {why}" for why in left_out]
+    return trainings, runs
+
+
+def _points(makers: Makers, evaluated: Sequence[Point], remarks: list[str]) -> list[Point]:
+    """Every finished run at its end, and what was evaluated before it."""
+    found: dict[tuple[int, int], Point] = {}
+    for run in makers.runs:
+        if run.finished:
+            point = Point(run, run.steps)
+            found[key(point)] = point
+            if run.log and run.steps not in run.log:
+                remarks.append(
+                    f"{run.folder}: its log ends at step {max(run.log)} of {run.steps}: no losses of its end"
+                )
+        else:
+            remarks.append(
+                f"left out: {run.folder}: step {run.done} of {run.steps}; go on with: agevlm-train resume {run.folder}"
+            )
+    for point in evaluated:
+        found.setdefault(key(point), point)
+    remarks += [f"{run.folder}: read too, as what was evaluated is of it" for run in makers.added]
+    return list(found.values())
+
+
+def _known(by: Sequence[str], every: Sequence[Settings]) -> None:
+    known = list(dict.fromkeys(name for one in every for name in one))
+    for name in by:
+        if name in SEEDS:
+            raise DataError(f"--by {name}: seeds are repeats of a row, not rows; without --by each row says its seeds")
+        if name not in known:
+            raise DataError(f"--by {name}: no such setting; there are: {', '.join(known)}")
+
+
+def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence[str]) -> list[list[int]]:
+    """Places of the runs of each row, in the order in which the rows first come."""
+    groups: dict[tuple[str | None, ...], list[int]] = {}
+    seen: dict[tuple[Any, ...], Path] = {}
+    for place, (point, settings) in enumerate(zip(points, every, strict=True)):
+        whole = (point.run.seed, tuple(sorted(settings.items())))
+        if whole in seen:
+            raise DataError(
+                f"{seen[whole]} and {point.run.folder}: the same settings and seed, so the second repeats nothing; "
+                "give one of them"
+            )
+        seen[whole] = point.run.folder
+        groups.setdefault(tuple(settings.get(name) for name in names), []).append(place)
+    return list(groups.values())
+
+
+def _row(
+    points: Sequence[Point],
+    settings: Settings,
+    columns: Sequence[str],
+    metrics: Sequence[Metric],
+    found: Mapping[Metric, Values],
+    mixed: bool,
+) -> Row:
+    labels = [str(point.run.folder) if mixed else seed_name(point.run) for point in points]
+    named = dict(zip(labels, points, strict=True))
+    means: dict[Metric, Mean] = {}
+    for metric in metrics:
+        having = {label: point for label, point in named.items() if key(point) in found[metric].of}
+        if having:
+            means[metric] = _mean(metric, found[metric], having)
+    shown = {name: settings[name] for name in columns if name in settings}
+    return Row(shown, {label: point.run.folder for label, point in named.items()}, means)
+
+
+def seed_name(run: Training) -> str:
+    """The seed; that of the data behind it where it is another."""
+    seed, data = run.seed
+    return str(seed) if seed == data else f"{seed} (data {data})"
+
+
+def _mean(metric: Metric, values: Values, points: Mapping[str, Point]) -> Mean:
+    each = {label: values.of[key(point)] for label, point in points.items()}
+    sums = [values.sums[key(point)] for point in points.values() if key(point) in values.sums]
+    if len(each) > 1 and len(sums) == len(each) and len({(one.of, one.cells.shape) for one in sums}) == 1:
+        return Mean(over_seeds_and_images(sums), each, "seeds and images")
+    bounds = (0.0, 1.0) if metric.unit == "percent" else ()
+    return Mean(over_seed_values(list(each.values()), *bounds), each, "seeds" if len(each) > 1 else "")

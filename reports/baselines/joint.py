@@ -1,0 +1,136 @@
+"""Draws of a run's headline over images, from its answers, so that several seeds can be drawn on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
+from benchmarks.pope.rows import IMAGE
+from benchmarks.statistics.clusters import Interval, score_interval, sum_by_cluster
+from benchmarks.statistics.scores import FIELDS, Floats, divide, score_counts
+from reports.opened import Run
+from reports.scenes.intervals import image_draws, joint_draws
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a score of one run is made of."""
+
+    of: str
+    """Hash of the questions: seeds are drawn together on the same ones alone."""
+    cells: Floats
+    """Sums by image, (images, cells, fields): the score is the mean over cells of a function of the fields."""
+    score: str
+    """accuracy or f1 of POPE's fields; share: of the two fields right and counted."""
+
+    def values(self, sums: Floats) -> Floats:
+        """The score of sums (..., cells, fields), (...)."""
+        each = divide(sums[..., 0], sums[..., 1]) if self.score == "share" else score_counts(sums)[self.score]
+        return np.asarray(each.mean(-1), dtype=np.float64)
+
+    @property
+    def value(self) -> float:
+        """The score itself."""
+        return float(self.values(self.cells.sum(0)))
+
+    def draws(self, weights: Floats) -> Floats:
+        """The score of each draw of images; `weights` (draws, images)."""
+        images, cells, fields = self.cells.shape
+        return self.values((weights @ self.cells.reshape(images, -1)).reshape(-1, cells, fields))
+
+
+def over_seeds_and_images(seeds: Sequence[Sums]) -> Interval:
+    """Mean over seeds with an interval over seeds and the images they share; see `joint_draws`.
+
+    Raises:
+        ValueError: the seeds answered different questions.
+    """
+    if len({(one.of, one.cells.shape) for one in seeds}) != 1:
+        raise ValueError("the seeds answered different questions")
+    weights = _weights(len(seeds[0].cells))
+    each = np.stack([one.draws(weights) for one in seeds], axis=1)
+    filled = int(np.count_nonzero(seeds[0].cells.any(axis=(1, 2))))
+    return score_interval(float(np.mean([one.value for one in seeds])), joint_draws(each), filled)
+
+
+@lru_cache(maxsize=2)
+def _weights(images: int) -> Floats:
+    return image_draws(images)
+
+
+def sums_of(run: Run, measure: str, dataset: str) -> Sums | None:
+    """What a run's headline is made of, from its answers; None where these do not give it (a judge's readings).
+
+    Args:
+        run: of POPE or CV-Bench; None for any other.
+        measure: the headline's name.
+        dataset: of POPE, where the run is of several; else empty.
+
+    Raises:
+        AgeVlmError: its answers or questions are damaged or gone.
+    """
+    if run.benchmark == "pope":
+        return _pope(run, measure, dataset)
+    return _cvbench(run, measure) if run.benchmark == "cvbench" else None
+
+
+def _pope(run: Run, measure: str, dataset: str) -> Sums | None:
+    from benchmarks.pope.answers import load_run
+    from benchmarks.pope.protocols import PROTOCOLS
+    from benchmarks.pope.score import effects_of
+    from reports.runs.headline import lead
+
+    score, _, split = measure.partition(" ")
+    protocol = PROTOCOLS.get(lead(run.scores or {}, "protocol"))
+    sets = [one for one in load_run(run.folder) if dataset in ("", one.questions.name)]
+    if protocol is None or protocol.read_question is not None or len(sets) != 1:
+        return None
+    (answered,) = sets
+    questions, answers = answered.questions.questions, answered.answers[IMAGE]
+    place = {cluster: i for i, cluster in enumerate(sorted({q.cluster for q in questions}))}
+    cells = []
+    for name in dict.fromkeys(q.split for q in questions if split in ("", q.split)):
+        given = [(q, answers.get((q.split, q.question_id))) for q in questions if q.split == name]
+        read = [(q, protocol.read(a.text, q.label).label) for q, a in given if a is not None and a.text is not None]
+        effects = effects_of([label for _, label in read], [q.label for q, _ in read], protocol.count)
+        counts = np.zeros((len(place), len(FIELDS)))
+        np.add.at(counts, [place[q.cluster] for q, _ in read], effects)
+        cells.append(counts)
+    return Sums(answered.questions.content_sha256, np.stack(cells, axis=1), score.lower())
+
+
+def _cvbench(run: Run, measure: str) -> Sums | None:
+    from benchmarks.cvbench.answers import load_run
+    from benchmarks.cvbench.readers import READERS
+    from reports.runs.headline import lead
+
+    reader = READERS.get(lead(run.scores or {}, "reading"))
+    answered = load_run(run.folder)
+    if reader is None or measure not in (OFFICIAL, ROW_MEAN):
+        return None
+    answers = answered.answers[IMAGE]
+    place = {cluster: i for i, cluster in enumerate(sorted({q.cluster for q in answered.questions.questions}))}
+    right: dict[str, list[tuple[int, float]]] = {}
+    for question in answered.questions.questions:
+        answer = answers.get(question.idx)
+        reading = None if answer is None or answer.text is None else reader.read(question, answer)
+        if reading is not None and reading.decided:
+            # The official number is half Omni3D and a quarter each of the others.
+            group = question.source if measure == OFFICIAL else ""
+            right.setdefault(group, []).append((place[question.cluster], float(reading.option == question.gold)))
+    if measure == OFFICIAL and set(right) != {"ADE20K", "COCO", "Omni3D"}:
+        return None
+    groups = ("ADE20K", "COCO", "Omni3D", "Omni3D") if measure == OFFICIAL else ("",)
+    cells = [_shares(right[group], len(place)) for group in groups]
+    return Sums(answered.questions.content_sha256, np.stack(cells, axis=1), "share")
+
+
+def _shares(rows: Sequence[tuple[int, float]], images: int) -> Floats:
+    """(images, 2): right answers and answers."""
+    places, values = zip(*rows, strict=True)
+    index = np.array(places, dtype=np.int64)
+    return np.stack([sum_by_cluster(values, index, images), sum_by_cluster(np.ones(len(index)), index, images)], axis=1)

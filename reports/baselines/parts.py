@@ -1,0 +1,54 @@
+"""Published results beside measured ones as a part of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.baselines.beside import Beside, arrange
+from reports.baselines.measured import BENCHMARKS, LeftOut, measured
+from reports.baselines.tables import table
+from reports.document import Section
+from reports.opened import Run
+from reports.published import load
+
+TITLE = "Published results of other models"
+ALONE = "agevlm-eval baselines lists the published results alone."
+
+
+def published_section(runs: Sequence[Run]) -> Section | None:
+    """Tables of published and measured figures; why there are none where nothing may be compared.
+
+    Raises:
+        DataError: a run's scores are not as that kind of run writes them.
+    """
+    mine = [run for run in runs if run.benchmark in BENCHMARKS]
+    if not mine:
+        return None
+    found, left_out = measured(mine)
+    groups = [group for group in arrange(found, load()) if group.measured and group.published]
+    text = left_out_text(left_out)
+    if not groups:
+        if found:
+            text.append("What was measured, nobody in our list publishes: no figure of the same metric and questions.")
+        return Section("published", TITLE, ["None stands beside these runs.", *text, ALONE])
+    return section_of(groups, text)
+
+
+def section_of(groups: Sequence[Beside], text: Sequence[str]) -> Section:
+    """A part with a table for each group."""
+    lead = [
+        "A figure stands in a table only beside others of its metric, and a published one beside a measured one only "
+        "if the questions are the same, as far as its source says."
+    ]
+    return Section("published", TITLE, [*(lead if groups else []), *text], [table(group) for group in groups])
+
+
+def left_out_text(left_out: Sequence[LeftOut]) -> list[str]:
+    """A sentence for each reason, with the runs that it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in left_out:
+        reasons.setdefault((one.why, one.data_version), []).append(one.label)
+    return [
+        f"No published figure stands beside {', '.join(labels)}{f' on {version}' if version else ''}: {why}."
+        for (why, version), labels in reasons.items()
+    ]

@@ -1,0 +1,159 @@
+"""The numbers of an ablation's columns: what training logged, and headlines of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agevlm.errors import AgeVlmError, DataError
+from reports.baselines.joint import Sums, sums_of
+from reports.baselines.linking import Makers, NoRun, Point, evaluated
+from reports.document import Unit
+from reports.opened import Run
+from reports.runs.headline import Headline, headlines, lead
+
+LOGGED = ("loss/text", "loss/guidance", "attention/iou")
+"""Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
+PERPLEXITY = "language/perplexity"
+UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column."""
+
+    name: str
+    """As the log names it, or the benchmark and its headline: pope/F1."""
+    about: str = ""
+    """Of an evaluation: data, prompt and reading. Two metrics of a name differ in it."""
+    unit: Unit = "number"
+
+
+@dataclass
+class Values:
+    """One metric of all runs."""
+
+    of: dict[tuple[int, int], float] = field(default_factory=dict)
+    """By the identity of the training run and the steps trained."""
+    folders: dict[tuple[int, int], Run] = field(default_factory=dict)
+    sums: dict[tuple[int, int], Sums] = field(default_factory=dict)
+    """Of those whose answers are at hand."""
+
+
+def key(point: Point) -> tuple[int, int]:
+    """A training run, which is one object, and the steps it trained."""
+    return id(point.run), point.steps
+
+
+def logged(points: Sequence[Point]) -> dict[Metric, Values]:
+    """Everything that the log has at a point's steps, and the language check of a finished run."""
+    found: dict[Metric, Values] = {}
+    for point in points:
+        row = dict(point.run.log.get(point.steps, {}))
+        check = point.run.language or {}
+        if point.steps == point.run.steps and isinstance(check.get("perplexity_after"), (int, float)):
+            row[PERPLEXITY] = float(check["perplexity_after"])
+        for name, value in row.items():
+            if name not in ("step", "samples") and not name.startswith(("time/", "lr/", "source/")):
+                found.setdefault(Metric(name), Values()).of[key(point)] = value
+    return found
+
+
+def scored(runs: Sequence[Run], makers: Makers, remarks: list[str]) -> tuple[dict[Metric, Values], list[Point]]:
+    """Headlines of evaluations, each at the training run and steps whose weights it is of.
+
+    An evaluation of a model that no known run made is left out, and `remarks` says why.
+
+    Returns:
+        The values by metric, and the points they are of.
+    """
+    found: dict[Metric, Values] = {}
+    points: list[Point] = []
+    for run in runs:
+        for name, parts in evaluated(run.manifest):
+            try:
+                made = makers.points(name, parts)
+            except NoRun as why:
+                remarks.append(f"left out: {run.folder} ({name}): {why}")
+                continue
+            points += made
+            for metric, headline in _headlines(run, name, remarks):
+                for point in made:
+                    _put(found.setdefault(metric, Values()), point, run, headline, remarks)
+    return found, points
+
+
+def _put(values: Values, point: Point, run: Run, headline: Headline, remarks: list[str]) -> None:
+    place = key(point)
+    if place in values.of:
+        first = values.folders[place]
+        if headline.value != values.of[place]:
+            remarks.append(f"{point.run.folder}: evaluated twice, in {first.folder} and {run.folder}; the first counts")
+        return
+    if headline.value is None:
+        return
+    values.of[place], values.folders[place] = headline.value, run
+    try:
+        sums = sums_of(run, headline.measure, headline.about)
+    except (AgeVlmError, OSError, KeyError) as error:
+        remarks.append(f"{run.folder}: its answers cannot be read ({error}): no interval over images")
+        return
+    # Made of the same answers by another version of the program, it may not be the same number.
+    if sums is not None and abs(sums.value - headline.value) < 1e-9:
+        values.sums[place] = sums
+
+
+def _headlines(run: Run, model: str, remarks: list[str]) -> Iterator[tuple[Metric, Headline]]:
+    if run.scores is None:
+        remarks.append(f"left out: {run.folder}: not scored")
+        return
+    try:
+        every = headlines(run.benchmark, run.scores)
+        about = _about(run)
+    except (AgeVlmError, KeyError) as error:
+        remarks.append(f"left out: {run.folder}: {error}")
+        return
+    several = run.benchmark not in ("pope", "cvbench")
+    for one in every:
+        if one.unit not in UNITS or (several and one.about not in ("", model)):
+            continue
+        where = f"{one.about}, {about}" if one.about and not several else about
+        yield Metric(f"{run.benchmark}/{one.measure}", where, UNITS[one.unit]), one
+
+
+def _about(run: Run) -> str:
+    """What two evaluations must share to be in one column."""
+    data = ", ".join(
+        str(
+            one.get("data_version")
+            or f"{one.get('name')} ({one.get('sha256') or one.get('digest') or 'no digest'})"[:60]
+        )
+        for one in run.manifest.get("data", ())
+    )
+    said = [data]
+    if run.benchmark in ("pope", "cvbench"):
+        field_name = "protocol" if run.benchmark == "pope" else "reading"
+        said += [f"prompt {run.manifest['prompt']['name']}", f"{field_name} {lead(run.scores or {}, field_name)}"]
+    elif isinstance(prompt := run.manifest.get("prompt"), dict):
+        said.append(f"prompt {prompt.get('name', prompt)}")
+    if run.manifest.get("limit") is not None:
+        said.append(f"limit {run.manifest['limit']}")
+    return ", ".join(said)
+
+
+def chosen(found: Mapping[Metric, Values], names: Sequence[str]) -> list[Metric]:
+    """The columns: those named, else the usual ones of the log and all evaluations.
+
+    Raises:
+        DataError: a name that no run has a number of.
+    """
+    if names:
+        known = list(dict.fromkeys(metric.name for metric in found))
+        for name in names:
+            if name not in known:
+                raise DataError(f"--metric {name}: no run has it; there are: {', '.join(known)}")
+        return [metric for name in names for metric in found if metric.name == name]
+    usual = [metric for name in LOGGED for metric in found if metric.name == name and any(found[metric].of.values())]
+    perplexity = Metric(PERPLEXITY)
+    changed = perplexity in found and len({round(v, 9) for v in found[perplexity].of.values()}) > 1
+    return [*usual, *([perplexity] if changed else []), *(m for m in found if m.about)]
