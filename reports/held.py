@@ -17,11 +17,18 @@ from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.pope import answers as pope_answers
 from benchmarks.pope.rows import Answered as PopeAnswered
 from benchmarks.records import AnswerRecord
+from benchmarks.statistics.scores import SCORES
 from reports.runs.files import answers_of, questions_of
 
 NAMES = {"pope": "protocols", "cvbench": "readings"}
 """Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
+_COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
+FIELDS = {
+    "pope": (*_COUNTS, "protocol", "split", "counted", "differs_from_default", "tp", "fp", "tn", "fn", *SCORES),
+    "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
+}
+"""What every row of their scores has, and tables show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +133,17 @@ def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] |
     readers = chosen_readers(tuple(name for name in wanted if name in READERS))
     read = results(found.cvbench[0], readers, draws=draws, seed=seed).to_json()
     return {"settings": {**head, names: [one.name for one in readers]}, **read}
+
+
+def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
+    """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
+    for number, row in enumerate(scores["rows"] if benchmark in FIELDS else ()):
+        lacking = [name for name in FIELDS[benchmark] if name not in row]
+        if lacking:
+            raise RunFolderError(
+                f"scores.json is of another version (row {number} has no {', '.join(lacking)}); give the run's command "
+                "again to score it"
+            )
 
 
 def judged(scores: Mapping[str, Any]) -> set[str]:

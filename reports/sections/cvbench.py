@@ -18,11 +18,9 @@ from reports.sections.side_by_side import (
     asked_by_version,
     differing,
     intervals_note,
-    readable,
     version_id,
 )
 
-NEEDED = ("score", "n", "images", "missing", "unparsed", "accuracy", "chance", "below_chance")
 OTHER_PROMPT = "* the reading's published numbers are made with another prompt than this run's."
 
 
@@ -49,11 +47,6 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _of_version(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iterator[Table | Figure]:
-    for one in asked:
-        with readable(one.run):
-            for row in one.rows:
-                for name in NEEDED:
-                    row[name]
     yield _scores(version_id("cvbench", versions, version), asked)
     yield by_score(version_id("cvbench-by-score", versions, version), asked)
     if any(len(one.ways) > 1 for one in asked):

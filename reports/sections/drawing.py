@@ -17,21 +17,19 @@ if TYPE_CHECKING:
 
 WIDTH = 3.4
 """Inches: a column of a two-column paper."""
+TICKS = 7.5
 SIZES = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
+    "xtick.labelsize": TICKS,
+    "ytick.labelsize": TICKS,
     "legend.fontsize": 7.5,
     "figure.titlesize": 8,
     "axes.linewidth": 0.7,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 4,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "figure.dpi": 200,
 }
 """Points."""
 MARKERS = "osD^vPX*"
@@ -50,7 +48,11 @@ def column_style() -> Iterator[Any]:
 
 def finished(drawn: Drawn, id: str, title: str, alt: str, note: str = "") -> Figure:
     """The figure of a report; to be called within `column_style`."""
-    return Figure(id, title, alt, encoded(drawn, "png"), encoded(drawn, "svg"), note)
+    for axes in drawn.axes:
+        # Ticks may be made only when a figure is written, which is done in the style of all figures.
+        axes.tick_params(labelsize=TICKS, pad=2, grid_linewidth=SIZES["grid.linewidth"])
+    png, svg = encoded(drawn)
+    return Figure(id, title, alt, png, svg, note)
 
 
 def places(count: int, span: float = 0.6) -> Sequence[float]:
