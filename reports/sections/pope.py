@@ -104,7 +104,7 @@ def _splits(id: str, asked: Sequence[Asked]) -> Table:
                 rows.append([*cells, *(number(row[c], unit="count") for c in ("unparsed", "missing"))])
     return Table(
         id,
-        "POPE, % of questions; 95 % intervals over images",
+        f"{asked[0].titled}, % of questions; 95 % intervals over images",
         columns,
         rows,
         (
@@ -140,7 +140,7 @@ def _unread(id: str, asked: Sequence[Asked]) -> Table | None:
     bounds = [f"{name}{bound}" for name in ("accuracy", "F1") for bound in (", all wrong", "", ", all right")]
     return Table(
         id,
-        "POPE, what answers read as neither yes nor no could change; % of questions",
+        f"{asked[0].titled}, what answers read as neither yes nor no could change; % of questions",
         [Column("split", False), Column("model", False), Column("unparsed"), Column("of n"), *map(Column, bounds)],
         rows,
         (
@@ -189,7 +189,8 @@ def _protocols(id: str, asked: Sequence[Asked]) -> Table:
             "undecided: answers on which the judge came to no verdict, in no number; the bounds are of all "
             "questions pooled."
         )
-    return Table(id, "POPE, the same answers under every protocol; % of questions", columns, rows, notes)
+    title = f"{asked[0].titled}, the same answers under every protocol; % of questions"
+    return Table(id, title, columns, rows, notes)
 
 
 OWN = ("default", "strict")

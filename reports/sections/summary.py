@@ -22,15 +22,16 @@ BENCHMARKS = {
 }
 """As tables show them, in their order."""
 ASKED = {
-    "pope": "yes/no questions about objects (POPE)",
-    "cvbench": "multiple-choice questions (CV-Bench)",
-    "lmms": "tasks of lmms-eval",
-    "similarity": "whether hidden states tell an image's own caption from others (similarity)",
-    "grounding": "whether attention lies on what a phrase names (grounding)",
-    "padding": "what the padding of images draws away (padding)",
-    "linkage": "whether attention foretells errors (linkage)",
-    "failure-signs": "the signs of failure of a language model under training (failure signs)",
+    "pope": "POPE, yes/no questions about objects",
+    "cvbench": "CV-Bench, multiple-choice questions",
+    "lmms": "lmms-eval, its tasks",
+    "similarity": "similarity, whether hidden states tell an image's own caption from others",
+    "grounding": "grounding, whether attention lies on what a phrase names",
+    "padding": "padding, how much attention it draws away",
+    "linkage": "linkage, whether attention foretells errors",
+    "failure-signs": "failure signs, what training did to the language model",
 }
+COUNTS = ("n", "missing", "unparsed")
 UNITS: dict[str, Unit] = {"share": "percent", "number": "number", "count": "count"}
 
 
@@ -38,7 +39,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     """The headlines of all runs; first in a report."""
     ordered = sorted(runs, key=lambda run: list(BENCHMARKS).index(run.benchmark) if run.benchmark in BENCHMARKS else 99)
     columns = [Column(name, False) for name in ("benchmark", "model", "measure")] + [Column("value")]
-    columns += [Column(name) for name in ("n", "images", "missing", "unparsed")]
+    columns += [Column(name) for name in COUNTS]
     columns += [Column(name, False) for name in ("data version", "prompt", "protocol or reading")]
     rows = [row for run in ordered for row in _rows(run)]
     notes = (
@@ -58,8 +59,8 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
     for benchmark in dict.fromkeys(run.benchmark for run in runs):
         own = [run for run in runs if run.benchmark == benchmark]
         models = list(dict.fromkeys(name for run in own for name in _models(run)))
-        said.append(f"{ASKED.get(benchmark, benchmark)}: {', '.join(models) or 'models not named'}")
-    yield f"What was asked of which models. {'; '.join(said)}."
+        said.append(f"{ASKED.get(benchmark, benchmark)} ({', '.join(models) or 'models not named'})")
+    yield f"What was asked, and of which models: {'; '.join(said)}."
     yield (
         "How to read an interval: [low, high] is the range in which the number would lie with 95 % confidence, had "
         "other images of the same kind been drawn. It is made by resampling images, not questions, since the "
@@ -123,7 +124,7 @@ def _row(run: Run, name: str, model: str, measure: str, value: Cell, one: Headli
     of = {} if one is None else one.of
     with readable(run):
         cells = [Cell(name), Cell(model), Cell(measure), value]
-        cells += [number(_count(of.get(key)), unit="count") for key in ("n", "images", "missing", "unparsed")]
+        cells += [number(_count(of.get(key)), unit="count") for key in COUNTS]
         how = of.get(FIELD[run.benchmark], NONE) if run.benchmark in FIELD else NONE
         return [*cells, Cell(_version(run, one)), Cell(_prompt(run)), Cell(str(how))]
 
