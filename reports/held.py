@@ -13,9 +13,11 @@ from typing import Any
 
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench import answers as cvbench_answers
+from benchmarks.cvbench.questions import Question as CvQuestion
 from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.pope import answers as pope_answers
 from benchmarks.pope.rows import Answered as PopeAnswered
+from benchmarks.pope.types import Question as PopeQuestion
 from benchmarks.records import AnswerRecord
 from benchmarks.statistics.scores import SCORES
 from reports.runs.files import answers_of, questions_of
@@ -24,20 +26,9 @@ NAMES = {"pope": "protocols", "cvbench": "readings"}
 """Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
 _COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
+_CELLS = ("tp", "fp", "tn", "fn")
 FIELDS = {
-    "pope": (
-        *_COUNTS,
-        "errors",
-        "protocol",
-        "split",
-        "counted",
-        "differs_from_default",
-        "tp",
-        "fp",
-        "tn",
-        "fn",
-        *SCORES,
-    ),
+    "pope": (*_COUNTS, "errors", "protocol", "split", "counted", "differs_from_default", *_CELLS, *SCORES),
     "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
 }
 """What every row of their scores has, and tables show."""
@@ -72,29 +63,36 @@ def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
     records = answers_of(folder, remarks)
     asked, missing, errors = _counts(rows, records)
     if benchmark == "pope":
-        return Held(pope_answers.join_run(folder, manifest, rows, records), (), asked, missing, errors)
+        sets = pope_answers.join_run(folder, manifest, rows, records)
+        return Held([one for one in sets if one.questions.questions], (), asked, missing, errors)
     return Held((), (cvbench_answers.join_run(folder, manifest, rows, records),), asked, missing, errors)
 
 
 def _fits(row: Mapping[str, Any], manifest: Mapping[str, Any], where: str, remarks: list[str]) -> bool:
-    """Whether a row can be joined with its answers; one that cannot is named."""
+    """Whether a row can be joined with its answers and scored; one that cannot is named."""
     try:
+        fields = row["question"]
         if manifest["benchmark"] == "pope":
-            from benchmarks.pope.types import Question
-
-            Question(**row["question"], where="")
+            PopeQuestion(**fields, where="")
+            right = isinstance(fields["label"], bool)
             if not 0 <= row["set"] < len(manifest["data"]):
                 raise IndexError(f"set {row['set']}")
         else:
-            from benchmarks.cvbench.questions import Question as CvQuestion
-
-            CvQuestion(**{**row["question"], "options": tuple(row["question"]["options"])}, where="")
+            CvQuestion(**fields, where="")
+            options = fields["options"]
+            right = isinstance(fields["gold"], int) and 0 <= fields["gold"] < len(options) and all(map(_text, options))
+        if not right or not all(_text(fields[name]) for name in fields if name not in ("label", "gold", "options")):
+            raise TypeError("a field is of another type")
         if unknown := set(row["keys"]) - set(manifest["conditions"]):
             raise KeyError(*sorted(unknown))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         remarks.append(f"{where}: not a question of {manifest['benchmark']} ({error!r}); left out")
         return False
     return True
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _counts(

@@ -24,7 +24,7 @@ from reports.sections.side_by_side import (
 SHOWN = {
     IMAGE: "the image",
     "blind": "no image at all",
-    "blank": "an image of one colour",
+    "blank": "uniform grey",
     "shuffled": "the image, its patches shuffled",
     "other-image": "another image of the data",
 }
@@ -83,12 +83,11 @@ def _told(one: Asked) -> Iterator[str]:
         }.get(found, "a tie: it is not shown that the image helps")
         gain = flat(row, "gain_accuracy", "points")
         unread = row["unparsed"] / row["n"] if row["n"] else 0.0
-        if unread > HIGH_UNPARSED:
-            share = number(unread)
-            verdict += (
-                f"; but {share} % of the answers under {control} could not be read and count as wrong, so the gain "
-            )
-            verdict += "overstates what the image adds: the floors are the better measure"
+        doubt = (
+            f"; but {number(unread)} % of the answers under {control} could not be read and count as wrong, so the "
+            "gain overstates what the image adds: the floors are the better measure"
+        )
+        verdict += doubt if unread > HIGH_UNPARSED else ""
         yield f"{one.label}, {name}: {gain} points over {control} ({SHOWN.get(control, control)}): {verdict}."
 
 

@@ -200,7 +200,7 @@ _MARKS = {
     "†": "† reads the official label too, so it is no reading of the answer alone.",
     "§": "§ the protocol's authors report another row than this one: each split, or all questions pooled.",
 }
-_applies: dict[str, Callable[[str, str], bool]] = {
+_APPLIES: dict[str, Callable[[str, str], bool]] = {
     "*": lambda name, prompt: prompt not in UNKNOWN_PROMPTS and PROTOCOLS[name].prompt not in (prompt, None),
     "†": lambda name, _: PROTOCOLS[name].sees_label,
     "§": lambda name, _: name not in OWN and HEADLINE.get(PROTOCOLS[name].aggregate) != MEAN,
@@ -211,5 +211,5 @@ def _marked(name: str, prompt: str) -> tuple[str, set[str]]:
     """A protocol's name with its marks, and these; a judge's has none, since nothing is published with it."""
     if name not in PROTOCOLS:
         return name, set()
-    marks = [mark for mark, holds in _applies.items() if holds(name, prompt)]
+    marks = [mark for mark, holds in _APPLIES.items() if holds(name, prompt)]
     return f"{name} {''.join(marks)}".strip(), set(marks)

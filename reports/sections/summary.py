@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agevlm.errors import DataError, RunFolderError
+from benchmarks.cvbench.score import ROW_MEAN
+from benchmarks.pope.rows import MEAN, POOLED
+from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, Unit, number
 from reports.opened import SCORES, Run
 from reports.runs.headline import KINDS, Headline, headlines
-from reports.sections.side_by_side import FIELD, readable
+from reports.sections.side_by_side import FIELD, asked_by_version, readable
 
 BENCHMARKS = {
     "pope": "POPE",
@@ -50,7 +53,10 @@ def section(runs: Sequence[Run]) -> Section | None:
         "benchmark.",
     )
     return Section(
-        "summary", "Summary", tuple(_lead(ordered)), [Table("summary", "Headline numbers", columns, rows, notes)]
+        "summary",
+        "Summary",
+        (*_lead(ordered), *_doubts(ordered)),
+        [Table("summary", "Headline numbers", columns, rows, notes)],
     )
 
 
@@ -68,6 +74,24 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
         "interval leaves out 0; else it is a tie, whichever number is larger. That two intervals overlap does not "
         "make a tie: the comparison of the models on the same questions decides."
     )
+
+
+def _doubts(runs: Sequence[Run]) -> Iterator[str]:
+    """What makes a headline doubtful, as the benchmark's own command warns of it."""
+    for asked in (one for name in FIELD for own in asked_by_version(runs, name).values() for one in own):
+        with readable(asked.run):
+            rows = [row for row in asked.of() if row.get("split") not in (MEAN, POOLED)]
+            if asked.run.benchmark == "cvbench":
+                rows = [row for row in rows if row["score"] == ROW_MEAN]
+            unread, n = (sum(row[count] for row in rows) for count in ("unparsed", "n"))
+            images = min((row["images"] for row in rows if row["n"]), default=0)
+            if unread > HIGH_UNPARSED * n:
+                yield (
+                    f"Mind: {asked.label}, {asked.titled}: {unread:,} of {n:,} answers could not be read; look at the "
+                    "prompt and the answers before trusting any score."
+                )
+            if 0 < images < FEW_IMAGES:
+                yield f"Mind: {asked.label}, {asked.titled}: only {images} images; intervals over so few are rough."
 
 
 def _models(run: Run) -> list[str]:

@@ -35,13 +35,12 @@ def test_controls_and_floors_of_pope_beside_the_image(scored):
             assert row[split] == told(rows_of[row["over"], split], "gain_accuracy", sign=True)
 
 
-def test_floors_of_the_same_questions_stand_once(scored):
+def test_floors_of_the_same_questions_stand_once(scored, tmp_path):
     shown = rows(table(section(opened(scored / "pope", scored / "wordless")), "controls-pope"))
     floors = [row for row in shown if row["shown"].startswith("floor:")]
     assert len(floors) == 6  # the prompts differ, so the rows do
-    shutil.copytree(scored / "pope", scored / "twin", dirs_exist_ok=True)
-    shown = rows(table(section(opened(scored / "pope", scored / "twin")), "controls-pope"))
-    shutil.rmtree(scored / "twin")
+    twin = shutil.copytree(scored / "pope", tmp_path / "twin")
+    shown = rows(table(section(opened(scored / "pope", twin)), "controls-pope"))
     floors = [row for row in shown if row["shown"].startswith("floor:")]
     assert [row["model"] for row in floors] == ["no model"] * 3
 
