@@ -25,13 +25,14 @@ from reports.runs.files import answers_of, questions_of
 NAMES = {"pope": "protocols", "cvbench": "readings"}
 """Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
-_COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
-_CELLS = ("tp", "fp", "tn", "fn")
-FIELDS = {
-    "pope": (*_COUNTS, "errors", "protocol", "split", "counted", "differs_from_default", *_CELLS, *SCORES),
-    "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
+_TEXTS = ("data_version", "dataset", "prompt", "condition")
+_COUNTS = ("n", "images", "missing", "unparsed")
+_CELLS = ("errors", "counted", "differs_from_default", "tp", "fp", "tn", "fn")
+FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "pope": ((*_TEXTS, "protocol", "split"), (*_COUNTS, *_CELLS), SCORES),
+    "cvbench": ((*_TEXTS, "reading", "score"), (*_COUNTS, "below_chance"), ("accuracy", "chance")),
 }
-"""What every row of their scores has, and tables show."""
+"""What every row of their scores has, and tables show: texts, whole numbers (or whether), numbers (or null)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +148,18 @@ def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] |
 
 def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
     """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
-    for number, row in enumerate(scores["rows"] if benchmark in FIELDS else ()):
-        lacking = [name for name in FIELDS[benchmark] if name not in row]
-        if lacking:
-            raise RunFolderError(
-                f"scores.json is of another version (row {number} has no {', '.join(lacking)}); give the run's command "
-                "again to score it"
-            )
-    if benchmark == "cvbench" and not all(isinstance(scores.get(name), dict) for name in ("missing", "errors")):
-        raise RunFolderError("scores.json is of another version (it does not count what is missing)")
+    if benchmark not in FIELDS:
+        return
+    types: tuple[Any, ...] = (str, int, (int, float, type(None)))
+    kinds = zip(FIELDS[benchmark], types, strict=True)
+    wanted = {name: kind for names, kind in kinds for name in names}
+    for number, row in enumerate(scores["rows"]):
+        wrong = [name for name, kind in wanted.items() if name not in row or not isinstance(row[name], kind)]
+        if wrong:
+            raise RunFolderError(f"scores.json is of another version or damaged: row {number}, {', '.join(wrong)}")
+    left = [scores.get(name) for name in ("missing", "errors")] if benchmark == "cvbench" else []
+    if not all(isinstance(one, dict) and all(isinstance(count, int) for count in one.values()) for one in left):
+        raise RunFolderError("scores.json is of another version or damaged: it does not count what is missing")
 
 
 def judged(scores: Mapping[str, Any]) -> set[str]:

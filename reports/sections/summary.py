@@ -40,7 +40,8 @@ UNITS: dict[str, Unit] = {"share": "percent", "number": "number", "count": "coun
 
 def section(runs: Sequence[Run]) -> Section | None:
     """The headlines of all runs; first in a report."""
-    ordered = sorted(runs, key=lambda run: list(BENCHMARKS).index(run.benchmark) if run.benchmark in BENCHMARKS else 99)
+    places = {name: place for place, name in enumerate(BENCHMARKS)}
+    ordered = sorted(runs, key=lambda run: places.get(run.benchmark, len(places)))
     columns = [Column(name, False) for name in ("benchmark", "model", "measure")] + [Column("value")]
     columns += [Column(name) for name in COUNTS]
     columns += [Column(name, False) for name in ("data version", "prompt", "protocol or reading")]
@@ -68,8 +69,8 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
         said.append(f"{ASKED.get(benchmark, benchmark)} ({', '.join(models) or 'models not named'})")
     yield f"What was asked, and of which models: {'; '.join(said)}."
     yield (
-        "How to read an interval: [low, high] is the range in which the number would lie with 95 % confidence, had "
-        "other images of the same kind been drawn. It is made by resampling images, not questions, since the "
+        "How to read an interval: in about 95 of 100 data sets drawn like this one, [low, high] holds the number that "
+        "all images of the same kind would give. It is made by resampling images, not questions, since the "
         "questions about one image share its difficulty. A difference is established only where its own 95 % "
         "interval leaves out 0; else it is a tie, whichever number is larger. That two intervals overlap does not "
         "make a tie: the comparison of the models on the same questions decides."

@@ -157,11 +157,13 @@ def test_damaged_questions_are_named_by_line(copy):
 
 
 @pytest.mark.parametrize(
-    "scores", ['{"rows": [', "[]", "{}", '{"rows": [{"condition": "image"}], "settings": {}}', None]
+    "scores", ['{"rows": [', "[]", "{}", '{"rows": [{"condition": "image"}], "settings": {}}', "texts", None]
 )
 def test_damaged_scores_are_named_and_made_again(copy, scores):
     folder = copy("pope")
     own = scores_of(folder)
+    if scores == "texts":
+        scores = json.dumps({**own, "rows": [{**row, "accuracy": "0.5"} for row in own["rows"]]})
     if scores is None:  # of a version that did not count images
         scores = json.dumps({**own, "rows": [{k: v for k, v in row.items() if k != "images"} for row in own["rows"]]})
     (folder / "scores.json").write_text(scores)
