@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
-from reports.held import NAMES, Held, held, judged, scores_of, without_judged
+from reports.held import NAMES, Held, check_rows, held, judged, scores_of, without_judged
 from reports.runs.files import in_use, manifest_of, printable
 from reports.runs.headline import headlines
-from reports.runs.listing import INNER, State, look_at, scored_last, scores_in
+from reports.runs.listing import INNER, Left, State, left_told, look_at, scored_last, scores_in
 from reports.runs.printing import remark_lines
 
 SCORES = "scores.json"
@@ -66,7 +66,7 @@ def open_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             left_out.append(printable(str(error)))
     if not runs:
         raise RunFolderError("; ".join(left_out) or "no run folder given")
-    return _named(runs), left_out
+    return named(runs), left_out
 
 
 def _runs_at(folder: Path) -> list[Path]:
@@ -74,7 +74,15 @@ def _runs_at(folder: Path) -> list[Path]:
     if (folder / "run.json").exists() or not folder.is_dir():
         return [folder]
     inner = sorted(path for path in folder.iterdir() if path.name not in INNER and (path / "run.json").is_file())
-    return [path for path in inner if look_at(path) is not None] or [folder]
+    return [path for path in inner if _may_be_run(path)] or [folder]
+
+
+def _may_be_run(folder: Path) -> bool:
+    """Whether to open it: a training run has a manifest too, which names no benchmark."""
+    try:
+        return "benchmark" in manifest_of(folder)
+    except RunFolderError:
+        return True
 
 
 def _opened(folder: Path) -> Run:
@@ -90,7 +98,8 @@ def _opened(folder: Path) -> Run:
         try:
             found = held(folder, manifest, damage)
         except RunFolderError as error:
-            remarks.append(f"{error}; its answers are not looked at")
+            rest = "there are no numbers" if scores is None else "its numbers are those of its scores.json, unchecked"
+            remarks.append(f"{error}; {rest}")
         remarks += [*_left(folder, found), *remark_lines(damage)]
         if found is not None:
             scores = _of_what_is_held(folder, manifest, scores, found, damage, remarks)
@@ -98,7 +107,7 @@ def _opened(folder: Path) -> Run:
         remarks += _state(folder)
     if scores is None and not remarks:
         remarks.append("not scored yet: give the run's command again")
-    label = str(_model(manifest) or folder.name)
+    label = printable(str(_model(manifest) or folder.name))
     return Run(folder, label, benchmark, manifest, scores, tuple(map(printable, remarks)), found)
 
 
@@ -113,6 +122,7 @@ def _scores(folder: Path, benchmark: str, remarks: list[str]) -> Mapping[str, An
         scores = scores_in(folder)
         if scores is not None:
             headlines(benchmark, scores)
+            check_rows(benchmark, scores)
     except OSError as error:
         remarks.append(f"{folder / SCORES}: cannot be read: {error.strerror}")
     except RunFolderError as error:
@@ -133,19 +143,19 @@ def _left(folder: Path, found: Held | None) -> list[str]:
         if found.missing.total():
             goes_on = "" if used else "; the same command goes on"
             said.append(
-                f"incomplete: {found.missing.total():,} of {total:,} questions {_by_condition(found.missing)} have no "
-                f"answer{goes_on}. Scores are of the answers that are there"
+                f"incomplete: {found.missing.total():,} of {total:,} questions have no answer "
+                f"({_by_condition(found.missing, found.asked)}){goes_on}. Scores are of the answers that are there"
             )
         if found.errors.total():
             said.append(
                 f"errors stand in the place of {found.errors.total():,} of {total:,} answers "
-                f"{_by_condition(found.errors)}: the same command asks them again. They enter no score"
+                f"({_by_condition(found.errors, found.asked)}): the same command asks them again. They enter no score"
             )
     return said
 
 
-def _by_condition(counts: Counter[str]) -> str:
-    return f"({', '.join(f'{count:,} with {condition}' for condition, count in counts.items() if count)})"
+def _by_condition(counts: Counter[str], asked: Counter[str]) -> str:
+    return ", ".join(f"{condition} {count:,} of {asked[condition]:,}" for condition, count in counts.items() if count)
 
 
 def _of_what_is_held(
@@ -157,20 +167,25 @@ def _of_what_is_held(
     remarks: list[str],
 ) -> Mapping[str, Any]:
     """Scores that are of the answers that are there: the run's own, or new ones, which is then said."""
-    if scores is not None and not damage and scored_last(folder) and not in_use(folder):
+    benchmark = str(manifest["benchmark"])
+    if scores is not None and not damage and scored_last(folder) and _as_many(found, left_told(benchmark, scores)):
         return scores
     mine = scores_of(found, manifest, scores)
     if scores is not None and without_judged(scores) == mine["rows"]:
         return scores
-    why = "it has no scores" if scores is None else "its scores.json is not of the answers that are there"
-    names = ", ".join(mine["settings"][NAMES[manifest["benchmark"]]])
-    remarks.append(f"scored here, in memory, because {why}: by {names}")
+    why = "it has none that can be used" if scores is None else "its scores.json is not of the answers that are there"
+    names = ", ".join(mine["settings"][NAMES[benchmark]])
+    remarks.append(f"scored here, in memory, because {why}; under {names}")
     if scores is not None and (lost := judged(scores)):
         remarks.append(
             f"left out, because only a judge can make it: {', '.join(sorted(lost))}; give the command with --judge "
             "again"
         )
     return mine
+
+
+def _as_many(found: Held, told: Left) -> bool:
+    return (found.missing.total(), found.errors.total()) == (told.missing, told.errors)
 
 
 def _state(folder: Path) -> list[str]:
@@ -188,10 +203,10 @@ def _state(folder: Path) -> list[str]:
     return [] if what is None else [f"{what}{more}"]  # damage is said where scores are read
 
 
-def _named(runs: Sequence[Run]) -> list[Run]:
+def named(runs: Sequence[Run]) -> list[Run]:
     """Labels that differ within a kind of run: with the folder's name, then with as many of its parents as it takes."""
     labels = [run.label for run in runs]
-    for depth in range(1, max(len(run.folder.parts) for run in runs) + 1):
+    for depth in range(1, max((len(run.folder.parts) for run in runs), default=0) + 1):
         twins = _twins(runs, labels)
         if not twins:
             break

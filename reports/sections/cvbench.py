@@ -18,11 +18,9 @@ from reports.sections.side_by_side import (
     asked_by_version,
     differing,
     intervals_note,
-    readable,
     version_id,
 )
 
-NEEDED = ("score", "n", "images", "missing", "unparsed", "accuracy", "chance", "below_chance")
 OTHER_PROMPT = "* the reading's published numbers are made with another prompt than this run's."
 
 
@@ -49,11 +47,6 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _of_version(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iterator[Table | Figure]:
-    for one in asked:
-        with readable(one.run):
-            for row in one.rows:
-                for name in NEEDED:
-                    row[name]
     yield _scores(version_id("cvbench", versions, version), asked)
     yield by_score(version_id("cvbench-by-score", versions, version), asked)
     if any(len(one.ways) > 1 for one in asked):
@@ -102,7 +95,7 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
                 rows.append(cells)
     return Table(
         id,
-        f"{asked[0].dataset}, % of questions; 95 % intervals over images",
+        f"{asked[0].titled}, % of questions; 95 % intervals over images",
         columns,
         rows,
         (
@@ -151,7 +144,7 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
     mains = ", ".join(dict.fromkeys(map(main_score, asked)))
     return Table(
         id,
-        f"{asked[0].dataset}, the same answers under every reading; % of questions",
+        f"{asked[0].titled}, the same answers under every reading; % of questions",
         columns,
         rows,
         (

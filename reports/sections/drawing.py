@@ -17,21 +17,19 @@ if TYPE_CHECKING:
 
 WIDTH = 3.4
 """Inches: a column of a two-column paper."""
+TICKS = 7.5
 SIZES = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
+    "xtick.labelsize": TICKS,
+    "ytick.labelsize": TICKS,
     "legend.fontsize": 7.5,
     "figure.titlesize": 8,
     "axes.linewidth": 0.7,
     "grid.linewidth": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 4,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "figure.dpi": 200,
 }
 """Points."""
 MARKERS = "osD^vPX*"
@@ -98,6 +96,6 @@ def looks(seaborn: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def plain(label: str) -> str:
-    """A label as a legend shows it: short, and with nothing that matplotlib takes for mathematics or leaves out."""
-    text = shortened(label, 34).replace("$", r"\$")
+    """A label as a legend shows it: short, and with nothing that matplotlib leaves out."""
+    text = shortened(label, 34)
     return f" {text}" if text.startswith("_") else text

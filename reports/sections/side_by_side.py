@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.errors import DataError
+from agevlm.errors import DataError, RunFolderError
 from benchmarks.controls import IMAGE
 from reports.document import Cell, Column, slug
+from reports.held import check_rows
 from reports.opened import SCORES, Run
 from reports.runs.headline import lead
 
@@ -41,6 +42,11 @@ class Asked:
         return str(next((r["prompt"] for r in self.rows if r["condition"] == IMAGE), "not stated"))
 
     @property
+    def titled(self) -> str:
+        """The questions that were asked, for titles."""
+        return f"{'POPE' if self.run.benchmark == 'pope' else self.dataset} ({self.version})"
+
+    @property
     def conditions(self) -> list[str]:
         """The image, controls and floors, in the order of the rows."""
         return list(dict.fromkeys(r["condition"] for r in self.rows))
@@ -68,6 +74,7 @@ def asked_by_version(runs: Sequence[Run], benchmark: str) -> dict[str, list[Aske
         if run.benchmark != benchmark or run.scores is None:
             continue
         with readable(run):
+            check_rows(benchmark, run.scores)
             leading = lead(run.scores, FIELD[benchmark])
             for version in dict.fromkeys(str(row["data_version"]) for row in run.scores["rows"]):
                 rows = [row for row in run.scores["rows"] if row["data_version"] == version]
@@ -84,6 +91,8 @@ def readable(run: Run) -> Iterator[None]:
     """
     try:
         yield
+    except RunFolderError as error:
+        raise DataError(f"{run.folder}: {error}") from error
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
         raise DataError(
             f"{run.folder / SCORES}: not as {run.benchmark} writes it ({type(error).__name__}: {error}); give the "
@@ -129,16 +138,14 @@ def version_id(base: str, versions: Sequence[str], version: str) -> str:
     if len(versions) == 1:
         return base
     names = [slug(one) for one in versions]
-    own = slug(version)
-    return f"{base}-{own}" if names.count(own) == 1 else f"{base}-{own}-{list(versions).index(version) + 1}"
+    number = f"-{list(versions).index(version) + 1}" if len(set(names)) < len(names) else ""
+    return f"{base}-{slug(version)}{number}"
 
 
 def told(value: Any, low: Any, high: Any) -> str:
-    """A difference in one word: established where its interval leaves 0 out, else a tie."""
+    """A difference in words: established where its interval leaves 0 out, else a tie."""
     if value is None:
         return "not defined"
-    if low is not None and low > 0:
-        return "higher, established"
-    if high is not None and high < 0:
-        return "lower, established"
-    return "a tie"
+    if low is None or high is None:
+        return "no interval"
+    return "higher, established" if low > 0 else "lower, established" if high < 0 else "a tie"
