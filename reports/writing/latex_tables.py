@@ -41,7 +41,7 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
             *_NEEDS.split(),
             r"\usepackage{longtable}",
             r"\usepackage{caption}",
-            r"\captionsetup{justification=raggedright,singlelinecheck=false,font=small,skip=4pt}",
+            r"\captionsetup{font=small,skip=4pt}",
             r"\setlength{\parindent}{0pt}",
             r"\emergencystretch=3em",
             r"\begin{document}",
@@ -53,7 +53,7 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
         # In its place: a float waits for a page, and there are only so many that can wait.
         text = latex_table(table).split("\n", 1)[1]
         text = text.replace(r"\begin{table}", r"\noindent\begin{minipage}{\linewidth}\captionsetup{type=table}", 1)
-        parts.append(text.replace(r"\end{table}", "\\end{minipage}\n\\bigskip\n", 1))
+        parts.append(text.replace(r"\end{table}", r"\end{minipage}", 1) + "\\par\\bigskip\n")
     return "\n\n".join((head, *parts, r"\end{document}")) + "\n"
 
 
@@ -84,7 +84,7 @@ def _over_pages(table: Table) -> str:
     size = next(name for most, name in _SIZES if widest <= most)
     return "\n".join(
         (
-            rf"\begingroup{size}\setlength{{\tabcolsep}}{{3pt}}",
+            rf"\begingroup{size}\setlength{{\tabcolsep}}{{3pt}}\setlength{{\LTpost}}{{0pt}}",
             rf"\begin{{longtable}}{{@{{}}{_columns(table)}@{{}}}}",
             _caption(table) + r"\\",
             r"\toprule",

@@ -41,14 +41,14 @@ def page(report: Report, most: int = MOST_BYTES) -> tuple[str, list[str]]:
         report: to write.
         most: bytes; pictures of the gallery are left out where it would be larger.
     """
+    text = _rendered(report)
     said: list[str] = []
-    if report.gallery is not None:
+    if report.gallery is not None and len(text.encode()) > most:
         bare = replace(report, gallery=replace(report.gallery, pictures=(), overlays=()))
         # The notes on what is left out need some room too.
-        room = most - len(_rendered(bare).encode()) - 1000
-        gallery, said = fitted(report.gallery, room)
+        gallery, said = fitted(report.gallery, most - len(_rendered(bare).encode()) - 1000)
         report = replace(report, gallery=gallery)
-    text = _rendered(report)
+        text = _rendered(report)
     if (size := len(text.encode())) > most:
         said.append(f"this page has {size / 1e6:.1f} MB, more than the {most / 1e6:.0f} MB that it should have at most")
         text = _rendered(replace(report, warnings=(*report.warnings, said[-1])))
