@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.document import Gallery, Item, Picture, Report
+from reports.document import Gallery, Item, ItemKind, Overlay, Picture, Report
+from reports.writing.fitting import fitted
 from reports.writing.order import shuffled, worst_first
 from reports.writing.page import MOST_BYTES, page
 from reports.writing.payload import band
@@ -203,20 +204,32 @@ def test_a_page_that_would_be_too_large_says_which_pictures_it_leaves_out() -> N
             assert base64.b64decode(kept[place][3]) == bytes([item % 251]) * 10_000
 
 
-def test_overlays_go_before_pictures() -> None:
-    whole = page(report())[0]
-    most = len(whole.encode())
-    text, said = page(report(), most)
-    assert (text, said) == (whole, [])
-    sizes = {}
-    for less in range(0, 4000, 100):
-        said = page(report(), most - less)[1]
-        sizes[less] = [line for line in said if "left out" in line]
-    found = list(dict.fromkeys(tuple(lines) for lines in sizes.values()))
-    assert found[0] == ()
-    assert "overlays" in found[1][0]
-    assert len(found[1]) == 1
-    assert any("pictures" in line for line in found[-1])
+def test_wrong_answers_keep_pictures_then_overlays_before_the_others() -> None:
+    """One picture and one overlay for each of 20 questions, of 300 bytes: 403 and 403 + 3 in base64, and 40 around."""
+    kinds: tuple[ItemKind, ...] = ("right", "missed", "not answered", "unparsed")
+    asked = [replace(items()[0], kind=kinds[k % 4], margin=float(k), picture=k, overlay=k) for k in range(20)]
+    pictures = [Picture(f"{k}.jpg", bytes([k]) * 300, "jpeg", 4, 3) for k in range(20)]
+    gallery = Gallery(asked, pictures, [Overlay(bytes([k]) * 300, None, "") for k in range(20)], ("first",))
+    wrong = [19, 17, 15, 13, 11, 9, 7, 5, 3, 1]
+    others = [18, 14, 10, 6, 2, 16, 12, 8, 4, 0]
+    wanted = [(what, k) for group in (wrong, others) for what in ("picture", "overlay") for k in group]
+    before = -1
+    for room in range(0, 20_000, 900):
+        fewer, said = fitted(gallery, room)
+        kept = [("picture", one.data[0]) for one in fewer.pictures] + [
+            ("overlay", one.attention[0]) for one in fewer.overlays
+        ]
+        assert set(kept) == set(wanted[: len(kept)])
+        assert sum(400 for _ in kept) <= room
+        assert fewer.notes == ("first", *said)
+        assert len(said) == (len(fewer.pictures) < 20) + (len(fewer.overlays) < 20)
+        assert len(kept) >= max(before, room // 460 if room < 18_000 else 40)
+        before = len(kept)
+        # Each shows what it showed.
+        for k, item in enumerate(fewer.items):
+            assert item.picture is None or fewer.pictures[item.picture].data[0] == k
+            assert item.overlay is None or fewer.overlays[item.overlay].attention[0] == k
+    assert (fewer, said) == (gallery, [])
 
 
 def test_a_page_that_is_too_large_without_pictures_says_so_at_the_top() -> None:
