@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from reports.document import Cell, Column, Table
@@ -12,9 +13,11 @@ from reports.writing.visible import visible
 _NEEDS = r"\usepackage{array} \usepackage{booktabs} \usepackage{graphicx}"
 _LONG_TEXT = 44
 """Characters; a column with longer ones is set in lines."""
-_PAGE = 40
+_HEADING = 9
+"""Characters of a heading's line, at least."""
+_PAGE = 30
 """Rows; a longer table runs over pages."""
-_SIZES = ((105, r"\footnotesize"), (125, r"\scriptsize"), (10**9, r"\tiny"))
+_SIZES = ((150, r"\footnotesize"), (180, r"\scriptsize"), (10**9, r"\tiny"))
 """Of tables that run over pages: up to so many characters in a row."""
 _SIGNED = re.compile(r"[+-](?=\d)")
 
@@ -22,7 +25,7 @@ _SIGNED = re.compile(r"[+-](?=\d)")
 def latex_table(table: Table) -> str:
     r"""A table environment to `\input`: caption and label above, notes below, limits set small.
 
-    It is made narrower to fit the column where it is too wide for it. A table of more than 40 rows is a longtable
+    It is made narrower to fit the column where it is too wide for it. A table of more than 30 rows is a longtable
     instead, which runs over pages.
     """
     long = len(table.rows) > _PAGE
@@ -35,7 +38,7 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
     head = "\n".join(
         (
             r"\documentclass[10pt]{article}",
-            r"\usepackage[a4paper,margin=2cm]{geometry}",
+            r"\usepackage[a4paper,landscape,margin=1.5cm]{geometry}",
             # Without these fonts that encoding has no outlines.
             r"\IfFileExists{lmodern.sty}{\usepackage[T1]{fontenc}\usepackage{lmodern}}{}",
             *_NEEDS.split(),
@@ -67,7 +70,7 @@ def _on_one(table: Table) -> str:
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{@{{}}{_columns(table)}@{{}}}}",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             *(_cells(row, table.columns) for row in table.rows),
             r"\bottomrule",
@@ -88,11 +91,11 @@ def _over_pages(table: Table) -> str:
             rf"\begin{{longtable}}{{@{{}}{_columns(table)}@{{}}}}",
             _caption(table) + r"\\",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             r"\endfirsthead",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             r"\endhead",
             r"\bottomrule",
@@ -104,6 +107,20 @@ def _over_pages(table: Table) -> str:
             "",
         )
     )
+
+
+def _head(table: Table) -> str:
+    """Headings in lines, no wider than their columns."""
+    cells = []
+    for place, column in enumerate(table.columns):
+        widest = max((len(str(row[place])) for row in table.rows), default=0)
+        lines = textwrap.wrap(
+            visible(column.name), max(widest, _HEADING), break_long_words=False, break_on_hyphens=False
+        )
+        text = r"\\".join("{}" * line.startswith(("[", "*")) + latex(line) for line in lines)
+        kind = "r" if column.numeric else "l"
+        cells.append(text if len(lines) < 2 else rf"\begin{{tabular}}[b]{{@{{}}{kind}@{{}}}}{text}\end{{tabular}}")
+    return _row(cells)
 
 
 def _caption(table: Table) -> str:

@@ -51,7 +51,7 @@ def test_a_text_that_is_not_escaped_would_not_be_set(tmp_path: Path) -> None:
 @pdflatex
 @pytest.mark.parametrize("layout", ["onecolumn", "twocolumn"])
 def test_each_alone_with_what_its_comment_names(written: Path, tmp_path: Path, layout: str) -> None:
-    names = [table.id for table in tables() if not (layout == "twocolumn" and len(table.rows) > 40)]
+    names = [table.id for table in tables() if not (layout == "twocolumn" and len(table.rows) > 30)]
     needed: set[str] = set()
     for name in names:
         text = (written / f"tables/{name}.tex").read_text()
