@@ -11,12 +11,14 @@ from reports.writing.latex_text import latex
 from reports.writing.visible import visible
 
 _NEEDS = r"\usepackage{array} \usepackage{booktabs} \usepackage{graphicx}"
-_LONG_TEXT = 44
+_LONG = 44
 """Characters; a column with longer ones is set in lines."""
 _HEADING = 9
 """Characters of a heading's line, at least."""
 _PAGE = 30
-"""Rows; a longer table runs over pages."""
+"""Lines; a longer table runs over pages."""
+_LINE = 34
+"""Characters of a line of a column that is set in lines."""
 _SIZES = ((150, r"\footnotesize"), (180, r"\scriptsize"), (10**9, r"\tiny"))
 """Of tables that run over pages: up to so many characters in a row."""
 _SIGNED = re.compile(r"[+-](?=\d)")
@@ -25,11 +27,11 @@ _SIGNED = re.compile(r"[+-](?=\d)")
 def latex_table(table: Table) -> str:
     r"""A table environment to `\input`: caption and label above, notes below, limits set small.
 
-    It is made narrower to fit the column where it is too wide for it. A table of more than 30 rows is a longtable
+    It is made narrower to fit the column where it is too wide for it. A table of more than 30 lines is a longtable
     instead, which runs over pages.
     """
-    long = len(table.rows) > _PAGE
-    packages = _NEEDS + (r" \usepackage{longtable}" if long else "")
+    long = _lines(table) > _PAGE
+    packages = _NEEDS + (r" \usepackage{longtable}, and a page of one column" if long else "")
     return f"% \\input this file; it needs: {packages}\n" + (_over_pages(table) if long else _on_one(table))
 
 
@@ -58,6 +60,23 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
         text = text.replace(r"\begin{table}", r"\noindent\begin{minipage}{\linewidth}\captionsetup{type=table}", 1)
         parts.append(text.replace(r"\end{table}", r"\end{minipage}", 1) + "\\par\\bigskip\n")
     return "\n\n".join((head, *parts, r"\end{document}")) + "\n"
+
+
+def _lines(table: Table) -> int:
+    """About how many it has."""
+    wrapped = _wrapped(table)
+    return sum(max((1, *(-(-len(str(row[place])) // _LINE) for place in wrapped))) for row in table.rows)
+
+
+def _wrapped(table: Table) -> list[int]:
+    """Places of the columns that are set in lines."""
+    return [
+        place for place, column in enumerate(table.columns) if not column.numeric and _longest(table, place) > _LONG
+    ]
+
+
+def _longest(table: Table, place: int) -> int:
+    return max((len(str(row[place])) for row in table.rows), default=0)
 
 
 def _on_one(table: Table) -> str:
@@ -113,10 +132,8 @@ def _head(table: Table) -> str:
     """Headings in lines, no wider than their columns."""
     cells = []
     for place, column in enumerate(table.columns):
-        widest = max((len(str(row[place])) for row in table.rows), default=0)
-        lines = textwrap.wrap(
-            visible(column.name), max(widest, _HEADING), break_long_words=False, break_on_hyphens=False
-        )
+        width = max(_longest(table, place), _HEADING)
+        lines = textwrap.wrap(visible(column.name), width, break_long_words=False, break_on_hyphens=False)
         text = r"\\".join("{}" * line.startswith(("[", "*")) + latex(line) for line in lines)
         kind = "r" if column.numeric else "l"
         cells.append(text if len(lines) < 2 else rf"\begin{{tabular}}[b]{{@{{}}{kind}@{{}}}}{text}\end{{tabular}}")
@@ -132,14 +149,11 @@ def _notes(table: Table) -> list[str]:
 
 
 def _columns(table: Table) -> str:
-    kinds = []
-    for place, column in enumerate(table.columns):
-        longest = max((len(str(row[place])) for row in table.rows), default=0)
-        if column.numeric:
-            kinds.append("r")
-        else:
-            kinds.append("l" if longest <= _LONG_TEXT else r">{\raggedright\arraybackslash}p{5.5cm}")
-    return "".join(kinds)
+    lines = r">{\raggedright\arraybackslash}p{5.5cm}"
+    wrapped = _wrapped(table)
+    return "".join(
+        "r" if column.numeric else lines if place in wrapped else "l" for place, column in enumerate(table.columns)
+    )
 
 
 def _cells(row: Sequence[Cell], columns: Sequence[Column]) -> str:
