@@ -167,10 +167,10 @@ if (document.getElementById("gallery_app")) (() => {
     for (let at = 0; at < pairs.length; at += 2) {
       const value = texts[pairs[at + 1]];
       const bar = el("span", "bar");
-      const part = el("span", "part");
+      const fill = el("span", "fill");
       const share = Math.exp(Number(value));
-      part.style.width = `${Number.isFinite(share) ? Math.min(100, 100 * share) : 0}%`;
-      bar.append(part);
+      fill.style.width = `${Number.isFinite(share) ? Math.min(100, 100 * share) : 0}%`;
+      bar.append(fill);
       made.append(el("bdi", "", texts[pairs[at]]), bar, el("span", "value", value));
     }
     return made;
