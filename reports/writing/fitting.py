@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from reports.document import Gallery, Item
-from reports.writing.order import worst_first
+from reports.writing.order import is_wrong, worst_first
 
 
 def fitted(gallery: Gallery, room: int) -> tuple[Gallery, list[str]]:
-    """The gallery with as many pictures as there is room for.
+    """The gallery with as many pictures and overlays as there is room for.
 
-    Overlays go first, then pictures; each from the end of the order `worst_first`, so that those of the worst answers
-    stay. An overlay goes with its picture.
+    Kept first are the pictures of wrong answers, then their overlays, the other pictures, the other overlays; each in
+    the order `worst_first`, up to the first that does not fit.
 
     Args:
         gallery: all of it.
@@ -22,49 +22,40 @@ def fitted(gallery: Gallery, room: int) -> tuple[Gallery, list[str]]:
     Returns:
         The gallery, its notes with what was left out, and those new notes alone.
     """
-    pictures = {place: _bytes(one.data) for place, one in enumerate(gallery.pictures)}
-    overlays = {
-        place: _bytes(one.attention, one.mask or b"", one.note.encode()) for place, one in enumerate(gallery.overlays)
-    }
-    if sum(pictures.values()) + sum(overlays.values()) <= room:
+    sizes: dict[tuple[str, int], int] = {("picture", k): _bytes(one.data) for k, one in enumerate(gallery.pictures)}
+    for place, over in enumerate(gallery.overlays):
+        sizes["overlay", place] = _bytes(over.attention, over.mask or b"", over.note.encode())
+    if sum(sizes.values()) <= room:
         return gallery, []
-    ordered = [gallery.items[place] for place in worst_first(gallery.items)]
-    kept_pictures = _first(ordered, lambda item: item.picture, pictures, room)
-    left = room - sum(pictures[place] for place in kept_pictures)
-    shown = [item for item in ordered if _new(kept_pictures, item.picture) is not None]
-    kept_overlays = _first(shown, lambda item: item.overlay, overlays, left)
+    kept: dict[str, dict[int, int]] = {"picture": {}, "overlay": {}}
+    for what, place in dict.fromkeys(_wanted([gallery.items[place] for place in worst_first(gallery.items)])):
+        room -= sizes[what, place]
+        if room < 0:
+            break
+        kept[what][place] = len(kept[what])
     said = [
-        f"To keep this file small, {gone:,} of {of:,} {what} were left out, those of the worst answers last."
-        for gone, of, what in (
-            (len(overlays) - len(kept_overlays), len(overlays), "overlays"),
-            (len(pictures) - len(kept_pictures), len(pictures), "pictures"),
-        )
-        if gone
+        f"To keep this file small, {of - len(kept[what]):,} of {of:,} {what}s were left out; those of wrong answers, "
+        "the worst first, were kept."
+        for what, of in (("picture", len(gallery.pictures)), ("overlay", len(gallery.overlays)))
+        if len(kept[what]) < of
     ]
     fewer = replace(
         gallery,
         items=tuple(
-            replace(item, picture=_new(kept_pictures, item.picture), overlay=_new(kept_overlays, item.overlay))
+            replace(item, picture=_new(kept["picture"], item.picture), overlay=_new(kept["overlay"], item.overlay))
             for item in gallery.items
         ),
-        pictures=tuple(gallery.pictures[place] for place in kept_pictures),
-        overlays=tuple(gallery.overlays[place] for place in kept_overlays),
+        pictures=tuple(gallery.pictures[place] for place in kept["picture"]),
+        overlays=tuple(gallery.overlays[place] for place in kept["overlay"]),
         notes=(*gallery.notes, *said),
     )
     return fewer, said
 
 
-def _first(ordered: list[Item], of: Callable[[Item], int | None], sizes: dict[int, int], room: int) -> dict[int, int]:
-    """New places of what fits, by the old ones."""
-    kept: dict[int, int] = {}
-    for place in dict.fromkeys(of(item) for item in ordered):
-        if place is None:
-            continue
-        room -= sizes[place]
-        if room < 0:
-            break
-        kept[place] = len(kept)
-    return kept
+def _wanted(ordered: Sequence[Item]) -> Iterator[tuple[str, int]]:
+    for group in ([one for one in ordered if is_wrong(one)], [one for one in ordered if not is_wrong(one)]):
+        yield from (("picture", one.picture) for one in group if one.picture is not None)
+        yield from (("overlay", one.overlay) for one in group if one.overlay is not None)
 
 
 def _new(kept: dict[int, int], place: int | None) -> int | None:
@@ -72,5 +63,5 @@ def _new(kept: dict[int, int], place: int | None) -> int | None:
 
 
 def _bytes(*parts: bytes) -> int:
-    """In base64, with quotes and commas."""
+    """In base64, with quotes, commas and the measures of a picture."""
     return sum((len(part) + 2) // 3 * 4 + 3 for part in parts) + 40

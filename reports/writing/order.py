@@ -8,8 +8,12 @@ from collections.abc import Sequence
 
 from reports.document import Item
 
-_RANKS = {"false yes": 0, "missed": 0, "wrong option": 0, "unparsed": 0, "right": 2}
-_OTHERS = 1
+_WRONG = ("false yes", "missed", "wrong option", "unparsed")
+
+
+def is_wrong(item: Item) -> bool:
+    """Wrong, or not to be read."""
+    return item.kind in _WRONG
 
 
 def worst_first(items: Sequence[Item]) -> list[int]:
@@ -21,7 +25,8 @@ def worst_first(items: Sequence[Item]) -> list[int]:
     def key(place: int) -> tuple[int, bool, float, int]:
         margin = items[place].margin
         none = margin is None or math.isnan(margin)
-        return _RANKS.get(items[place].kind, _OTHERS), none, 0.0 if none or margin is None else -margin, place
+        rank = 0 if is_wrong(items[place]) else 2 if items[place].kind == "right" else 1
+        return rank, none, 0.0 if none or margin is None else -margin, place
 
     return sorted(range(len(items)), key=key)
 

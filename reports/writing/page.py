@@ -8,12 +8,15 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from importlib import resources
 from itertools import groupby
 from typing import Any
 
+import jinja2
 from markupsafe import Markup, escape
 
-from reports.document import Figure, Gallery, Report, Section
+from reports.document import Figure, Gallery, Report, Section, Table
 from reports.writing.fitting import fitted
 from reports.writing.latex_tables import latex_table
 from reports.writing.order import worst_first
@@ -25,6 +28,8 @@ MOST_BYTES = 15_000_000
 """Of the page."""
 _SVG_BYTES = 200_000
 """A larger drawing is set as PNG."""
+_DENSE = 115
+"""Characters of a row that has room."""
 _STATIC = 20
 """Questions listed where scripts do not run."""
 _URL = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;:)\]]")
@@ -41,23 +46,23 @@ def page(report: Report, most: int = MOST_BYTES) -> tuple[str, list[str]]:
         report: to write.
         most: bytes; pictures of the gallery are left out where it would be larger.
     """
+    text = _rendered(report)
     said: list[str] = []
-    if report.gallery is not None:
+    if report.gallery is not None and len(text.encode()) > most:
         bare = replace(report, gallery=replace(report.gallery, pictures=(), overlays=()))
         # The notes on what is left out need some room too.
-        room = most - len(_rendered(bare).encode()) - 1000
-        gallery, said = fitted(report.gallery, room)
+        gallery, said = fitted(report.gallery, most - len(_rendered(bare).encode()) - 1000)
         report = replace(report, gallery=gallery)
-    text = _rendered(report)
+        text = _rendered(report)
     if (size := len(text.encode())) > most:
         said.append(f"this page has {size / 1e6:.1f} MB, more than the {most / 1e6:.0f} MB that it should have at most")
         text = _rendered(replace(report, warnings=(*report.warnings, said[-1])))
     return text, said
 
 
-def _rendered(report: Report) -> str:
-    import jinja2
-
+@cache
+def _look() -> tuple[jinja2.Template, dict[str, str]]:
+    """The template, and styles and scripts by their names."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports.writing", "look"),
         autoescape=True,
@@ -66,16 +71,20 @@ def _rendered(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"seen": visible, "linked": _linked, "lines": lambda text: visible(text, lines=True)}
-    assert environment.loader is not None
-    looks = {
-        name: environment.loader.get_source(environment, name)[0]
-        for name in ("page.css", "theme.js", "page.js", "gallery.js")
+    folder = resources.files("reports.writing") / "look"
+    names = ("page.css", "theme.js", "page.js", "gallery.js")
+    return environment.get_template("page.html.jinja"), {
+        name: (folder / name).read_text(encoding="utf-8") for name in names
     }
+
+
+def _rendered(report: Report) -> str:
+    template, looks = _look()
     scripts = [Markup(looks[name]) for name in looks if name.endswith(".js")]
     texts = {
         table.id: {"tex": latex_table(table), "md": markdown(table), "csv": csv_text(table)} for table in report.tables
     }
-    return environment.get_template("page.html.jinja").render(
+    return template.render(
         report=report,
         policy=_policy(looks["page.css"], scripts),
         style=Markup(looks["page.css"]),
@@ -83,6 +92,7 @@ def _rendered(report: Report) -> str:
         blocks=_blocks,
         source=_source,
         width=_width,
+        dense=_dense,
         texts=Markup(script_json(texts)),
         items=Markup(items_json(report.gallery)) if report.gallery else "",
         pictures=Markup(pictures_json(report.gallery)) if report.gallery else "",
@@ -121,6 +131,11 @@ def _linked(text: str) -> Markup:
 def _blocks(section: Section) -> list[tuple[str, list[Any]]]:
     """The items of a section; figures that follow each other together."""
     return [(name, list(items)) for name, items in groupby(section.items, lambda item: type(item).__name__)]
+
+
+def _dense(table: Table) -> bool:
+    """Whether limits stand below their numbers, since beside them the table would not fit."""
+    return max((sum(len(str(cell)) + 2 for cell in row) for row in table.rows), default=0) > _DENSE
 
 
 def _source(figure: Figure) -> str:

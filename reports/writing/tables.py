@@ -47,7 +47,7 @@ def markdown(table: Table, level: int = 0) -> str:
         table: to write.
         level: of the title as a heading; 0: in bold.
     """
-    title = markdown_text(visible(table.title))
+    title = markdown_text(visible(table.title).strip())
     parts = [f"{'#' * level} {title}" if level else f"**{title}**", ""]
     parts.append(_line([markdown_text(visible(column.name)) for column in table.columns]))
     parts.append(_line(["---:" if column.numeric else ":---" for column in table.columns]))
@@ -58,7 +58,7 @@ def markdown(table: Table, level: int = 0) -> str:
             cells.append(markdown_text(visible(cell.text)) + limits)
         parts.append(_line(cells))
     for note in table.notes:
-        parts += ["", markdown_text(visible(note))]
+        parts += ["", markdown_text(visible(note).strip())]
     return "\n".join(parts) + "\n"
 
 
@@ -66,12 +66,9 @@ def markdown_text(text: str) -> str:
     """A text with nothing in it that is markup, in one line."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKUP.sub(r"\\\1", text)
-    # Nor at its start: a list, a heading's underline.
-    return re.sub(r"^(\s*)([-+=]|\d+[.)])(?=\s|$)", lambda found: found[1] + _apart(found[2]), text)
-
-
-def _apart(mark: str) -> str:
-    return f"{mark[:-1]}\\{mark[-1]}"
+    # Nor at its start: a list, a rule, a heading's underline.
+    text = re.sub(r"^([-+=])(?!\d)", r"\\\1", text)
+    return re.sub(r"^(\d+)([.)])(?!\d)", r"\1\\\2", text)
 
 
 def _line(cells: list[str]) -> str:
