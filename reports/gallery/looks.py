@@ -27,8 +27,9 @@ from reports.runs.printing import remark_lines
 T = TypeVar("T")
 TOKENS = 16
 """New tokens of an answer where a run does not say: the command's own choice."""
-LIGHT = [name for name in SCHEMA.names if name not in ("maps", "peaks", "elsewhere", "heads", "layers")]
-READ = [name for name in SCHEMA.names if name != "heads"]
+MAPS = ("layers", "maps", "peaks", "elsewhere")
+LIGHT = [name for name in SCHEMA.names if name not in (*MAPS, "heads")]
+READ = [*LIGHT, *MAPS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,10 @@ class Looks:
     model: str
     fingerprint: str
     prompt: str
-    table: pa.Table
-    """Of the columns `READ`."""
     rows: Sequence[Mapping[str, Any]]
-    """The same without maps."""
+    """Without the columns of `maps`."""
+    maps: pa.Table
+    """The columns `MAPS` of the same rows: large, and few of them are drawn."""
 
     @property
     def label(self) -> str:
@@ -58,8 +59,8 @@ class Looks:
 
     def drawn(self, place: int) -> Overlay | None:
         """A row's map and its mask's outline; None where the query has no map."""
-        (row,) = self.table.slice(place, 1).to_pylist()
-        look = look_of({**row, "heads": None}, [MEAN])
+        row: dict[str, Any] = {**self.rows[place], **{n: self.maps[n][place].as_py() for n in MAPS}, "heads": None}
+        look = look_of(row, [MEAN])
         if look is None or HEADLINE not in row["kinds"]:
             return None
         heat = look.maps[KINDS.index(HEADLINE), 0]
@@ -91,8 +92,8 @@ def looks_of(run: Run, notes: list[str]) -> list[Looks]:
             notes.append(f"{run.label}: no questions of {model}: {error}")
             continue
         notes += [f"{run.label}: {line}" for line in remark_lines(remarks)]
-        rows = table.select(LIGHT).to_pylist()
-        found.append(Looks(run, str(model), fingerprint, str(run.manifest.get("prompt")), table, rows))
+        rows, maps = table.select(LIGHT).to_pylist(), table.select(MAPS)
+        found.append(Looks(run, str(model), fingerprint, str(run.manifest.get("prompt")), rows, maps))
     return found
 
 

@@ -52,7 +52,8 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
         return Gallery(items, notes=(*notes, "pictures were not asked for"), seed=wanted.seed)
 
     order = _order(entries, wanted.seed)
-    overlays = _overlays([matched.look(entries[place]) for place in _worst(entries)], looks, wanted.most_bytes)
+    worst = (entries[place] for place in _worst(entries) if entries[place].identity is not None)
+    overlays = _overlays([matched.look(entry) for entry in worst], looks, wanted.most_bytes)
     used = sum(overlays.bytes.values())
     room = wanted.most_bytes - (used if overlays.all_fit else int(wanted.most_bytes * OVERLAYS))
     fitted = fit(dict.fromkeys(i for p in order if (i := finder.identity(entries[p])) is not None), finder.opened, room)
