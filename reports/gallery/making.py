@@ -58,16 +58,18 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     room = wanted.most_bytes - (used if overlays.all_fit else int(wanted.most_bytes * OVERLAYS))
     fitted = fit(dict.fromkeys(i for p in order if (i := finder.identity(entries[p])) is not None), finder.opened, room)
 
-    pictures = {identity: place for place, identity in enumerate(fitted.pictures)}
+    pictures: dict[str, int] = {}
     shown: dict[tuple[int, int], int] = {}
     for place, entry in enumerate(entries):
-        picture = pictures.get(finder.identity(entry) or "")
-        look = matched.look(entry)
-        overlay = None
+        identity, look = finder.identity(entry), matched.look(entry)
+        picture = overlay = None
+        if identity is not None and identity in fitted.pictures:
+            picture = pictures.setdefault(identity, len(pictures))
         if picture is not None and look is not None and look in overlays.drawn:
             overlay = shown.setdefault(look, len(shown))
         items[place] = replace(items[place], picture=picture, overlay=overlay)
-    notes += finder.sources.notes + finder.notes(entries)
+    lacking = finder.notes(entries)
+    notes += finder.sources.notes + lacking if lacking else []
     if fitted.step or fitted.left_out:
         side, quality = STEPS[fitted.step]
         notes.append(
@@ -86,7 +88,11 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     if not overlays.all_fit:
         notes.append(f"{len(shown)} overlays, of the worst answers; others were left out to keep the page small")
     return Gallery(
-        items, list(fitted.pictures.values()), [overlays.drawn[look] for look in shown], tuple(notes), wanted.seed
+        items,
+        [fitted.pictures[i] for i in pictures],
+        [overlays.drawn[look] for look in shown],
+        tuple(notes),
+        wanted.seed,
     )
 
 
