@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,12 @@ from reports.gallery.entries import Entry, benchmark_entries
 from reports.gallery.finding import Finder
 from reports.gallery.looks import Looks, Matched, looks_of
 from reports.gallery.pictures import STEPS, fit
+from reports.gallery.sizes import linkage_sizes
 from reports.gallery.sources import Sources
 from reports.opened import Run
 
+ASKED = ("pope", "cvbench", "grounding")
+"""Runs whose questions are shown."""
 OVERLAYS = 1 / 3
 """Of the bytes, at most, for overlays; pictures have the rest, and what overlays leave."""
 
@@ -38,13 +42,14 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     the worst first, and of a seeded draw being kept; that, and images that are not found, is said in the notes.
     """
     notes: list[str] = []
+    runs = _told_apart(runs)
     looks = [one for run in runs for one in looks_of(run, notes)]
     entries = [entry for run in runs for entry in benchmark_entries(run, notes)]
     if not entries and not any(one.rows for one in looks):
         return None
     finder = Finder(Sources(wanted.images), looks=wanted.pictures)
     finder.know(entries)
-    matched = Matched(looks, finder)
+    matched = Matched(looks, finder, linkage_sizes(runs, notes))
     finder.know(matched.entries)
     entries += matched.entries
     items = [replace(entry.item, size=matched.size(entry)) for entry in entries]
@@ -94,6 +99,12 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
         tuple(notes),
         wanted.seed,
     )
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose questions are shown under labels that differ: a model may have runs of several kinds."""
+    counts = Counter(run.label for run in runs if run.benchmark in ASKED)
+    return [replace(run, label=f"{run.label}, {run.benchmark}") if counts[run.label] > 1 else run for run in runs]
 
 
 def _worst(entries: Sequence[Entry]) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from agevlm.scenes.world import render
 from tests.reports.gallery.conftest import gallery
 
 
@@ -30,9 +31,9 @@ def test_every_question_of_a_grounding_run_is_there(inside):
     found = gallery(inside / "grounding")
     assert len(found.items) == len(rows) > 20
     kinds = set()
-    for item, row in zip(found.items, rows, strict=True):
+    for place, (item, row) in enumerate(zip(found.items, rows, strict=True), start=1):
         assert (item.question, item.answer, item.category) == (row["question"], row["answer"], row["phrase"])
-        assert (item.split, item.number, item.official) == (row["about"], row["id"], row["right"])
+        assert (item.split, item.number, item.official) == (row["about"], str(place), row["right"])
         wrong = row["logprob_no"] - row["logprob_yes"]
         assert item.margin == pytest.approx(wrong if row["right"] == "yes" else -wrong)
         expected = {
@@ -127,7 +128,7 @@ def test_a_group_that_is_not_proven_has_no_picture(looked):
     found = gallery(looked)
     assert not found.pictures
     assert not found.overlays
-    assert any("do not tell which file" in note for note in found.notes)
+    assert any("nothing proves the file" in note for note in found.notes)
     assert all(i.size is not None for i in found.items if i.official == "yes" and i.split == "object")
 
 
@@ -173,3 +174,27 @@ def test_two_models_are_told_apart(inside, looked):
     items = gallery(looked).items
     assert {item.run for item in items} == {"grounding: scenes/age-vlm", "grounding: another"}
     assert len(lent_to_pope(inside / "pope", looked)) == len(lent_to_pope(inside / "pope", inside / "grounding"))
+
+
+def test_sizes_of_linkage_runs_are_those_of_the_masks(inside, tmp_path):
+    found = gallery(inside / "pope", inside / "linkage")
+    assert {i.run for i in found.items} == {"scenes/age-vlm"}
+    checked = 0
+    for item in found.items:
+        if item.official == "no":
+            assert item.size is None
+            continue
+        scene = render(int(item.image[-16:-4]), 96)
+        things = [k for k, thing in enumerate(scene.instances) if thing.category == item.category]
+        assert item.size == pytest.approx(float(scene.mask(*things).mean()), abs=1e-6)
+        checked += 1
+    assert checked == 6 * 3 * 3
+    linkage = shutil.copytree(inside / "linkage", tmp_path / "linkage")
+    changed(linkage, lambda m: m["data"][0].update(content_sha256="of other questions"))
+    assert all(i.size is None for i in gallery(inside / "pope", linkage).items)
+
+
+def test_runs_of_one_model_are_told_apart_by_what_they_are_of(made):
+    both = gallery(made / "pope", made / "cvbench").items
+    assert {item.run for item in both} == {"stub, pope", "stub, cvbench"}
+    assert {item.run for item in gallery(made / "pope").items} == {"stub"}
