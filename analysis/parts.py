@@ -95,15 +95,15 @@ class Parts:
 
     def _tables(self, files: Sequence[Path], columns: Sequence[str] | None) -> pa.Table:
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        tables = [self._content(path, columns).cast(schema) for path in files]
-        return pa.concat_tables([schema.empty_table(), *tables])
+        return pa.concat_tables([schema.empty_table(), *(self._content(path, schema) for path in files)])
 
-    def _content(self, path: Path, columns: Sequence[str] | None) -> pa.Table:
+    def _content(self, path: Path, schema: pa.Schema) -> pa.Table:
+        file = self._opened(path)
         try:
-            table = self._opened(path).read(columns if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
+            # A column that is not there is a ValueError of the cast.
+            return file.read(schema.names).replace_schema_metadata(None).cast(schema)
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise _damaged(path, error) from None
-        return table.replace_schema_metadata(None)
 
     def _opened(self, path: Path) -> pq.ParquetFile:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,8 +69,8 @@ def decode(file: EncodedFile, least: int | None = None) -> Image:
 
     Args:
         file: its bytes.
-        least: for small copies: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as neither
-            side falls below so many pixels. Such pixels are not those that a model is shown.
+        least: for small copies: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
+            longer side keeps at least so many pixels. Such pixels are not those that a model is shown.
 
     Raises:
         DataError: no known image format, truncated data, 32-bit pixels, or a decompression bomb.
@@ -82,7 +83,8 @@ def decode(file: EncodedFile, least: int | None = None) -> Image:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             if least is not None:
-                image.draft(None, (least, least))
+                longer = max(image.size)
+                image.draft(None, (math.ceil(image.width * least / longer), math.ceil(image.height * least / longer)))
             image.load()
             original = _original(image, file.data) if least is None else None
             upright = ImageOps.exif_transpose(image)

@@ -13,7 +13,7 @@ from agevlm.data.masks import Mask
 from agevlm.geometry import Geometry
 from analysis.grounding.figures import OUTLINE
 
-MAP_SIDE = 96
+MAP_SIDE = 72
 """Pixels of a map's longer side: many times what a grid has, and the page makes it larger, smoothly."""
 OUTLINE_SIDE = 240
 FAINTEST, STRONGEST = 0.3, 0.75

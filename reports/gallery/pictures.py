@@ -12,7 +12,7 @@ from reports.document import Picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-STEPS = ((320, 80), (256, 78), (192, 74), (144, 70), (96, 60))
+STEPS = ((320, 80), (320, 70), (256, 74), (192, 72), (144, 68), (96, 60))
 """Pixels of the longer side, and JPEG quality: the first at which all pictures fit is taken."""
 LARGEST = STEPS[0][0]
 
@@ -46,7 +46,9 @@ def fit(identities: Iterable[str], opened: Callable[[str], Image | None], most: 
         if image is None:
             continue
         for step in list(steps):
-            picture = small(image, f"{identity[:16]}.jpg", *STEPS[step])
+            side, quality = STEPS[step]
+            image = shrunk(image, side)
+            picture = jpeg(image, f"{identity[:16]}.jpg", quality)
             if totals[step] + len(picture.data) <= most:
                 totals[step] += len(picture.data)
                 steps[step][identity] = picture
@@ -58,12 +60,19 @@ def fit(identities: Iterable[str], opened: Callable[[str], Image | None], most: 
     return Fitted(steps[step], step, False)
 
 
-def small(image: Image, name: str, side: int, quality: int) -> Picture:
-    """A copy with this longer side at most."""
+def shrunk(image: Image, side: int) -> Image:
+    """A copy with this longer side, or the image itself where it is no larger."""
     from PIL.Image import Resampling
 
+    if max(image.size) <= side:
+        return image
     copy = image.copy()
-    copy.thumbnail((side, side), Resampling.LANCZOS)
+    copy.thumbnail((side, side), Resampling.BICUBIC)
+    return copy
+
+
+def jpeg(image: Image, name: str, quality: int) -> Picture:
+    """An image as a JPEG file."""
     buffer = io.BytesIO()
-    copy.save(buffer, "JPEG", quality=quality)
-    return Picture(name, buffer.getvalue(), "jpeg", copy.width, copy.height)
+    image.save(buffer, "JPEG", quality=quality)
+    return Picture(name, buffer.getvalue(), "jpeg", image.width, image.height)
