@@ -9,10 +9,10 @@ from analysis.grounding.measures import SCORES
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
-from reports.document import NONE, Cell, Figure, Section, Table, interval, number
+from reports.document import NONE, Cell, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.grounding_figures import figures
-from reports.sections.inside import ATTENTION, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "grounding"
 QUERIES = {
@@ -52,7 +52,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
+    items: list[Table | Drawn] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
     return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items)
 
 

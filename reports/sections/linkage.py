@@ -11,7 +11,7 @@ from analysis.linkage.signals import BY_COLUMN, SIGNALS
 from analysis.linkage.targets import FEWEST, TARGETS
 from reports.document import Cell, Figure, Section, Table, interval, number, slug
 from reports.opened import Run
-from reports.sections.inside import ATTENTION, NO_INTERVAL, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, NO_INTERVAL, Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "linkage"
 TEXT = (
@@ -44,7 +44,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
+    items: list[Table | Drawn] = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
     return Section(NAME, "Looking and answering", [*TEXT, *looks.lacking], items)
 
 

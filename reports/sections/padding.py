@@ -12,7 +12,7 @@ from analysis.padding.looking import QUERIES
 from analysis.padding.score import ALL, NON_SQUARE, SQUARE
 from reports.document import NONE, Cell, Figure, Section, Table, interval, number, printed
 from reports.opened import Run
-from reports.sections.inside import Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "padding"
 TEXT = (
@@ -42,7 +42,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
+    items: list[Table | Drawn] = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
     return Section(NAME, "Padding", [*TEXT, *looks.lacking], items)
 
 
