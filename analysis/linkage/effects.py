@@ -50,9 +50,9 @@ def mean_over_images(
 ) -> Mean:
     """Mean of values (n,), NaN left out, in images `clusters` (n,), the columns of `weights`.
 
-    Values from `lowest` to 1 have `score_interval`'s limits. Without it they are not bounded and have expanded percentile
-    limits, and none where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST` images give
-    no limits.
+    Values from `lowest` to 1 have `score_interval`'s limits. Without it they are not bounded and have expanded
+    percentile limits, and none where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST`
+    images give no limits.
     """
     there = ~np.isnan(values)
     value, cluster = values[there], clusters[there]

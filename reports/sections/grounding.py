@@ -260,6 +260,12 @@ def _others(looks: Looks) -> Iterator[Table]:
         ("What is neither yes nor no counts as wrong; a question that failed is in no share.",),
     )
     yield from looks.table(
+        "left-out",
+        "Phrases and images without scores",
+        [*texts("model", "why"), *numbers("how many"), *texts("first of them")],
+        _left_out,
+    )
+    yield from looks.table(
         "noise",
         "Attention against distorted masks: change of each score on the same regions",
         [
@@ -299,6 +305,16 @@ def _answers(content: Content) -> Iterator[list[Cell | str]]:
                 counts = (number(cells.get(name), unit="count") for name in ("neither", "failed"))
                 scores = (interval(cells[name], "percent") for name in shares)
                 yield [group, str(model), number(cells["questions"], unit="count"), *scores, *counts]
+
+
+def _left_out(content: Content) -> Iterator[list[Cell | str]]:
+    found = [("all", why, names) for why, names in content["left_out"].items()]
+    for model, held in content["models"].items():
+        found += [(str(model), str(why), names) for why, names in held["left_out"].items()]
+        if held["images_failed"]:
+            found.append((str(model), "images that could not be looked at", held["images_failed"]))
+    for model, why, names in found:
+        yield [model, why, number(len(names), unit="count"), ", ".join(map(str, names[:3]))]
 
 
 def _noise(content: Content) -> Iterator[list[Cell | str]]:

@@ -153,6 +153,20 @@ def _hiding(looks: Looks) -> Iterator[Table]:
         (PARTS, "Differences are question by question."),
     )
     yield from looks.table(
+        "checked",
+        "Parts of the image hidden: which questions",
+        [*texts("model", "question"), *numbers("questions")],
+        lambda content: (
+            [str(model), str(why), number(count, unit="count")]
+            for model, own in content["models"].items()
+            for why, count in [
+                *own["causal"]["questions"].items(),
+                ("hidings without a margin, left out", own["causal"]["missing_margins"]),
+            ]
+        ),
+        ("hidden: parts were hidden; the others say why not. too large: no room for a control of its size.",),
+    )
+    yield from looks.table(
         "flips",
         "Parts of the image hidden: answers that turn from yes to no, % of questions",
         [*texts("model", "way"), *numbers(*KINDS), *numbers(*(f"image hidden, {kind}" for kind in KINDS))],

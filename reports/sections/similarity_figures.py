@@ -19,6 +19,13 @@ from reports.sections.inside import Content, Drawn
 if TYPE_CHECKING:
     from analysis.similarity.score import Records
 
+AGAINST = {
+    "other": "another image's caption",
+    "hard": "one object swapped",
+    "word-order": "words shuffled",
+    "given": "given with the data",
+}
+"""What does not match, by kind."""
 ROUNDED = 1e-9
 LAYERS = "Band: 95 % interval over images; grey line: 0.5, no difference."
 
@@ -32,7 +39,9 @@ def figures(prefix: str, run: Run) -> Iterator[Drawn]:
         png, svg = encoded(profile([cell for cell in cells if cell["space"] == space], pooling))
         name = SPACE_NAMES[space]
         alt = f"AUROC of matching against non-matching pairs by layer, in {name}, for {_models(cells)}."
-        yield Figure(f"{prefix}-layers-{slug(space)}", f"AUROC by layer, {name}", alt, png, svg, LAYERS)
+        kinds = dict.fromkeys(str(cell["kind"]) for cell in cells)
+        note = f"{LAYERS} {'; '.join(f'{kind}: {AGAINST.get(kind, kind)}' for kind in kinds)}."
+        yield Figure(f"{prefix}-layers-{slug(space)}", f"AUROC by layer, {name}", alt, png, svg, note)
 
 
 def _models(cells: Sequence[Content]) -> str:
@@ -55,7 +64,7 @@ def _histograms(prefix: str, run: Run, content: Content) -> Iterator[Drawn]:
                 found = "; ".join(f"{c['model']} {interval(c['auroc'])}" for c in own if c["form"] == form)
                 yield Figure(
                     f"{prefix}-histograms-{slug(kind)}-{form}",
-                    f"Cosines of matching pairs and of pairs against {kind}, {form} hidden states",
+                    f"Cosines of matching pairs and of others ({AGAINST.get(kind, kind)}), {form} hidden states",
                     f"Histograms of the two groups of cosines; AUROC: {found}.",
                     png,
                     svg,

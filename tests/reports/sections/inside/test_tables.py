@@ -263,6 +263,27 @@ def test_a_changed_number_changes_its_own_cell_and_no_other(copy, kind, number):
         assert text in moved[place]
 
 
+def test_what_has_no_scores_is_counted(copy):
+    folder = copy("similarity")
+    content = scores_of(folder)
+    assert "similarity-left-out" not in tables_of(folder), "nothing is"
+    content |= {"images_without": {"other": 0, "hard": 3}, "images_not_with_every_model": 2}
+    write(folder, content)
+    rows = {row["why"]: row["images"] for row in rows_of(tables_of(folder)["similarity-left-out"])}
+    assert rows == {"no text of the kind: one object swapped": "3", "not looked at with every model": "2"}
+    folder = copy("grounding")
+    content = scores_of(folder)
+    content["left_out"] = {"its mask is empty": ["a.png|dog"]}
+    content["models"][TWO]["images_failed"] = ["b.png: not an image"]
+    content["models"]["blind"] = {"left_out": {"no token": ["x", "y"]}, "images_failed": [], "answers": {}, "noise": {}}
+    write(folder, content)
+    tables = tables_of(folder)
+    rows = [(row["model"], row["why"], row["how many"]) for row in rows_of(tables["grounding-left-out"])]
+    failed = (TWO, "images that could not be looked at", "1")
+    assert rows == [("all", "its mask is empty", "1"), failed, ("blind", "no token", "2")]
+    assert {row["model"] for row in rows_of(tables["grounding"])} == set(MODELS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_several_runs_have_their_own_rows_under_their_names(copy, kind):
     first, second = copy(kind, "a/run"), copy(kind, "b/run")
