@@ -46,12 +46,13 @@ def numbers(interval: Interval) -> dict[str, float | None]:
 
 
 def mean_over_images(
-    values: Floats, clusters: NDArray[np.int64], weights: Floats, bounded: bool = False, level: float = 0.95
+    values: Floats, clusters: NDArray[np.int64], weights: Floats, lowest: float | None = None, level: float = 0.95
 ) -> Mean:
     """Mean of values (n,), NaN left out, in images `clusters` (n,), the columns of `weights`.
 
-    Bounded values lie in [-1, 1], and have `score_interval`'s limits; others have expanded percentile limits, and none
-    where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST` images give no limits.
+    Values from `lowest` to 1 have `score_interval`'s limits. Without it they are not bounded and have expanded
+    percentile limits, and none where all draws are the same: a width of zero would claim certainty. Fewer than `FEWEST`
+    images give no limits.
     """
     there = ~np.isnan(values)
     value, cluster = values[there], clusters[there]
@@ -61,8 +62,8 @@ def mean_over_images(
     estimate, held = float(divide(sums.sum(), counts.sum())), int(np.count_nonzero(counts))
     if held < FEWEST:
         interval = Interval(estimate, float("nan"), float("nan"))
-    elif bounded:
-        interval = score_interval(estimate, draws, held, level, lowest=-1.0, highest=1.0)
+    elif lowest is not None:
+        interval = score_interval(estimate, draws, held, level, lowest=lowest, highest=1.0)
     elif np.ptp(draws[~np.isnan(draws)]) <= 1e-12:
         interval = Interval(estimate, float("nan"), float("nan"))
     else:
@@ -186,8 +187,8 @@ def _way(how: str, hidings: pd.DataFrame, weights: Floats) -> Way:
     drops, flips = _averaged(own, base)
     clusters = own.groupby("question")["cluster"].first().reindex(drops.index).to_numpy(np.int64)
 
-    def mean(values: pd.Series, bounded: bool = False) -> Mean:
-        return mean_over_images(values.to_numpy(np.float64), clusters, weights, bounded)
+    def mean(values: pd.Series, lowest: float | None = None) -> Mean:
+        return mean_over_images(values.to_numpy(np.float64), clusters, weights, lowest)
 
     there = [kind for kind in KINDS if kind in drops]
     pairs = [(kind, control) for kind in there for control in AGAINST.get(kind, ()) if control in drops]
@@ -196,9 +197,9 @@ def _way(how: str, hidings: pd.DataFrame, weights: Floats) -> Way:
         how,
         mean(base.reindex(drops.index)),
         {kind: mean(drops[kind]) for kind in there},
-        {kind: mean(flips[kind], bounded=True) for kind in there},
+        {kind: mean(flips[kind], lowest=0.0) for kind in there},
         {(a, b): mean(drops[a] - drops[b]) for a, b in pairs},
-        {(a, b): mean(flips[a] - flips[b], bounded=True) for a, b in pairs},
+        {(a, b): mean(flips[a] - flips[b], lowest=-1.0) for a, b in pairs},
         {kind: float(hidden.loc[kind, "pixels"]) for kind in there},
         {kind: float(hidden.loc[kind, "on_object"]) for kind in there},
         {kind: float(hidden.loc[kind, "tokens"]) for kind in there} if how == KEYS else {},
@@ -213,12 +214,12 @@ def _point(share: float, hidings: pd.DataFrame, weights: Floats) -> CurvePoint:
     clusters = own.groupby("question")["cluster"].first().reindex(drops.index).to_numpy(np.int64)
     names = ("attended", "random")
 
-    def mean(values: pd.Series, bounded: bool = False) -> Mean:
-        return mean_over_images(values.to_numpy(np.float64), clusters, weights, bounded)
+    def mean(values: pd.Series, lowest: float | None = None) -> Mean:
+        return mean_over_images(values.to_numpy(np.float64), clusters, weights, lowest)
 
     return CurvePoint(
         share,
         {name: mean(drops[name]) for name in names},
-        {name: mean(flips[name], bounded=True) for name in names},
+        {name: mean(flips[name], lowest=0.0) for name in names},
         mean(drops["attended"] - drops["random"]),
     )

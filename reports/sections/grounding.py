@@ -9,10 +9,10 @@ from analysis.grounding.measures import SCORES
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
-from reports.document import NONE, Cell, Figure, Section, Table, interval, number
+from reports.document import NONE, Cell, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.grounding_figures import figures
-from reports.sections.inside import ATTENTION, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "grounding"
 QUERIES = {
@@ -52,7 +52,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
+    items: list[Table | Drawn] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
     return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items)
 
 
@@ -260,6 +260,12 @@ def _others(looks: Looks) -> Iterator[Table]:
         ("What is neither yes nor no counts as wrong; a question that failed is in no share.",),
     )
     yield from looks.table(
+        "left-out",
+        "Phrases and images without scores",
+        [*texts("model", "why"), *numbers("how many"), *texts("first of them")],
+        _left_out,
+    )
+    yield from looks.table(
         "noise",
         "Attention against distorted masks: change of each score on the same regions",
         [
@@ -299,6 +305,16 @@ def _answers(content: Content) -> Iterator[list[Cell | str]]:
                 counts = (number(cells.get(name), unit="count") for name in ("neither", "failed"))
                 scores = (interval(cells[name], "percent") for name in shares)
                 yield [group, str(model), number(cells["questions"], unit="count"), *scores, *counts]
+
+
+def _left_out(content: Content) -> Iterator[list[Cell | str]]:
+    found = [("all", why, names) for why, names in content["left_out"].items()]
+    for model, held in content["models"].items():
+        found += [(str(model), str(why), names) for why, names in held["left_out"].items()]
+        if held["images_failed"]:
+            found.append((str(model), "images that could not be looked at", held["images_failed"]))
+    for model, why, names in found:
+        yield [model, why, number(len(names), unit="count"), ", ".join(map(str, names[:3]))]
 
 
 def _noise(content: Content) -> Iterator[list[Cell | str]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agevlm.errors import DataError
-from reports.document import NONE, Cell, Column, Figure, Table
+from reports.document import NONE, Cell, Column, Figure, Listing, Table
 from reports.opened import SCORES, Run
 
 Content = Mapping[str, Any]
+Drawn = Figure | Listing
 Rows = Callable[[Content], Iterable[Sequence[Cell | str]]]
 """The rows of a table, of what a run's scores.json holds."""
 NO_INTERVAL = "no interval"
@@ -66,10 +67,10 @@ class Looks:
         if found:
             heads = [Column("run", numeric=False)] * several + list(columns)
             named = "-".join(filter(None, (self.name, part)))
-            yield Table(named, title, heads, found, [*notes, *(about(run, several) for run in self.runs)])
+            yield Table(named, title, heads, found, [*notes, *(_about(run, several) for run in self.runs)])
 
-    def figures(self, draw: Callable[[str, Run], Iterable[Figure]]) -> Iterator[Figure]:
-        """The figures of all runs.
+    def figures(self, draw: Callable[[str, Run], Iterable[Drawn]]) -> Iterator[Drawn]:
+        """The figures of all runs; where one cannot be drawn, a listing that says why.
 
         Args:
             draw: those of one run, from what their ids begin with, and the run.
@@ -91,31 +92,33 @@ class Looks:
 
 
 @contextlib.contextmanager
-def reading(run: Run) -> Iterator[None]:
-    """Read a run's scores within this.
+def reading(run: Run, file: str = SCORES) -> Iterator[None]:
+    """Read a file of a run within this.
 
     Raises:
-        DataError: they are not as that kind of run writes them.
+        DataError: it is not as that kind of run writes it.
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{run.folder / SCORES}: damaged or of another version ({type(error).__name__}: {error}); give the run's "
-            "command again to score it, or leave the run out"
+            f"{run.folder / file}: damaged or of another version ({type(error).__name__}: {error}); give the run's "
+            "command again, or leave the run out"
         ) from error
 
 
-def about(run: Run, named: bool) -> str:
+def _about(run: Run, named: bool) -> str:
     """What a run was measured on, and how."""
-    manifest = run.manifest
-    data = [str(one.get("data_version") or one.get("name")) for one in manifest.get("data", []) if "name" in one]
-    prompt = manifest.get("prompt", manifest.get("choices", {}).get("prompt"))
-    prompt = prompt.get("template") if isinstance(prompt, Mapping) else prompt
-    limit, draws = manifest.get("limit"), manifest.get("scoring", {}).get("draws")
+    with reading(run, "run.json"):
+        manifest = run.manifest
+        data = [str(one.get("data_version") or one["name"]) for one in manifest.get("data", []) if "name" in one]
+        prompt = manifest.get("prompt", manifest.get("choices", {}).get("prompt"))
+        prompt = prompt["template"] if isinstance(prompt, Mapping) else prompt
+        limit, draws = manifest.get("limit"), manifest.get("scoring", {}).get("draws")
+        seed = manifest.get("seed")
     said = [
         f"data: {', '.join(data)}" if data else "",
-        "all images" if limit is None else f"at most {limit} images a data set, drawn with seed {manifest.get('seed')}",
+        "all images" if limit is None else f"at most {limit} images a data set, drawn with seed {seed}",
         f"prompt {prompt!r}" if isinstance(prompt, str) else "",
         "" if draws is None else f"95 % intervals over images, {draws} bootstrap draws, the same for all models",
     ]

@@ -11,7 +11,7 @@ from analysis.linkage.signals import BY_COLUMN, SIGNALS
 from analysis.linkage.targets import FEWEST, TARGETS
 from reports.document import Cell, Figure, Section, Table, interval, number, slug
 from reports.opened import Run
-from reports.sections.inside import ATTENTION, NO_INTERVAL, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, NO_INTERVAL, Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "linkage"
 TEXT = (
@@ -44,7 +44,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
+    items: list[Table | Drawn] = [*_signals(looks), *_hiding(looks), *_differences(looks), *looks.figures(_figures)]
     return Section(NAME, "Looking and answering", [*TEXT, *looks.lacking], items)
 
 
@@ -151,6 +151,20 @@ def _hiding(looks: Looks) -> Iterator[Table]:
             for how, way in own["causal"]["ways"].items()
         ),
         (PARTS, "Differences are question by question."),
+    )
+    yield from looks.table(
+        "checked",
+        "Parts of the image hidden: which questions",
+        [*texts("model", "question"), *numbers("questions")],
+        lambda content: (
+            [str(model), str(why), number(count, unit="count")]
+            for model, own in content["models"].items()
+            for why, count in [
+                *own["causal"]["questions"].items(),
+                ("hidings without a margin, left out", own["causal"]["missing_margins"]),
+            ]
+        ),
+        ("hidden: parts were hidden; the others say why not. too large: no room for a control of its size.",),
     )
     yield from looks.table(
         "flips",

@@ -12,7 +12,7 @@ from analysis.padding.looking import QUERIES
 from analysis.padding.score import ALL, NON_SQUARE, SQUARE
 from reports.document import NONE, Cell, Figure, Section, Table, interval, number, printed
 from reports.opened import Run
-from reports.sections.inside import Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "padding"
 TEXT = (
@@ -42,7 +42,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Figure] = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
+    items: list[Table | Drawn] = [*_attention(looks), *_answers(looks), *_rest(looks), *looks.figures(_figures)]
     return Section(NAME, "Padding", [*TEXT, *looks.lacking], items)
 
 
@@ -59,13 +59,17 @@ def _attention(looks: Looks) -> Iterator[Table]:
         "Attention on padding, mean over layers and heads",
         [
             *texts("model", "condition", "token that looks"),
-            *numbers("questions", "images", "cells that are padding, %", "attention on padding, %"),
+            *numbers("questions", "left out", "images", "cells that are padding, %", "attention on padding, %"),
             *numbers("over its share of the cells", "the same, cells all padding"),
             *texts("padding gets"),
             *numbers("attention on the image's cells, %"),
         ],
         _attended,
-        (RATIO, "padding gets more or less than uniform attention where the whole interval lies on that side of 1."),
+        (
+            RATIO,
+            "left out: questions whose object is no token of the prompt, or whose token gives the image no attention.",
+            "padding gets more or less than uniform attention where the whole interval lies on that side of 1.",
+        ),
     )
 
 
@@ -83,7 +87,9 @@ def _attended(content: Content) -> Iterator[list[Cell | str]]:
                 str(row["checkpoint"]),
                 _condition(row["condition"]),
                 TITLES[row["query"]],
-                *(number(found[name], unit="count") for name in ("n", "images")),
+                number(found["n"], unit="count"),
+                number(found["without_query"] + found["without_attention"], unit="count"),
+                number(found["images"], unit="count"),
                 number(found["cells"]),
                 interval(found["share"], "percent"),
                 interval(found["ratio"]),

@@ -55,7 +55,9 @@ def _drawn(readings: Sequence[Reading]) -> matplotlib.figure.Figure:
             _panel(panel, [one for one in readings if one["measure"] == measure], models, colours)
         for panel in panels[len(measures) :]:
             panel.set_axis_off()
-        handles = [panels[0].plot([], [], "o-", color=colours[model], label=shortened(str(model)))[0] for model in models]
+        handles = [
+            panels[0].plot([], [], "o-", color=colours[model], label=shortened(str(model)))[0] for model in models
+        ]
         drawn.legend(handles=handles, loc="outside lower center", fontsize="small")
         return drawn
 

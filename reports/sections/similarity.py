@@ -8,15 +8,9 @@ from analysis.similarity.drawing import SPACE_NAMES
 from reports.document import Cell, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.inside import Content, Looks, numbers, side, texts, verdict
-from reports.sections.similarity_figures import figures
+from reports.sections.similarity_figures import AGAINST, figures
 
 NAME = "similarity"
-AGAINST = {
-    "other": "another image's caption",
-    "hard": "one object swapped",
-    "word-order": "words shuffled",
-    "given": "given with the data",
-}
 TEXT = (
     "Do matching captions lie nearer to their image than texts that do not match? Figure 2 of the AGE-VLM paper (arXiv "
     "2511.17793) says that in small models with cross-attention they hardly do. Cosines are those of the caption's own "
@@ -81,6 +75,13 @@ def _tables(looks: Looks) -> Iterator[Table]:
         (CONTROL, "undefined: pairs without a cosine (a state of length 0, numbers that overflowed)."),
     )
     yield from looks.table(
+        "left-out",
+        "Similarity: images without scores",
+        [*texts("why"), *numbers("images")],
+        _left_out,
+        ("Images are scored where every model could look at them; run.json says what went wrong.",),
+    )
+    yield from looks.table(
         "differences",
         "Similarity: differences between models, first less second, on the same images",
         [
@@ -119,6 +120,14 @@ def _controls(cell: Content) -> list[Cell]:
     alone, above = cell["auroc_of_text_alone"], cell["auroc_above_text_alone"]
     none = {"value": None}
     return [*counts, *means, interval(alone or none), interval(above or none, "signed")]
+
+
+def _left_out(content: Content) -> Iterator[list[Cell | str]]:
+    lacking = {f"no text of the kind: {AGAINST.get(kind, kind)}": n for kind, n in content["images_without"].items()}
+    lacking["not looked at with every model"] = content["images_not_with_every_model"]
+    for why, count in lacking.items():
+        if count:
+            yield [why, number(count, unit="count")]
 
 
 def _differences(content: Content) -> Iterator[list[Cell | str]]:

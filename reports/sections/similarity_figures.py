@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +12,25 @@ from agevlm.vlm.contract import POOLINGS
 from analysis.figures import encoded
 from analysis.similarity.drawing import SPACE_NAMES, histograms, profile
 from analysis.similarity.score import FORMS
-from reports.document import Figure, interval, slug
+from reports.document import Figure, Listing, interval, slug
 from reports.opened import Run
-from reports.sections.inside import Content
+from reports.sections.inside import Content, Drawn
 
 if TYPE_CHECKING:
     from analysis.similarity.score import Records
 
+AGAINST = {
+    "other": "another image's caption",
+    "hard": "one object swapped",
+    "word-order": "words shuffled",
+    "given": "given with the data",
+}
+"""What does not match, by kind."""
 ROUNDED = 1e-9
 LAYERS = "Band: 95 % interval over images; grey line: 0.5, no difference."
 
 
-def figures(prefix: str, run: Run) -> Iterator[Figure]:
+def figures(prefix: str, run: Run) -> Iterator[Drawn]:
     """Of one run: histograms for each kind of pairs and form of states, then a profile for each space."""
     content = run.scores or {}
     yield from _histograms(prefix, run, content)
@@ -33,14 +39,16 @@ def figures(prefix: str, run: Run) -> Iterator[Figure]:
         png, svg = encoded(profile([cell for cell in cells if cell["space"] == space], pooling))
         name = SPACE_NAMES[space]
         alt = f"AUROC of matching against non-matching pairs by layer, in {name}, for {_models(cells)}."
-        yield Figure(f"{prefix}-layers-{slug(space)}", f"AUROC by layer, {name}", alt, png, svg, LAYERS)
+        kinds = dict.fromkeys(str(cell["kind"]) for cell in cells)
+        note = f"{LAYERS} {'; '.join(f'{kind}: {AGAINST.get(kind, kind)}' for kind in kinds)}."
+        yield Figure(f"{prefix}-layers-{slug(space)}", f"AUROC by layer, {name}", alt, png, svg, note)
 
 
 def _models(cells: Sequence[Content]) -> str:
     return ", ".join(dict.fromkeys(str(cell["model"]) for cell in cells))
 
 
-def _histograms(prefix: str, run: Run, content: Content) -> Iterator[Figure]:
+def _histograms(prefix: str, run: Run, content: Content) -> Iterator[Drawn]:
     pooling, cells = content["pooling"], content["cells"]
     main = [c for c in cells if c["headline"] and (c["space"], c["pooling"]) == ("hidden", pooling)]
     try:
@@ -56,7 +64,7 @@ def _histograms(prefix: str, run: Run, content: Content) -> Iterator[Figure]:
                 found = "; ".join(f"{c['model']} {interval(c['auroc'])}" for c in own if c["form"] == form)
                 yield Figure(
                     f"{prefix}-histograms-{slug(kind)}-{form}",
-                    f"Cosines of matching pairs and of pairs against {kind}, {form} hidden states",
+                    f"Cosines of matching pairs and of others ({AGAINST.get(kind, kind)}), {form} hidden states",
                     f"Histograms of the two groups of cosines; AUROC: {found}.",
                     png,
                     svg,
@@ -64,15 +72,19 @@ def _histograms(prefix: str, run: Run, content: Content) -> Iterator[Figure]:
                 )
 
 
-def _kept(prefix: str, run: Run, why: str) -> Iterator[Figure]:
-    """What the run drew itself, where its records cannot be used."""
+def _kept(prefix: str, run: Run, why: str) -> Iterator[Drawn]:
+    """What the run drew itself, where its records cannot be used; where that is gone, too, why there is nothing."""
+    found = False
     for form in FORMS:
-        held = [run.folder / f"similarity-{form}.{kind}" for kind in ("png", "svg")]
+        held = [run.folder / f"{run.benchmark}-{form}.{kind}" for kind in ("png", "svg")]
         if all(path.is_file() for path in held):
+            found = True
             png, svg = (path.read_bytes() for path in held)
             title = f"Cosines of matching and of other pairs, {form} hidden states"
             alt = "Histograms of the two groups of cosines for each model and kind of pairs."
             yield Figure(f"{prefix}-histograms-{form}", title, alt, png, svg, f"As the run itself drew it: {why}.")
+    if not found:
+        yield Listing("No histograms of cosines", f"{why}. The run's command, given again, makes them.", folded=False)
 
 
 def _records(run: Run, content: Content, main: Sequence[Content]) -> list[Records]:
@@ -98,7 +110,7 @@ def _records(run: Run, content: Content, main: Sequence[Content]) -> list[Record
             raise DataError(f"the records of {model} cannot be read ({error})") from None
     records, images = records_of(tables)
     if len(images) != content["images"] or not all(_same(records, cell) for cell in main):
-        raise DataError(f"{Path('probes')} holds other records than those that were scored")
+        raise DataError(f"{run.folder / 'probes'} holds other records than those that were scored")
     return records
 
 

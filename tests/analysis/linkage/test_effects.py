@@ -30,13 +30,13 @@ def test_what_is_missing_is_left_out_and_counted() -> None:
     assert (found.n, found.images, found.interval.value) == (35, 35, 22)
 
 
-@pytest.mark.parametrize("bounded", [False, True])
-def test_few_images_have_a_mean_and_no_limits(bounded: bool) -> None:
+@pytest.mark.parametrize("lowest", [None, -1.0])
+def test_few_images_have_a_mean_and_no_limits(lowest: float | None) -> None:
     values = np.linspace(-1, 1, 18)
-    found = mean_over_images(values, np.repeat(np.arange(9), 2), WEIGHTS, bounded)
+    found = mean_over_images(values, np.repeat(np.arange(9), 2), WEIGHTS, lowest)
     assert found.interval.value == pytest.approx(0)
     assert math.isnan(found.interval.low)
-    ten = mean_over_images(np.linspace(-1, 1, 20), np.repeat(np.arange(10), 2), WEIGHTS, bounded)
+    ten = mean_over_images(np.linspace(-1, 1, 20), np.repeat(np.arange(10), 2), WEIGHTS, lowest)
     assert ten.interval.low < 0 < ten.interval.high
 
 
@@ -47,5 +47,7 @@ def test_no_width_of_zero() -> None:
     nothing = mean_over_images(np.full(3, np.nan), np.arange(3), WEIGHTS)
     assert (nothing.n, nothing.images) == (0, 0)
     assert math.isnan(nothing.interval.value)
-    never = mean_over_images(np.zeros(40), np.arange(40), WEIGHTS, bounded=True)
-    assert never.interval.low < 0 < never.interval.high
+    never = mean_over_images(np.zeros(40), np.arange(40), WEIGHTS, lowest=0.0)
+    assert never.interval.low == 0 < never.interval.high, "a share is never below 0"
+    tie = mean_over_images(np.zeros(40), np.arange(40), WEIGHTS, lowest=-1.0)
+    assert tie.interval.low < 0 < tie.interval.high
