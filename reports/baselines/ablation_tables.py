@@ -139,8 +139,13 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     few = [count for count in counts if 1 < count < 5]
     if few:
         yield (
-            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how much they differ: t intervals are "
-            "wide for it, those of the bootstrap somewhat too short."
+            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: an interval by t "
+            "is wide for it, one by the bootstrap somewhat too short."
+        )
+    if len(found.rows) > 1:
+        yield (
+            "Intervals are of each row alone. Whether two rows differ on the same questions: agevlm-eval compare, on "
+            "evaluations of the two."
         )
     if 1 in counts:
         yield f"One {kind[:-1]} has no interval: nothing is known of how much {kind} differ."

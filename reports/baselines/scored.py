@@ -11,6 +11,7 @@ from reports.baselines.linking import Makers, NoRun, Point, evaluated
 from reports.document import Unit
 from reports.opened import Run
 from reports.runs.headline import Headline, headlines, lead
+from reports.runs.listing import State, look_at
 
 LOGGED = ("loss/text", "loss/guidance", "attention/iou")
 """Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
@@ -104,8 +105,7 @@ def _put(values: Values, point: Point, run: Run, headline: Headline, remarks: li
 
 
 def _headlines(run: Run, model: str, remarks: list[str]) -> Iterator[tuple[Metric, Headline]]:
-    if run.scores is None:
-        remarks.append(f"left out: {run.folder}: not scored")
+    if run.scores is None or not _whole(run, remarks):
         return
     try:
         every = headlines(run.benchmark, run.scores)
@@ -121,6 +121,16 @@ def _headlines(run: Run, model: str, remarks: list[str]) -> Iterator[tuple[Metri
         yield Metric(f"{run.benchmark}/{one.measure}", where, UNITS[one.unit]), one
 
 
+def _whole(run: Run, remarks: list[str]) -> bool:
+    """Whether all of a run is scored; what the model failed on is only told."""
+    listed = look_at(run.folder)
+    if listed is None or listed.state is State.COMPLETE:
+        return True
+    said = f"{run.folder}: {listed.state}" + (f": {listed.detail}" if listed.detail else "")
+    remarks.append(said if listed.state is State.FAILED else f"left out: {said}")
+    return listed.state is State.FAILED
+
+
 def _about(run: Run) -> str:
     """What two evaluations must share to be in one column."""
     data = ", ".join(
@@ -134,8 +144,8 @@ def _about(run: Run) -> str:
     if run.benchmark in ("pope", "cvbench"):
         field_name = "protocol" if run.benchmark == "pope" else "reading"
         said += [f"prompt {run.manifest['prompt']['name']}", f"{field_name} {lead(run.scores or {}, field_name)}"]
-    elif isinstance(prompt := run.manifest.get("prompt"), dict):
-        said.append(f"prompt {prompt.get('name', prompt)}")
+    elif isinstance(prompt := run.manifest.get("prompt"), str):
+        said.append(f"prompt “{' '.join(prompt.split())}”")
     if run.manifest.get("limit") is not None:
         said.append(f"limit {run.manifest['limit']}")
     return ", ".join(said)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from agevlm.errors import DataError
 from reports.baselines.beside import Beside
 from reports.baselines.measured import Measured
 from reports.document import NONE, Cell, Column, Table, slug
@@ -182,3 +185,19 @@ def _plain_published(row: Published) -> dict[str, Any]:
         "date": row.date,
         "note": row.note,
     }
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plain rows as one CSV; what a row has not got is empty.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise DataError(f"--csv {path}: cannot write: {error.strerror}") from None

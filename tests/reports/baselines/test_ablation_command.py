@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,18 @@ def test_an_exported_checkpoint_is_a_row_of_its_steps(call, capsys, trained, fol
     assert metric(rows[1], "loss/text")["value"] == log[1]["loss/text"]
     assert metric(rows[1], "pope/accuracy")["n"] == 1
     assert all(one["metric"] != "pope/accuracy" for one in rows[0]["metrics"])
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_interrupted_is_left_out(call, folders, evaluations, tmp_path):
+    run = shutil.copytree(evaluations[0], tmp_path / "pope")
+    (answers,) = run.glob("answers-*.jsonl")
+    lines = answers.read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[: len(lines) // 2]))
+    code, out, err = call("ablation", folders[0], run, "--json", "-")
+    assert code == 0
+    assert f"left out: {run}: resumable" in " ".join(err.split())
+    assert all("pope" not in one["metric"] for one in json.loads(out)[0]["metrics"])
 
 
 # --- files written by hand --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -131,6 +132,22 @@ def test_tables_on_the_terminal(call, renamed):
     assert "not available to us" in out
     assert "InternVL2-1B" in out
     assert "InternVL2-8B" not in out
+
+
+def test_a_csv_of_all_rows_has_addresses_and_prompts_in_full(call, renamed, tmp_path):
+    out = tmp_path / "all.csv"
+    code, said, _ = call("baselines", renamed("pope", OLD), "--json", "-", "--csv", out)
+    assert code == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = json.loads(said)
+    assert [row["printed"] for row in rows] == [row["printed"] for row in wanted]
+    published = [row for row in rows if row["is"] == "published"]
+    assert all(row["source"].startswith("https://") for row in published)
+    assert "Answer the question using a single word or phrase." in {row["prompt"] for row in published}
+    code, _, err = call("baselines", "--csv", tmp_path)
+    assert code == 2
+    assert "cannot write" in err
 
 
 @pytest.mark.parametrize(
