@@ -53,8 +53,9 @@ def runs_table(found: Ablation) -> Table:
     """Each run's own numbers."""
     folders = [folder for row in found.rows for folder in row.runs.values()]
     root = Path(os.path.commonpath([folder.parent for folder in folders]))
-    names = [*found.columns, *([] if found.mixed else ["seed"]), "run"]
+    names = [*([] if found.mixed else ["seed"]), "run"]
     columns = [
+        *(Column(name, numeric=_numeric(name, found.rows)) for name in found.columns),
         *(Column(name, numeric=False) for name in names),
         *(Column(_heading(m, found.metrics)) for m in found.metrics),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agevlm.errors import AgeVlmError, DataError
 from reports.baselines.joint import Sums, sums_of
@@ -131,15 +132,18 @@ def _whole(run: Run, remarks: list[str]) -> bool:
     return listed.state is State.FAILED
 
 
+def _data(one: Mapping[str, Any]) -> str:
+    """A published version by its name; anything else by its own name and a hash of it."""
+    name, version = one.get("name", "no name"), str(one.get("data_version", ""))
+    if version and not version.startswith("custom"):
+        return version
+    digest = version or one.get("digest") or one.get("sha256") or "no hash"
+    return f"{name} ({str(digest)[:24]})"
+
+
 def _about(run: Run) -> str:
     """What two evaluations must share to be in one column."""
-    data = ", ".join(
-        str(
-            one.get("data_version")
-            or f"{one.get('name')} ({one.get('sha256') or one.get('digest') or 'no digest'})"[:60]
-        )
-        for one in run.manifest.get("data", ())
-    )
+    data = ", ".join(map(_data, run.manifest.get("data", ())))
     said = [data]
     if run.benchmark in ("pope", "cvbench"):
         field_name = "protocol" if run.benchmark == "pope" else "reading"

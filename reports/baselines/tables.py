@@ -16,9 +16,9 @@ from reports.published import NOT_STATED, UNDEFINED, Published
 
 MEASURED, PUBLISHED = "measured", "published"
 UNAVAILABLE = "not available to us"
-NAMES = ("model", "size", "%", "is", "data version", "prompt", "read by", "source", "date")
-OF_MEASURED = ("is", "read by")
-"""Columns that say nothing where all is published."""
+NAMES = ("model", "size", "%", "is", "data version", "prompt", "source", "date")
+OF_MEASURED = "is"
+"""A column that says nothing where all is published."""
 
 
 def table(group: Beside) -> Table:
@@ -31,7 +31,7 @@ def table(group: Beside) -> Table:
     ]
     notes = [*_about(group), *_read(group), *prompts.told(), *_remarks(group), *_told(sources)]
     parts = [group.benchmark, group.metric, *([group.split] if group.metric in UNDEFINED else [])]
-    kept = [i for i, name in enumerate(NAMES) if group.measured or name not in OF_MEASURED]
+    kept = [i for i, name in enumerate(NAMES) if group.measured or name != OF_MEASURED]
     columns = [Column(NAMES[i], numeric=NAMES[i] == "%") for i in kept]
     shown = [[row[i] for i in kept] for row in rows]
     return Table(slug("-".join(["published", *parts, group.data_version or ""])), title(group), columns, shown, notes)
@@ -64,7 +64,8 @@ class _Names:
 
 def _measured(one: Measured, prompts: _Names) -> list[Cell]:
     prompt = one.prompt if one.prompt == NOT_STATED else prompts.of(one.prompt) if one.prompt else "nothing added"
-    texts = (MEASURED, one.data_version, prompt, one.reading, f"model {one.fingerprint[:8]}", one.date or NONE)
+    kind = f"{MEASURED}, {one.reading}"
+    texts = (kind, one.data_version, prompt, f"model {one.fingerprint[:8]}", one.date or NONE)
     return [Cell(one.model), Cell(NONE), one.cell, *map(Cell, texts)]
 
 
@@ -76,7 +77,6 @@ def _published(row: Published, prompts: _Names, sources: Mapping[str, str]) -> l
         PUBLISHED,
         row.data_version or NOT_STATED,
         prompts.of(row.prompt) if row.prompt else NOT_STATED,
-        NOT_STATED,
         sources[row.source],
         row.date,
     )
@@ -112,8 +112,8 @@ def _about(group: Beside) -> Iterator[str]:
         yield "Nobody says how these figures are made: nothing measured may stand beside them, nor one beside another."
     elif group.measured and group.published:
         yield (
-            "Beside each other by metric and questions alone. The prompt is shown where it is stated; how answers were "
-            "read and generated is that of “read by” for measured rows, and rarely stated for published ones."
+            "Beside each other by metric and questions alone. The prompt is shown where it is stated. What read the "
+            "answers stands behind “measured”; how those of published rows were read and generated is rarely stated."
         )
     elif group.elsewhere:
         yield "The metric is what was measured too, the questions are not: these figures stand beside nothing measured."
