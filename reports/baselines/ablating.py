@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def ablate(
     points = _points(makers, points, remarks)
     if not points:
         raise DataError("; ".join(["no finished training run to show", *remarks]))
-    found = logged(points) | found
+    found = logged(points, remarks) | found
     every = settings_of(points)
     names = differing(every)
     if by:
@@ -159,7 +160,8 @@ def _known(by: Sequence[str], every: Sequence[Settings]) -> None:
         if name in SEEDS:
             raise DataError(f"--by {name}: seeds are repeats of a row, not rows; without --by each row says its seeds")
         if name not in known:
-            raise DataError(f"--by {name}: no such setting; there are: {', '.join(known)}")
+            near = get_close_matches(name, known, 5) or [n for n in known if not n.startswith(("stage ", "model."))]
+            raise DataError(f"--by {name}: no such setting; there are: {', '.join(near)}")
 
 
 def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence[str]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,16 +48,25 @@ def key(point: Point) -> tuple[int, int]:
     return id(point.run), point.steps
 
 
-def logged(points: Sequence[Point]) -> dict[Metric, Values]:
-    """Everything that the log has at a point's steps, and the language check of a finished run."""
+def logged(points: Sequence[Point], remarks: list[str]) -> dict[Metric, Values]:
+    """Everything that the log has at a point's steps, and the language check of a finished run.
+
+    A number that is not finite is no value, and `remarks` says so: a mean over the other seeds would hide it.
+    """
     found: dict[Metric, Values] = {}
     for point in points:
         row = dict(point.run.log.get(point.steps, {}))
         check = point.run.language or {}
         if point.steps == point.run.steps and isinstance(check.get("perplexity_after"), (int, float)):
             row[PERPLEXITY] = float(check["perplexity_after"])
+        lost = [name for name, value in row.items() if not math.isfinite(value)]
+        if lost:
+            remarks.append(
+                f"{point.run.folder}: {', '.join(lost)} not finite at step {point.steps}: in no mean, though the run "
+                "failed there"
+            )
         for name, value in row.items():
-            if name not in ("step", "samples") and not name.startswith(("time/", "lr/", "source/")):
+            if name not in ("step", "samples", *lost) and not name.startswith(("time/", "lr/", "source/")):
                 found.setdefault(Metric(name), Values()).of[key(point)] = value
     return found
 

@@ -44,7 +44,8 @@ def title(group: Beside) -> str:
         what = "what the figure is: not stated" if group.metric == NOT_STATED else group.metric
         split = "" if group.split == NOT_STATED else f" {group.split}"
         return f"{group.benchmark}{split}, {what}; published alone, beside nothing measured"
-    where = f" on {group.data_version}: measured and published" if group.measured else ": published"
+    both = "measured and published" if group.published else "measured"
+    where = f" on {group.data_version}: {both}" if group.measured else ": published"
     return f"{group.benchmark}, {group.metric}, %{where}{', on other data than was measured' * group.elsewhere}"
 
 
@@ -115,6 +116,8 @@ def _about(group: Beside) -> Iterator[str]:
             "Beside each other by metric and questions alone. The prompt is shown where it is stated. What read the "
             "answers stands behind “measured”; how those of published rows were read and generated is rarely stated."
         )
+    elif group.measured:
+        yield "Nobody in our list publishes a figure of this metric on these questions."
     elif group.elsewhere:
         yield "The metric is what was measured too, the questions are not: these figures stand beside nothing measured."
     if any(not row.data_version for row in group.published):
@@ -129,7 +132,9 @@ def _read(group: Beside) -> Iterator[str]:
     for one in group.measured:
         row = one.row
         failed = f", {row['missing']:,} that the model failed on left out" if row["missing"] else ""
-        yield f"{one.model}, read by {one.reading}: {row['n']:,} questions, {row['unparsed']:,} unparsed{failed}."
+        undecided = f", {row['undecided']:,} undecided" if row.get("undecided") else ""
+        counts = f"{row['n']:,} questions, {row['unparsed']:,} unparsed{undecided}{failed}"
+        yield f"{one.model}, read by {one.reading}: {counts}."
 
 
 def _remarks(group: Beside) -> Iterator[str]:

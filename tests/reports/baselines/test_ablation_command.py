@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.statistics.clusters import expanded_percentile_interval
+from reports.baselines.linking import weights_of
 from reports.runs.showing import open_run
 from reports.scenes.intervals import image_draws, seed_draws
 from tests.benchmarks.runs.launch import OPTIONS, command_here
@@ -286,6 +287,65 @@ def test_a_log_without_its_end_gives_no_last_loss(call, tmp_path):
     assert json.loads(out)[0]["metrics"] == []
 
 
+def test_a_loss_that_is_none_is_not_left_out_in_silence(call, tmp_path):
+    log = '{"step": 10, "loss/text": null, "attention/iou": 0.5}\n'
+    code, out, err = call("ablation", written(tmp_path / "a"), written(tmp_path / "b", 1, log=log))
+    assert code == 0
+    assert f"{tmp_path / 'b'}: loss/text not finite at step 10" in " ".join(err.split())
+    assert "1.000 (1 of 2 seeds)" in out
+
+
+def evaluated(made, run, to, version):
+    """An evaluation whose model has the weights of a run written by hand."""
+    shutil.copytree(made / "pope", to)
+    for file in ("run.json", "scores.json"):
+        held = json.loads((to / file).read_text())
+        for row in [*held.get("rows", ()), *held.get("data", ())]:
+            row["data_version"] = version
+        if "model" in held:
+            held["model"]["parts"]["weights"] = weights_of(run / "model")
+        (to / file).write_text(json.dumps(held))
+    return to
+
+
+def test_other_questions_are_another_column(call, made, tmp_path):
+    runs = [written(tmp_path / str(seed), seed) for seed in (0, 1)]
+    versions = ("pope-coco@3df3ba1", "pope-coco@e3e3926")
+    found = [evaluated(made, run, tmp_path / f"pope-{run.name}", v) for run, v in zip(runs, versions, strict=True)]
+    code, out, _ = call("ablation", *runs, *found)
+    assert code == 0
+    said = " ".join(out.split())
+    for place, version in enumerate(versions, start=1):
+        assert f"pope/F1, % ({place}): {version}, prompt default, protocol default" in said
+    code, out, _ = call("ablation", *runs, *found, "--json", "-")
+    (row,) = json.loads(out)
+    counts = [(one["about"][:17], one["n"]) for one in row["metrics"] if one["metric"] == "pope/F1"]
+    assert counts == [(version, 1) for version in versions]
+
+
+def test_one_model_evaluated_twice_counts_once(call, made, tmp_path):
+    run = written(tmp_path / "0")
+    found = [evaluated(made, run, tmp_path / name, "pope-coco@3df3ba1") for name in ("one", "two")]
+    scores = json.loads((found[1] / "scores.json").read_text())
+    for row in scores["rows"]:
+        row["f1"] = 0.5
+    (found[1] / "scores.json").write_text(json.dumps(scores))
+    code, out, err = call("ablation", run, *found, "--json", "-")
+    assert code == 0
+    assert f"evaluated twice, in {found[0]} and {found[1]}; the first counts" in " ".join(err.split())
+    assert metric(json.loads(out)[0], "pope/F1")["value"] != 0.5
+
+
+def test_an_evaluation_of_a_model_nobody_made(call, made, tmp_path):
+    code, _, err = call("ablation", written(tmp_path / "a"), made / "pope")
+    assert code == 0
+    said = " ".join(err.split())
+    assert "are of no training run that was given, and no trained checkpoint is at stub" in said
+    code, _, err = call("ablation", made / "pope")
+    assert code == 2
+    assert "no finished training run to show" in err
+
+
 def test_a_run_without_a_log(call, tmp_path):
     run = written(tmp_path / "a")
     (run / "log.jsonl").unlink()
@@ -309,7 +369,8 @@ def test_two_runs_of_the_same_settings_and_seed_are_refused_by_name(call, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--by", "guidance.shape"], "there are: arm, stage"),
+        (["--by", "guidance.frm"], "there are: guidance.form"),
+        (["--by", "zzzz"], "there are: arm, stage"),
         (["--by", "seed"], "seeds are repeats"),
         (["--metric", "loss/val"], "there are: loss/text, attention/iou"),
     ],

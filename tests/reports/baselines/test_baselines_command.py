@@ -67,6 +67,13 @@ def test_the_official_formula_of_cv_bench(call, renamed):
     assert [r["value"] for r in measured] == [100 * r["accuracy"] for r in official_rows]
 
 
+def test_a_metric_that_is_asked_for_is_shown_though_nobody_publishes_it(call, renamed):
+    code, out, _ = call("baselines", renamed("pope", OLD), "--metric", "F1 random")
+    assert code == 0
+    assert f"POPE, F1 random, % on {OLD}: measured" in out
+    assert "Nobody in our list publishes" in out
+
+
 def test_a_half_of_cv_bench_has_only_its_own_number(call, renamed):
     code, out, _ = call("baselines", renamed("cvbench", "cv-bench 2D@bbbbbbbbbbbb"), "--json", "-", "--metric",
                         "accuracy, over questions", "--metric", "accuracy 2D, mean of ADE20K and COCO")  # fmt: skip
