@@ -43,18 +43,31 @@ class Sums:
         return self.values((weights @ self.cells.reshape(images, -1)).reshape(-1, cells, fields))
 
 
-def over_seeds_and_images(seeds: Sequence[Sums]) -> Interval:
+def over_seeds_and_images(seeds: Sequence[Sums], minus: Sequence[Sums] = ()) -> Interval:
     """Mean over seeds with an interval over seeds and the images they share; see `joint_draws`.
 
+    Args:
+        seeds: one of each seed.
+        minus: the same seeds of other runs, to be subtracted seed by seed and draw by draw.
+
     Raises:
-        ValueError: the seeds answered different questions.
+        ValueError: not all answered the same questions.
     """
-    if len({(one.of, one.cells.shape) for one in seeds}) != 1:
+    if not alike([*seeds, *minus]):
         raise ValueError("the seeds answered different questions")
     weights = _weights(len(seeds[0].cells))
     each = np.stack([one.draws(weights) for one in seeds], axis=1)
+    values = np.array([one.value for one in seeds])
+    if minus:
+        each = each - np.stack([one.draws(weights) for one in minus], axis=1)
+        values = values - np.array([one.value for one in minus])
     filled = int(np.count_nonzero(seeds[0].cells.any(axis=(1, 2))))
-    return score_interval(float(np.mean([one.value for one in seeds])), joint_draws(each), filled)
+    return score_interval(float(values.mean()), joint_draws(each), filled, lowest=-1.0 if minus else 0.0)
+
+
+def alike(every: Sequence[Sums]) -> bool:
+    """Whether all are of the same questions."""
+    return len({(one.of, one.cells.shape, one.score) for one in every}) == 1
 
 
 @lru_cache(maxsize=2)

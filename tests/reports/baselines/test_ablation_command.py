@@ -76,6 +76,18 @@ def test_rows_are_dice_forms_and_cells_means_over_seeds(call, trained, folders):
             assert found["each"] == {"0": values[0], "1": values[1]}
             assert values[0] != values[1]
 
+    assert rows[0]["minus_first"] == []
+    (found,) = [one for one in rows[1]["minus_first"] if one["metric"] == "attention/iou"]
+    pairs = [
+        last(trained / f"literal-{s}", "attention/iou") - last(trained / f"squared-{s}", "attention/iou") for s in SEEDS
+    ]
+    low, high = stats.t.interval(0.95, 1, np.mean(pairs), stats.sem(pairs))
+    assert (found["value"], found["low"], found["high"]) == (
+        pytest.approx(np.mean(pairs)),
+        pytest.approx(low),
+        pytest.approx(high),
+    )
+
 
 @pytest.mark.slow
 def test_evaluations_are_known_by_the_weights_and_drawn_on_shared_images(call, trained, folders, evaluations):
@@ -139,6 +151,8 @@ def test_the_terminal_and_the_notes(call, trained, folders, evaluations):
     assert "loss/guidance is another quantity under each guidance.form" in said
     assert "95 % intervals by Student's t over seeds" in said
     assert "So few seeds (2)" in said
+    # One seed of the second form: nothing to say of a difference.
+    assert "Difference from" not in said
     assert "The same in all: arm age-vlm; stage 1 guide" in said
 
 
@@ -211,6 +225,21 @@ def test_one_seed_has_no_interval(call, tmp_path):
     found = metric(row, "loss/text")
     assert (found["value"], found["low"], found["high"], found["n"]) == (1.0, None, None, 1)
     assert found["interval_over"] is None
+
+
+def test_differences_are_on_the_seeds_of_both(call, tmp_path):
+    runs = [
+        written(tmp_path / f"{form}-{seed}", seed, guidance={"weight": 1.0, "form": form}, loss=loss)
+        for form, losses in (("squared", (1.0, 1.5, 9.0)), ("mass", (1.25, 2.25)))
+        for seed, loss in enumerate(losses)
+    ]
+    code, out, _ = call("ablation", *runs)
+    assert code == 0
+    _, _, differences = out.partition("Difference from guidance.form squared")
+    # 0.25 and 0.75: mean 0.5, t(0.975, 1) = 12.706 times 0.25.
+    assert "+0.500" in differences
+    assert "-2.677 … +3.677" in differences
+    assert "A difference whose interval holds 0 is a tie" in " ".join(differences.split())
 
 
 def test_by_a_setting_says_what_else_is_averaged_over(call, tmp_path):

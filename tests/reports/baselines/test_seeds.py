@@ -106,8 +106,9 @@ def f1(tp: float, fp: float, fn: float) -> float:
     return 2 * tp / (2 * tp + fp + fn)
 
 
-def test_f1_over_seeds_and_images(popes):
-    assert len({json.dumps(run.scores["rows"]) for run in popes}) == 3
+@pytest.fixture(scope="module")
+def drawn(popes):
+    """Longhand: draws of each seed's mean F1 on the same images (draws, seeds), the means themselves, the images."""
     images = sorted({row["question"]["image"] for row in questions_of(popes[0])})
     weights = image_draws(len(images))
     each, values = np.zeros((len(weights), 3)), []
@@ -122,18 +123,32 @@ def test_f1_over_seeds_and_images(popes):
         for draw, weight in enumerate(weights):
             each[draw, place] = np.mean([f1(*(weight @ counts[split])) for split in SPLITS])
         values.append(np.mean([f1(*counts[split].sum(0)) for split in SPLITS]))
+    return each, values, len(images)
+
+
+def test_f1_over_seeds_and_images(popes, drawn):
+    each, values, images = drawn
+    assert len(set(values)) == 3
     sums = [sums_of(run, "F1", "") for run in popes]
     assert [one.value for one in sums] == pytest.approx(values)
-    assert [
-        next(h.value for h in headlines("pope", run.scores) if h.measure == "F1") for run in popes
-    ] == pytest.approx(values)
+    named = [next(h.value for h in headlines("pope", run.scores) if h.measure == "F1") for run in popes]
+    assert named == pytest.approx(values)
     found = over_seeds_and_images(sums)
-    low, high = expanded_percentile_interval(spread_of(each), len(images))
+    low, high = expanded_percentile_interval(spread_of(each), images)
     assert found.value == pytest.approx(np.mean(values))
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     # Seeds that differ make it longer than images alone do.
-    alone = expanded_percentile_interval(each.mean(1), len(images))
+    alone = expanded_percentile_interval(each.mean(1), images)
     assert found.high - found.low > alone[1] - alone[0]
+
+
+def test_a_difference_is_of_each_seed_on_the_same_images(popes, drawn):
+    each, values, images = drawn
+    sums = [sums_of(run, "F1", "") for run in popes]
+    found = over_seeds_and_images([sums[0], sums[1]], minus=[sums[1], sums[2]])
+    assert found.value == pytest.approx((values[0] - values[2]) / 2)
+    low, high = expanded_percentile_interval(spread_of(each[:, [0, 1]] - each[:, [1, 2]]), images)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_cv_bench_s_official_number_over_seeds_and_images(tmp_path):
