@@ -70,8 +70,8 @@ def difference_table(found: Ablation) -> Table:
     ]
     notes = [
         "Seed by seed, on the seeds of both, and in draws on the same images; intervals as above.",
-        "A difference whose interval holds 0 is a tie. Of many rows and columns some will leave out 0 by chance: that is "
-        "not corrected for.",
+        "A difference whose interval holds 0 is a tie. Of many rows and columns some will leave out 0 by chance, which "
+        "is not corrected for.",
     ]
     return Table("ablation-differences", f"Difference from {_name(found.rows[0])}", columns, rows, notes)
 

@@ -94,6 +94,11 @@ class Makers:
                 self._know(beside, self._by_weights)
         if not found:
             raise NoRun(f"{asked}; give the folder of the run that made it")
+        if len(found) > 1:
+            # Runs of the same settings and beginning need not end alike on every machine.
+            found = [run for run in found if folder.resolve().is_relative_to(run.folder)]
+        if not found:
+            raise NoRun(f"{asked} by their weights, and several of them may have made {ckpt}; give one of them")
         return [Point(run, int(record["steps"])) for run in found]
 
 

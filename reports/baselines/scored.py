@@ -18,6 +18,8 @@ from reports.runs.listing import State, look_at
 LOGGED = ("loss/text", "loss/guidance", "attention/iou")
 """Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
 PERPLEXITY = "language/perplexity"
+ONE_MODEL = ("pope", "cvbench")
+"""Runs of one model; those of analyses are of several."""
 UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number"}
 
 
@@ -82,16 +84,23 @@ def scored(runs: Sequence[Run], makers: Makers, remarks: list[str]) -> tuple[dic
     found: dict[Metric, Values] = {}
     points: list[Point] = []
     for run in runs:
+        made: dict[str, tuple[list[Point], Mapping[str, Any]]] = {}
         for name, parts in evaluated(run.manifest):
             try:
-                made = makers.points(name, parts)
+                made[name] = makers.points(name, parts), parts
             except NoRun as why:
                 remarks.append(f"left out: {run.folder} ({name}): {why}")
-                continue
-            points += made
-            for metric, headline in _headlines(run, name, remarks):
-                for point in made:
-                    _put(found.setdefault(metric, Values()), point, run, headline, remarks)
+        every = _headlines(run, remarks) if made else []
+        for name, (own, parts) in made.items():
+            points += own
+            for headline in every:
+                # Where a run is of one model, what a headline is about is its data.
+                of_data = headline.about if run.benchmark in ONE_MODEL else ""
+                if of_data or headline.about in ("", name):
+                    about = ", ".join(filter(None, (of_data, _about(run), *_loaded(parts))))
+                    metric = Metric(f"{run.benchmark}/{headline.measure}", about, UNITS[headline.unit])
+                    for point in own:
+                        _put(found.setdefault(metric, Values()), point, run, headline, remarks)
     return found, points
 
 
@@ -115,21 +124,24 @@ def _put(values: Values, point: Point, run: Run, headline: Headline, remarks: li
         values.sums[place] = sums
 
 
-def _headlines(run: Run, model: str, remarks: list[str]) -> Iterator[tuple[Metric, Headline]]:
+def _headlines(run: Run, remarks: list[str]) -> list[Headline]:
+    """Of all its models; none, and why, where it is not whole."""
     if run.scores is None or not _whole(run, remarks):
-        return
+        return []
     try:
-        every = headlines(run.benchmark, run.scores)
-        about = _about(run)
-    except (AgeVlmError, KeyError) as error:
+        _about(run)
+        return [one for one in headlines(run.benchmark, run.scores) if one.unit in UNITS]
+    except (AgeVlmError, KeyError, TypeError) as error:
         remarks.append(f"left out: {run.folder}: {error}")
-        return
-    several = run.benchmark not in ("pope", "cvbench")
-    for one in every:
-        if one.unit not in UNITS or (several and one.about not in ("", model)):
-            continue
-        where = f"{one.about}, {about}" if one.about and not several else about
-        yield Metric(f"{run.benchmark}/{one.measure}", where, UNITS[one.unit]), one
+        return []
+
+
+def _loaded(parts: Mapping[str, Any]) -> Iterator[str]:
+    """How a model was loaded, where that is not as it was trained."""
+    if parts.get("dtype", "float32") != "float32":
+        yield f"in {parts['dtype']}"
+    if parts.get("quantisation", "null") != "null":
+        yield f"quantised {parts['quantisation']}"
 
 
 def _whole(run: Run, remarks: list[str]) -> bool:
@@ -155,7 +167,7 @@ def _about(run: Run) -> str:
     """What two evaluations must share to be in one column."""
     data = ", ".join(map(_data, run.manifest.get("data", ())))
     said = [data]
-    if run.benchmark in ("pope", "cvbench"):
+    if run.benchmark in ONE_MODEL:
         field_name = "protocol" if run.benchmark == "pope" else "reading"
         said += [f"prompt {run.manifest['prompt']['name']}", f"{field_name} {lead(run.scores or {}, field_name)}"]
     elif isinstance(prompt := run.manifest.get("prompt"), str):

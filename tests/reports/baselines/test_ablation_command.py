@@ -16,7 +16,7 @@ from reports.runs.showing import open_run
 from reports.scenes.intervals import image_draws, seed_draws
 from tests.benchmarks.runs.launch import OPTIONS, command_here
 from tests.benchmarks.runs.stub import make_data
-from tests.reports.baselines.runs import make_stage, train, written
+from tests.reports.baselines.runs import make_stage, model, train, written
 
 FORMS, SEEDS = ("squared", "literal"), (0, 1)
 
@@ -324,15 +324,16 @@ def test_a_loss_that_is_none_is_not_left_out_in_silence(call, tmp_path):
     assert "1.000 (1 of 2 seeds)" in out
 
 
-def evaluated(made, run, to, version):
-    """An evaluation whose model has the weights of a run written by hand."""
+def evaluated(made, checkpoint, to, version, **parts):
+    """An evaluation of a model that was written by hand."""
     shutil.copytree(made / "pope", to)
     for file in ("run.json", "scores.json"):
         held = json.loads((to / file).read_text())
         for row in [*held.get("rows", ()), *held.get("data", ())]:
             row["data_version"] = version
         if "model" in held:
-            held["model"]["parts"]["weights"] = weights_of(run / "model")
+            held["model"]["ckpt"] = str(checkpoint)
+            held["model"]["parts"] |= {"weights": weights_of(checkpoint), **parts}
         (to / file).write_text(json.dumps(held))
     return to
 
@@ -340,7 +341,9 @@ def evaluated(made, run, to, version):
 def test_other_questions_are_another_column(call, made, tmp_path):
     runs = [written(tmp_path / str(seed), seed) for seed in (0, 1)]
     versions = ("pope-coco@3df3ba1", "pope-coco@e3e3926")
-    found = [evaluated(made, run, tmp_path / f"pope-{run.name}", v) for run, v in zip(runs, versions, strict=True)]
+    found = [
+        evaluated(made, run / "model", tmp_path / f"pope-{run.name}", v) for run, v in zip(runs, versions, strict=True)
+    ]
     code, out, _ = call("ablation", *runs, *found)
     assert code == 0
     said = " ".join(out.split())
@@ -354,7 +357,7 @@ def test_other_questions_are_another_column(call, made, tmp_path):
 
 def test_one_model_evaluated_twice_counts_once(call, made, tmp_path):
     run = written(tmp_path / "0")
-    found = [evaluated(made, run, tmp_path / name, "pope-coco@3df3ba1") for name in ("one", "two")]
+    found = [evaluated(made, run / "model", tmp_path / name, "pope-coco@3df3ba1") for name in ("one", "two")]
     scores = json.loads((found[1] / "scores.json").read_text())
     for row in scores["rows"]:
         row["f1"] = 0.5
@@ -363,6 +366,32 @@ def test_one_model_evaluated_twice_counts_once(call, made, tmp_path):
     assert code == 0
     assert f"evaluated twice, in {found[0]} and {found[1]}; the first counts" in " ".join(err.split())
     assert metric(json.loads(out)[0], "pope/F1")["value"] != 0.5
+
+
+def test_half_precision_is_another_column(call, made, tmp_path):
+    runs = [written(tmp_path / str(seed), seed) for seed in (0, 1)]
+    found = [
+        evaluated(made, run / "model", tmp_path / f"pope-{run.name}", "pope-coco@3df3ba1", dtype=dtype)
+        for run, dtype in zip(runs, ("float32", "bfloat16"), strict=True)
+    ]
+    code, out, _ = call("ablation", *runs, *found, "--json", "-")
+    assert code == 0
+    abouts = [one["about"] for one in json.loads(out)[0]["metrics"] if one["metric"] == "pope/F1"]
+    assert [about.endswith("in bfloat16") for about in abouts] == [False, True]
+
+
+def test_a_checkpoint_that_two_runs_may_have_made(call, made, tmp_path):
+    runs = [written(tmp_path / name) for name in ("a", "b")]
+    identity = json.loads((runs[0] / "run.json").read_text())
+    # Another name for the arm leaves the hash of the settings as it is.
+    (runs[1] / "run.json").write_text(json.dumps(identity | {"spec": identity["spec"] | {"arm": "other"}}))
+    away, inside = model(tmp_path / "at-5", identity, 5), model(runs[1] / "at-5", identity, 6)
+    found = [evaluated(made, one, tmp_path / f"pope-{n}", "pope-coco@3df3ba1") for n, one in enumerate((away, inside))]
+    code, out, err = call("ablation", *runs, *found, "--json", "-")
+    assert code == 0
+    assert f"several of them may have made {away}; give one of them" in " ".join(err.split())
+    steps = [(row["settings"]["arm"], row["settings"]["trained steps"]) for row in json.loads(out)]
+    assert steps == [("age-vlm", "10"), ("other", "10"), ("other", "6")]
 
 
 def test_an_evaluation_of_a_model_nobody_made(call, made, tmp_path):
