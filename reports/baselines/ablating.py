@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from agevlm.errors import AgeVlmError, DataError, RunFolderError
 from benchmarks.statistics.clusters import Interval
-from reports.baselines.joint import over_seeds_and_images
+from reports.baselines.joint import alike, over_seeds_and_images
 from reports.baselines.linking import Makers, Point
 from reports.baselines.scored import Metric, Values, chosen, key, logged, scored
 from reports.baselines.seeds import over_seed_values
@@ -38,6 +39,8 @@ class Row:
     runs: Mapping[str, Path]
     """Folders by seed, or by folder."""
     means: Mapping[Metric, Mean]
+    over_first: Mapping[Metric, Mean]
+    """These minus the first row's, on the seeds of both; none in the first row, nor where rows mix settings."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def ablate(
     points = _points(makers, points, remarks)
     if not points:
         raise DataError("; ".join(["no finished training run to show", *remarks]))
-    found = logged(points) | found
+    found = logged(points, remarks) | found
     every = settings_of(points)
     names = differing(every)
     if by:
@@ -92,7 +95,16 @@ def ablate(
     mixed = [name for name in names if by and any(len({every[i].get(name) for i in own}) > 1 for own in groups)]
     columns = list(by) or telling(every, names)
     wanted = chosen(found, metrics)
-    rows = [_row([points[i] for i in own], every[own[0]], columns, wanted, found, bool(mixed)) for own in groups]
+    named = [_named([points[i] for i in own], bool(mixed)) for own in groups]
+    rows = [
+        Row(
+            {name: every[places[0]][name] for name in columns if name in every[places[0]]},
+            {label: point.run.folder for label, point in own.items()},
+            _means(wanted, found, own),
+            {} if mixed or own is named[0] else _means(wanted, found, own, named[0]),
+        )
+        for places, own in zip(groups, named, strict=True)
+    ]
     return Ablation(
         columns,
         wanted,
@@ -159,7 +171,8 @@ def _known(by: Sequence[str], every: Sequence[Settings]) -> None:
         if name in SEEDS:
             raise DataError(f"--by {name}: seeds are repeats of a row, not rows; without --by each row says its seeds")
         if name not in known:
-            raise DataError(f"--by {name}: no such setting; there are: {', '.join(known)}")
+            near = get_close_matches(name, known, 5) or [n for n in known if not n.startswith(("stage ", "model."))]
+            raise DataError(f"--by {name}: no such setting; there are: {', '.join(near)}")
 
 
 def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence[str]) -> list[list[int]]:
@@ -178,23 +191,9 @@ def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence
     return list(groups.values())
 
 
-def _row(
-    points: Sequence[Point],
-    settings: Settings,
-    columns: Sequence[str],
-    metrics: Sequence[Metric],
-    found: Mapping[Metric, Values],
-    mixed: bool,
-) -> Row:
-    labels = [str(point.run.folder) if mixed else seed_name(point.run) for point in points]
-    named = dict(zip(labels, points, strict=True))
-    means: dict[Metric, Mean] = {}
-    for metric in metrics:
-        having = {label: point for label, point in named.items() if key(point) in found[metric].of}
-        if having:
-            means[metric] = _mean(metric, found[metric], having)
-    shown = {name: settings[name] for name in columns if name in settings}
-    return Row(shown, {label: point.run.folder for label, point in named.items()}, means)
+def _named(points: Sequence[Point], mixed: bool) -> dict[str, Point]:
+    """The runs of a row by their seeds; by their folders where they differ in more."""
+    return {str(point.run.folder) if mixed else seed_name(point.run): point for point in points}
 
 
 def seed_name(run: Training) -> str:
@@ -203,10 +202,33 @@ def seed_name(run: Training) -> str:
     return str(seed) if seed == data else f"{seed} (data {data})"
 
 
-def _mean(metric: Metric, values: Values, points: Mapping[str, Point]) -> Mean:
-    each = {label: values.of[key(point)] for label, point in points.items()}
-    sums = [values.sums[key(point)] for point in points.values() if key(point) in values.sums]
-    if len(each) > 1 and len(sums) == len(each) and len({(one.of, one.cells.shape) for one in sums}) == 1:
-        return Mean(over_seeds_and_images(sums), each, "seeds and images")
-    bounds = (0.0, 1.0) if metric.unit == "percent" else ()
+def _means(
+    metrics: Sequence[Metric],
+    found: Mapping[Metric, Values],
+    own: Mapping[str, Point],
+    first: Mapping[str, Point] | None = None,
+) -> dict[Metric, Mean]:
+    """Of each metric that any run has; `first`: minus these runs', seed by seed."""
+    means = {}
+    for metric in metrics:
+        values = found[metric]
+        points = {label: [point] for label, point in own.items()}
+        if first is not None:
+            points = {label: [*pair, first[label]] for label, pair in points.items() if label in first}
+        having = [label for label, pair in points.items() if all(key(point) in values.of for point in pair)]
+        if having:
+            means[metric] = _mean(metric, values, {label: [key(point) for point in points[label]] for label in having})
+    return means
+
+
+def _mean(metric: Metric, values: Values, places: Mapping[str, Sequence[tuple[int, int]]]) -> Mean:
+    """The mean over seeds of one place's value, or of the first's minus the second's."""
+    each = {label: values.of[pair[0]] - sum(values.of[place] for place in pair[1:]) for label, pair in places.items()}
+    sums = [[values.sums[place] for place in pair if place in values.sums] for pair in places.values()]
+    whole = all(len(found) == len(pair) for found, pair in zip(sums, places.values(), strict=True))
+    if len(each) > 1 and whole and alike([one for pair in sums for one in pair]):
+        minus = [one for pair in sums for one in pair[1:]]
+        return Mean(over_seeds_and_images([pair[0] for pair in sums], minus), each, "seeds and images")
+    lowest = -1.0 if any(len(pair) > 1 for pair in places.values()) else 0.0
+    bounds = (lowest, 1.0) if metric.unit == "percent" else ()
     return Mean(over_seed_values(list(each.values()), *bounds), each, "seeds" if len(each) > 1 else "")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reports.baselines.ablating import Ablation, Mean, Row
 from reports.baselines.scored import PERPLEXITY, Metric
-from reports.document import NONE, Cell, Column, Listing, Section, Table, number
+from reports.document import NONE, Cell, Column, Listing, Section, Table, Unit, number
 
 TITLE = "Training runs compared"
 RUNS_TABLE = "ablation-runs"
+OF_FORM = ("loss", "loss/guidance")
+"""Metrics that are another quantity under each form of the guidance loss."""
+SIGNED: Mapping[Unit, Unit] = {"percent": "points", "number": "signed"}
 SAID = ("arm", "stage", "fusion", "steps", "batch_size", "precision", "guidance.", "regions.", "data")
 """What the settings begin with that a note names where all runs share them; all of them stand in a list."""
 
@@ -25,7 +28,9 @@ def section(found: Ablation) -> Section:
     shared = Listing("Settings that all runs share", settings)
     single = all(len(row.runs) == 1 for row in found.rows)
     each = [] if single else [runs_table(found)]
-    return Section("ablation", TITLE, list(found.remarks), [table(found), *each, shared])
+    compared = any(mean.over for row in found.rows for mean in row.over_first.values())
+    differences = [difference_table(found)] if compared else []
+    return Section("ablation", TITLE, list(found.remarks), [table(found), *differences, *each, shared])
 
 
 def table(found: Ablation) -> Table:
@@ -40,7 +45,7 @@ def table(found: Ablation) -> Table:
         [
             *([Cell(row.settings.get(name, NONE)) for name in found.columns] or [Cell("all")]),
             Cell(str(len(row.runs))),
-            *(_cell(row.means.get(metric), metric, row, found) for metric in found.metrics),
+            *(_cell(row.means.get(metric), metric.unit, row, found) for metric in found.metrics),
         ]
         for row in found.rows
     ]
@@ -49,12 +54,35 @@ def table(found: Ablation) -> Table:
     )
 
 
+def difference_table(found: Ablation) -> Table:
+    """Each row minus the first, on the seeds that both have."""
+    metrics = [m for m in found.metrics if not (found.forms and m.name in OF_FORM)]
+    columns = [
+        *(Column(name, numeric=_numeric(name, found.rows)) for name in found.columns),
+        *(Column(_heading(metric, found.metrics).replace(", %", ", points")) for metric in metrics),
+    ]
+    rows = [
+        [
+            *(Cell(row.settings.get(name, NONE)) for name in found.columns),
+            *(_cell(row.over_first.get(metric), SIGNED[metric.unit], row, found) for metric in metrics),
+        ]
+        for row in found.rows[1:]
+    ]
+    notes = [
+        "Seed by seed, on the seeds of both, and in draws on the same images; intervals as above.",
+        "A difference whose interval holds 0 is a tie. Of many rows and columns some will leave out 0 by chance, which "
+        "is not corrected for.",
+    ]
+    return Table("ablation-differences", f"Difference from {_name(found.rows[0])}", columns, rows, notes)
+
+
 def runs_table(found: Ablation) -> Table:
     """Each run's own numbers."""
     folders = [folder for row in found.rows for folder in row.runs.values()]
     root = Path(os.path.commonpath([folder.parent for folder in folders]))
-    names = [*found.columns, *([] if found.mixed else ["seed"]), "run"]
+    names = [*([] if found.mixed else ["seed"]), "run"]
     columns = [
+        *(Column(name, numeric=_numeric(name, found.rows)) for name in found.columns),
         *(Column(name, numeric=False) for name in names),
         *(Column(_heading(m, found.metrics)) for m in found.metrics),
     ]
@@ -83,11 +111,11 @@ def _heading(metric: Metric, metrics: Sequence[Metric]) -> str:
     return f"{name} ({twins.index(metric) + 1})" if len(twins) > 1 else name
 
 
-def _cell(mean: Mean | None, metric: Metric, row: Row, found: Ablation) -> Cell:
+def _cell(mean: Mean | None, unit: Unit, row: Row, found: Ablation) -> Cell:
     if mean is None:
         return Cell(NONE)
     kind = "run" if found.mixed else "seed"
-    made = number(mean.interval.value, mean.interval.low, mean.interval.high, metric.unit)
+    made = number(mean.interval.value, mean.interval.low, mean.interval.high, unit)
     count, whole = len(mean.each), len(row.runs)
     said = f"{count} of {whole} {kind}s" if count < whole else f"1 {kind}" if count == 1 else ""
     return replace(made, text=f"{made.text} ({said})") if said else made
@@ -101,7 +129,7 @@ def _notes(found: Ablation) -> Iterator[str]:
             f"{', '.join(m.name for m in logged)}: of training, on what was trained on, the last row of each log (the "
             f"last {steps} steps or fewer); no loss of held-out data is logged."
         )
-    if found.forms and any(metric.name in ("loss", "loss/guidance") for metric in logged):
+    if found.forms and any(metric.name in OF_FORM for metric in logged):
         yield "loss/guidance is another quantity under each guidance.form: compare it within a form alone."
     for metric in found.metrics:
         if metric.about:
@@ -139,9 +167,11 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     few = [count for count in counts if 1 < count < 5]
     if few:
         yield (
-            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how much they differ: t intervals are "
-            "wide for it, those of the bootstrap somewhat too short."
+            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: an interval by t "
+            "is wide for it, one by the bootstrap somewhat too short."
         )
+    if len(found.rows) > 1 and few:
+        yield "Intervals are of each row alone: whether two rows differ is not read off them, but off their difference."
     if 1 in counts:
         yield f"One {kind[:-1]} has no interval: nothing is known of how much {kind} differ."
 
@@ -167,6 +197,7 @@ def plain(found: Ablation) -> list[dict[str, Any]]:
             "settings": dict(row.settings),
             "runs": {label: str(folder) for label, folder in row.runs.items()},
             "metrics": [_plain(metric, mean) for metric, mean in row.means.items()],
+            "minus_first": [_plain(metric, mean) for metric, mean in row.over_first.items()],
         }
         for row in found.rows
     ]

@@ -43,6 +43,9 @@ NAMES = {"pope": "POPE", "repope": "RePOPE", "cvbench": "CV-Bench"}
     help="Published results of your own, in the columns of docs/published.md; repeatable.",
 )
 @JSON
+@click.option(
+    "--csv", "csv_out", type=FOLDERS, metavar="FILE", help="Write all rows as one CSV, prompts and addresses in full."
+)
 @OUT
 def baselines(
     runs: tuple[Path, ...],
@@ -51,6 +54,7 @@ def baselines(
     size: str | None,
     files: tuple[Path, ...],
     json_out: str | None,
+    csv_out: Path | None,
     out: Path | None,
 ) -> None:
     """Set published results of POPE and CV-Bench beside those of runs, a table for each metric.
@@ -65,6 +69,7 @@ def baselines(
     """
     from reports.baselines.beside import Chosen, size_range
     from reports.baselines.finding import find
+    from reports.baselines.tables import write_csv
 
     chosen = Chosen(
         tuple(NAMES[name] for name in benchmarks), _known_metrics(metrics), None if size is None else size_range(size)
@@ -74,6 +79,8 @@ def baselines(
     for remark in found.remarks:
         notes.print(remark)
     write_json(found.rows, json_out)
+    if csv_out is not None:
+        write_csv(found.rows, csv_out)
     _show(found.section, json_out, out)
 
 
@@ -99,10 +106,11 @@ def _show(section: Section, json_out: str | None, out: Path | None) -> None:
             if isinstance(item, Table):
                 console.print(terminal_table(item))
     if out is not None:
-        from reports.evidence.commands import _command, _now
+        from benchmarks.run_folder import command_line
+        from reports.evidence.commands import _now
         from reports.writing.files import write_report
 
-        page = write_report(Report(section.title, _now(), _command(), (), (section,)), out)
+        page = write_report(Report(section.title, _now(), command_line(), (), (section,)), out)
         click.echo(f"wrote {page}", err=True)
 
 

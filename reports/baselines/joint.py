@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -43,18 +44,31 @@ class Sums:
         return self.values((weights @ self.cells.reshape(images, -1)).reshape(-1, cells, fields))
 
 
-def over_seeds_and_images(seeds: Sequence[Sums]) -> Interval:
+def over_seeds_and_images(seeds: Sequence[Sums], minus: Sequence[Sums] = ()) -> Interval:
     """Mean over seeds with an interval over seeds and the images they share; see `joint_draws`.
 
+    Args:
+        seeds: one of each seed.
+        minus: the same seeds of other runs, to be subtracted seed by seed and draw by draw.
+
     Raises:
-        ValueError: the seeds answered different questions.
+        ValueError: not all answered the same questions.
     """
-    if len({(one.of, one.cells.shape) for one in seeds}) != 1:
+    if not alike([*seeds, *minus]):
         raise ValueError("the seeds answered different questions")
     weights = _weights(len(seeds[0].cells))
     each = np.stack([one.draws(weights) for one in seeds], axis=1)
+    values = np.array([one.value for one in seeds])
+    if minus:
+        each = each - np.stack([one.draws(weights) for one in minus], axis=1)
+        values = values - np.array([one.value for one in minus])
     filled = int(np.count_nonzero(seeds[0].cells.any(axis=(1, 2))))
-    return score_interval(float(np.mean([one.value for one in seeds])), joint_draws(each), filled)
+    return score_interval(float(values.mean()), joint_draws(each), filled, lowest=-1.0 if minus else 0.0)
+
+
+def alike(every: Sequence[Sums]) -> bool:
+    """Whether all are of the same questions."""
+    return len({(one.of, one.cells.shape, one.score) for one in every}) == 1
 
 
 @lru_cache(maxsize=2)
@@ -79,28 +93,42 @@ def sums_of(run: Run, measure: str, dataset: str) -> Sums | None:
 
 
 def _pope(run: Run, measure: str, dataset: str) -> Sums | None:
-    from benchmarks.pope.answers import load_run
-    from benchmarks.pope.protocols import PROTOCOLS
-    from benchmarks.pope.score import effects_of
     from reports.runs.headline import lead
 
     score, _, split = measure.partition(" ")
-    protocol = PROTOCOLS.get(lead(run.scores or {}, "protocol"))
-    sets = [one for one in load_run(run.folder) if dataset in ("", one.questions.name)]
+    # F1 and accuracy are of the same answers: read once, as long as the files stay what they are.
+    written = tuple(path.stat().st_mtime_ns for path in sorted(run.folder.glob("*.jsonl")))
+    found = _pope_cells(run.folder, written, lead(run.scores or {}, "protocol"), dataset)
+    if found is None:
+        return None
+    questions, cells = found
+    return Sums(questions, np.stack([cells[split]] if split else list(cells.values()), axis=1), score.lower())
+
+
+@lru_cache(maxsize=1)
+def _pope_cells(
+    folder: Path, _written: tuple[int, ...], name: str, dataset: str
+) -> tuple[str, dict[str, Floats]] | None:
+    """Hash of the questions, and of each split (images, fields); None for a judge's readings, which are not rules."""
+    from benchmarks.pope.answers import load_run
+    from benchmarks.pope.protocols import PROTOCOLS
+    from benchmarks.pope.score import effects_of
+
+    protocol = PROTOCOLS.get(name)
+    sets = [one for one in load_run(folder) if dataset in ("", one.questions.name)]
     if protocol is None or protocol.read_question is not None or len(sets) != 1:
         return None
     (answered,) = sets
     questions, answers = answered.questions.questions, answered.answers[IMAGE]
     place = {cluster: i for i, cluster in enumerate(sorted({q.cluster for q in questions}))}
-    cells = []
-    for name in dict.fromkeys(q.split for q in questions if split in ("", q.split)):
-        given = [(q, answers.get((q.split, q.question_id))) for q in questions if q.split == name]
+    cells: dict[str, Floats] = {}
+    for split in dict.fromkeys(q.split for q in questions):
+        given = [(q, answers.get((q.split, q.question_id))) for q in questions if q.split == split]
         read = [(q, protocol.read(a.text, q.label).label) for q, a in given if a is not None and a.text is not None]
         effects = effects_of([label for _, label in read], [q.label for q, _ in read], protocol.count)
-        counts = np.zeros((len(place), len(FIELDS)))
-        np.add.at(counts, [place[q.cluster] for q, _ in read], effects)
-        cells.append(counts)
-    return Sums(answered.questions.content_sha256, np.stack(cells, axis=1), score.lower())
+        cells[split] = np.zeros((len(place), len(FIELDS)))
+        np.add.at(cells[split], [place[q.cluster] for q, _ in read], effects)
+    return answered.questions.content_sha256, cells
 
 
 def _cvbench(run: Run, measure: str) -> Sums | None:

@@ -35,18 +35,22 @@ class Makers:
     """Training runs, and how their models are known again."""
 
     runs: list[Training]
-    by_weights: dict[str, list[Point]] = field(default_factory=dict)
+    known: dict[str, list[Point]] | None = None
+    """By the hash of the weights; None until the first model is asked for, as reading them takes time."""
     added: list[Training] = field(default_factory=list)
     """Runs that were not given: a checkpoint that was evaluated lies in their folder."""
 
-    def __post_init__(self) -> None:
-        for run in self.runs:
-            self._know(run)
+    @property
+    def _by_weights(self) -> dict[str, list[Point]]:
+        if self.known is None:
+            self.known = {}
+            for run in self.runs:
+                self._know(run, self.known)
+        return self.known
 
-    def _know(self, run: Training) -> None:
-        if (run.model / RECORD).is_file():
-            steps = int((read_record(run.model) or {"steps": run.done})["steps"])
-            self.by_weights.setdefault(weights_of(run.model), []).append(Point(run, steps))
+    def _know(self, run: Training, known: dict[str, list[Point]]) -> None:
+        if (record := read_record(run.model)) is not None:
+            known.setdefault(weights_of(run.model), []).append(Point(run, int(record["steps"])))
 
     def points(self, ckpt: str, parts: Mapping[str, Any]) -> list[Point]:
         """The training runs that made an evaluated model; several only where they left the same bytes.
@@ -64,9 +68,10 @@ class Makers:
         weights = str(parts.get("weights", ""))
         if not weights:
             raise NoRun("the evaluation does not record the model's weights")
-        if weights not in self.by_weights:
-            self.by_weights[weights] = self._by_path(ckpt, weights)
-        return self.by_weights[weights]
+        known = self._by_weights
+        if weights not in known:
+            known[weights] = self._by_path(ckpt, weights)
+        return known[weights]
 
     def _by_path(self, ckpt: str, weights: str) -> list[Point]:
         folder = Path(ckpt).expanduser()
@@ -86,9 +91,14 @@ class Makers:
                 found = [beside]
                 self.runs.append(beside)
                 self.added.append(beside)
-                self._know(beside)
+                self._know(beside, self._by_weights)
         if not found:
             raise NoRun(f"{asked}; give the folder of the run that made it")
+        if len(found) > 1:
+            # Runs of the same settings and beginning need not end alike on every machine.
+            found = [run for run in found if folder.resolve().is_relative_to(run.folder)]
+        if not found:
+            raise NoRun(f"{asked} by their weights, and several of them may have made {ckpt}; give one of them")
         return [Point(run, int(record["steps"])) for run in found]
 
 

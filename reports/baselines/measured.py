@@ -142,7 +142,7 @@ def _why_not(run: Run, version: str) -> str:
     """Why nothing published may stand beside these questions."""
     sources = [str(name) for one in run.manifest.get("data", ()) for name in one.get("from", ())]
     if "scenes@" in version or any(name.startswith("scenes") for name in sources):
-        return "rendered scenes, which nobody else is measured on"
+        return "rendered scenes; published figures are of photographs, and neither says anything of the other"
     base = version.partition(" limit ")[0].partition(" task ")[0]
     if base != version:
         return "a part of the questions"

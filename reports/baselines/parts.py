@@ -44,11 +44,11 @@ def section_of(groups: Sequence[Beside], text: Sequence[str]) -> Section:
 
 
 def left_out_text(left_out: Sequence[LeftOut]) -> list[str]:
-    """A sentence for each reason, with the runs that it holds for."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for one in left_out:
-        reasons.setdefault((one.why, one.data_version), []).append(one.label)
-    return [
-        f"No published figure stands beside {', '.join(labels)}{f' on {version}' if version else ''}: {why}."
-        for (why, version), labels in reasons.items()
-    ]
+    """A sentence for each reason, with the runs and questions that it holds for."""
+    text = []
+    for why in dict.fromkeys(one.why for one in left_out):
+        own = [one for one in left_out if one.why == why]
+        versions = ", ".join(dict.fromkeys(one.data_version for one in own if one.data_version))
+        labels = ", ".join(dict.fromkeys(one.label for one in own))
+        text.append(f"No published figure stands beside {labels}{f' on {versions}' if versions else ''}: {why}.")
+    return text

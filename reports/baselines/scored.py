@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agevlm.errors import AgeVlmError, DataError
 from reports.baselines.joint import Sums, sums_of
@@ -11,10 +13,13 @@ from reports.baselines.linking import Makers, NoRun, Point, evaluated
 from reports.document import Unit
 from reports.opened import Run
 from reports.runs.headline import Headline, headlines, lead
+from reports.runs.listing import State, look_at
 
 LOGGED = ("loss/text", "loss/guidance", "attention/iou")
 """Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
 PERPLEXITY = "language/perplexity"
+ONE_MODEL = ("pope", "cvbench")
+"""Runs of one model; those of analyses are of several."""
 UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number"}
 
 
@@ -45,16 +50,25 @@ def key(point: Point) -> tuple[int, int]:
     return id(point.run), point.steps
 
 
-def logged(points: Sequence[Point]) -> dict[Metric, Values]:
-    """Everything that the log has at a point's steps, and the language check of a finished run."""
+def logged(points: Sequence[Point], remarks: list[str]) -> dict[Metric, Values]:
+    """Everything that the log has at a point's steps, and the language check of a finished run.
+
+    A number that is not finite is no value, and `remarks` says so: a mean over the other seeds would hide it.
+    """
     found: dict[Metric, Values] = {}
     for point in points:
         row = dict(point.run.log.get(point.steps, {}))
         check = point.run.language or {}
         if point.steps == point.run.steps and isinstance(check.get("perplexity_after"), (int, float)):
             row[PERPLEXITY] = float(check["perplexity_after"])
+        lost = [name for name, value in row.items() if not math.isfinite(value)]
+        if lost:
+            remarks.append(
+                f"{point.run.folder}: {', '.join(lost)} not finite at step {point.steps}: in no mean, though the run "
+                "failed there"
+            )
         for name, value in row.items():
-            if name not in ("step", "samples") and not name.startswith(("time/", "lr/", "source/")):
+            if name not in ("step", "samples", *lost) and not name.startswith(("time/", "lr/", "source/")):
                 found.setdefault(Metric(name), Values()).of[key(point)] = value
     return found
 
@@ -70,16 +84,23 @@ def scored(runs: Sequence[Run], makers: Makers, remarks: list[str]) -> tuple[dic
     found: dict[Metric, Values] = {}
     points: list[Point] = []
     for run in runs:
+        made: dict[str, tuple[list[Point], Mapping[str, Any]]] = {}
         for name, parts in evaluated(run.manifest):
             try:
-                made = makers.points(name, parts)
+                made[name] = makers.points(name, parts), parts
             except NoRun as why:
                 remarks.append(f"left out: {run.folder} ({name}): {why}")
-                continue
-            points += made
-            for metric, headline in _headlines(run, name, remarks):
-                for point in made:
-                    _put(found.setdefault(metric, Values()), point, run, headline, remarks)
+        every = _headlines(run, remarks) if made else []
+        for name, (own, parts) in made.items():
+            points += own
+            for headline in every:
+                # Where a run is of one model, what a headline is about is its data.
+                of_data = headline.about if run.benchmark in ONE_MODEL else ""
+                if of_data or headline.about in ("", name):
+                    about = ", ".join(filter(None, (of_data, _about(run), *_loaded(parts))))
+                    metric = Metric(f"{run.benchmark}/{headline.measure}", about, UNITS[headline.unit])
+                    for point in own:
+                        _put(found.setdefault(metric, Values()), point, run, headline, remarks)
     return found, points
 
 
@@ -103,39 +124,54 @@ def _put(values: Values, point: Point, run: Run, headline: Headline, remarks: li
         values.sums[place] = sums
 
 
-def _headlines(run: Run, model: str, remarks: list[str]) -> Iterator[tuple[Metric, Headline]]:
-    if run.scores is None:
-        remarks.append(f"left out: {run.folder}: not scored")
-        return
+def _headlines(run: Run, remarks: list[str]) -> list[Headline]:
+    """Of all its models; none, and why, where it is not whole."""
+    if run.scores is None or not _whole(run, remarks):
+        return []
     try:
-        every = headlines(run.benchmark, run.scores)
-        about = _about(run)
-    except (AgeVlmError, KeyError) as error:
+        _about(run)
+        return [one for one in headlines(run.benchmark, run.scores) if one.unit in UNITS]
+    except (AgeVlmError, KeyError, TypeError) as error:
         remarks.append(f"left out: {run.folder}: {error}")
-        return
-    several = run.benchmark not in ("pope", "cvbench")
-    for one in every:
-        if one.unit not in UNITS or (several and one.about not in ("", model)):
-            continue
-        where = f"{one.about}, {about}" if one.about and not several else about
-        yield Metric(f"{run.benchmark}/{one.measure}", where, UNITS[one.unit]), one
+        return []
+
+
+def _loaded(parts: Mapping[str, Any]) -> Iterator[str]:
+    """How a model was loaded, where that is not as it was trained."""
+    if parts.get("dtype", "float32") != "float32":
+        yield f"in {parts['dtype']}"
+    if parts.get("quantisation", "null") != "null":
+        yield f"quantised {parts['quantisation']}"
+
+
+def _whole(run: Run, remarks: list[str]) -> bool:
+    """Whether all of a run is scored; what the model failed on is only told."""
+    listed = look_at(run.folder)
+    if listed is None or listed.state is State.COMPLETE:
+        return True
+    said = f"{run.folder}: {listed.state}" + (f": {listed.detail}" if listed.detail else "")
+    remarks.append(said if listed.state is State.FAILED else f"left out: {said}")
+    return listed.state is State.FAILED
+
+
+def _data(one: Mapping[str, Any]) -> str:
+    """A published version by its name; anything else by its own name and a hash of it."""
+    name, version = one.get("name", "no name"), str(one.get("data_version", ""))
+    if version and not version.startswith("custom"):
+        return version
+    digest = version or one.get("digest") or one.get("sha256") or "no hash"
+    return f"{name} ({str(digest)[:24]})"
 
 
 def _about(run: Run) -> str:
     """What two evaluations must share to be in one column."""
-    data = ", ".join(
-        str(
-            one.get("data_version")
-            or f"{one.get('name')} ({one.get('sha256') or one.get('digest') or 'no digest'})"[:60]
-        )
-        for one in run.manifest.get("data", ())
-    )
+    data = ", ".join(map(_data, run.manifest.get("data", ())))
     said = [data]
-    if run.benchmark in ("pope", "cvbench"):
+    if run.benchmark in ONE_MODEL:
         field_name = "protocol" if run.benchmark == "pope" else "reading"
         said += [f"prompt {run.manifest['prompt']['name']}", f"{field_name} {lead(run.scores or {}, field_name)}"]
-    elif isinstance(prompt := run.manifest.get("prompt"), dict):
-        said.append(f"prompt {prompt.get('name', prompt)}")
+    elif isinstance(prompt := run.manifest.get("prompt"), str):
+        said.append(f"prompt “{' '.join(prompt.split())}”")
     if run.manifest.get("limit") is not None:
         said.append(f"limit {run.manifest['limit']}")
     return ", ".join(said)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from agevlm.errors import DataError
 from reports.baselines.beside import Beside
 from reports.baselines.measured import Measured
 from reports.document import NONE, Cell, Column, Table, slug
@@ -13,9 +16,9 @@ from reports.published import NOT_STATED, UNDEFINED, Published
 
 MEASURED, PUBLISHED = "measured", "published"
 UNAVAILABLE = "not available to us"
-NAMES = ("model", "size", "%", "is", "data version", "prompt", "read by", "source", "date")
-OF_MEASURED = ("is", "read by")
-"""Columns that say nothing where all is published."""
+NAMES = ("model", "size", "%", "is", "data version", "prompt", "source", "date")
+OF_MEASURED = "is"
+"""A column that says nothing where all is published."""
 
 
 def table(group: Beside) -> Table:
@@ -28,7 +31,7 @@ def table(group: Beside) -> Table:
     ]
     notes = [*_about(group), *_read(group), *prompts.told(), *_remarks(group), *_told(sources)]
     parts = [group.benchmark, group.metric, *([group.split] if group.metric in UNDEFINED else [])]
-    kept = [i for i, name in enumerate(NAMES) if group.measured or name not in OF_MEASURED]
+    kept = [i for i, name in enumerate(NAMES) if group.measured or name != OF_MEASURED]
     columns = [Column(NAMES[i], numeric=NAMES[i] == "%") for i in kept]
     shown = [[row[i] for i in kept] for row in rows]
     return Table(slug("-".join(["published", *parts, group.data_version or ""])), title(group), columns, shown, notes)
@@ -41,7 +44,8 @@ def title(group: Beside) -> str:
         what = "what the figure is: not stated" if group.metric == NOT_STATED else group.metric
         split = "" if group.split == NOT_STATED else f" {group.split}"
         return f"{group.benchmark}{split}, {what}; published alone, beside nothing measured"
-    where = f" on {group.data_version}: measured and published" if group.measured else ": published"
+    both = "measured and published" if group.published else "measured"
+    where = f" on {group.data_version}: {both}" if group.measured else ": published"
     return f"{group.benchmark}, {group.metric}, %{where}{', on other data than was measured' * group.elsewhere}"
 
 
@@ -61,7 +65,8 @@ class _Names:
 
 def _measured(one: Measured, prompts: _Names) -> list[Cell]:
     prompt = one.prompt if one.prompt == NOT_STATED else prompts.of(one.prompt) if one.prompt else "nothing added"
-    texts = (MEASURED, one.data_version, prompt, one.reading, f"model {one.fingerprint[:8]}", one.date or NONE)
+    kind = f"{MEASURED}, {one.reading}"
+    texts = (kind, one.data_version, prompt, f"model {one.fingerprint[:8]}", one.date or NONE)
     return [Cell(one.model), Cell(NONE), one.cell, *map(Cell, texts)]
 
 
@@ -73,7 +78,6 @@ def _published(row: Published, prompts: _Names, sources: Mapping[str, str]) -> l
         PUBLISHED,
         row.data_version or NOT_STATED,
         prompts.of(row.prompt) if row.prompt else NOT_STATED,
-        NOT_STATED,
         sources[row.source],
         row.date,
     )
@@ -109,9 +113,11 @@ def _about(group: Beside) -> Iterator[str]:
         yield "Nobody says how these figures are made: nothing measured may stand beside them, nor one beside another."
     elif group.measured and group.published:
         yield (
-            "Beside each other by metric and questions alone. The prompt is shown where it is stated; how answers were "
-            "read and generated is that of “read by” for measured rows, and rarely stated for published ones."
+            "Beside each other by metric and questions alone. The prompt is shown where it is stated. What read the "
+            "answers stands behind “measured”; how those of published rows were read and generated is rarely stated."
         )
+    elif group.measured:
+        yield "Nobody in our list publishes a figure of this metric on these questions."
     elif group.elsewhere:
         yield "The metric is what was measured too, the questions are not: these figures stand beside nothing measured."
     if any(not row.data_version for row in group.published):
@@ -126,7 +132,9 @@ def _read(group: Beside) -> Iterator[str]:
     for one in group.measured:
         row = one.row
         failed = f", {row['missing']:,} that the model failed on left out" if row["missing"] else ""
-        yield f"{one.model}, read by {one.reading}: {row['n']:,} questions, {row['unparsed']:,} unparsed{failed}."
+        undecided = f", {row['undecided']:,} undecided" if row.get("undecided") else ""
+        counts = f"{row['n']:,} questions, {row['unparsed']:,} unparsed{undecided}{failed}"
+        yield f"{one.model}, read by {one.reading}: {counts}."
 
 
 def _remarks(group: Beside) -> Iterator[str]:
@@ -182,3 +190,19 @@ def _plain_published(row: Published) -> dict[str, Any]:
         "date": row.date,
         "note": row.note,
     }
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plain rows as one CSV; what a row has not got is empty.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise DataError(f"--csv {path}: cannot write: {error.strerror}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Training:
     finished: bool
     """Its model is there, of as many steps as the stage has."""
     log: Mapping[int, Mapping[str, float]]
-    """Logged rows by step."""
+    """Logged rows by step; NaN where a number was not finite."""
     before: tuple[Mapping[str, Any], ...] | None
     """Records of the stages before (their arm, stage, steps), oldest first; None where nothing says which they were."""
     earlier: Mapping[int, Mapping[str, Any]] | None
@@ -129,7 +130,8 @@ def _log(folder: Path, remarks: list[str]) -> dict[int, dict[str, float]]:
     for number, row in json_lines(path, remarks):
         try:
             # null is what a number that is none was written as.
-            rows[int(row["step"])] = {str(name): float(value) for name, value in row.items() if value is not None}
+            numbers = {str(name): math.nan if value is None else float(value) for name, value in row.items()}
+            rows[int(row["step"])] = numbers
         except (KeyError, TypeError, ValueError) as error:
             remarks.append(f"{path}:{number}: not a row of a log ({error!r}); left out")
     return rows

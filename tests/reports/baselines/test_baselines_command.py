@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -64,6 +65,13 @@ def test_the_official_formula_of_cv_bench(call, renamed):
     scores = json.loads((run / "scores.json").read_text())["rows"]
     official_rows = [r for r in scores if (r["score"], r["condition"]) == ("official", "image")]
     assert [r["value"] for r in measured] == [100 * r["accuracy"] for r in official_rows]
+
+
+def test_a_metric_that_is_asked_for_is_shown_though_nobody_publishes_it(call, renamed):
+    code, out, _ = call("baselines", renamed("pope", OLD), "--metric", "F1 random")
+    assert code == 0
+    assert f"POPE, F1 random, % on {OLD}: measured" in out
+    assert "Nobody in our list publishes" in out
 
 
 def test_a_half_of_cv_bench_has_only_its_own_number(call, renamed):
@@ -131,6 +139,22 @@ def test_tables_on_the_terminal(call, renamed):
     assert "not available to us" in out
     assert "InternVL2-1B" in out
     assert "InternVL2-8B" not in out
+
+
+def test_a_csv_of_all_rows_has_addresses_and_prompts_in_full(call, renamed, tmp_path):
+    out = tmp_path / "all.csv"
+    code, said, _ = call("baselines", renamed("pope", OLD), "--json", "-", "--csv", out)
+    assert code == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = json.loads(said)
+    assert [row["printed"] for row in rows] == [row["printed"] for row in wanted]
+    published = [row for row in rows if row["is"] == "published"]
+    assert all(row["source"].startswith("https://") for row in published)
+    assert "Answer the question using a single word or phrase." in {row["prompt"] for row in published}
+    code, _, err = call("baselines", "--csv", tmp_path)
+    assert code == 2
+    assert "cannot write" in err
 
 
 @pytest.mark.parametrize(
