@@ -8,9 +8,7 @@ from reports.compare.tables import overview
 from reports.opened import open_runs
 from reports.sections.compared import section
 from reports.writing.terminal import terminal_table
-from tests.reports.compare.conftest import copy, made, remake
-
-__all__ = ["copy", "made"]
+from tests.reports.compare.conftest import remake
 
 
 def of(*folders):
