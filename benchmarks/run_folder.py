@@ -187,6 +187,11 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+def command_line() -> str:
+    """What the user gave, as a shell takes it."""
+    return shlex.join(["agevlm-eval", *sys.argv[1:]])
+
+
 def environment() -> dict[str, Any]:
     """Versions, hardware and the command line, for the manifest."""
     versions = {}
@@ -196,7 +201,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "command": shlex.join(["agevlm-eval", *sys.argv[1:]]),
+        "command": command_line(),
         "packages": versions,
         "python": platform.python_version(),
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "cpus": os.cpu_count()},

@@ -18,12 +18,15 @@ BASE = "scenes/age-vlm"
 """Its language model was never trained, and is the one that concat began with."""
 
 
-def inside(out: Path, step: Step) -> None:
+def inside(out: Path, step: Step) -> list[Path]:
     """Similarity (Fig. 2), attention against masks, failure signs; all three checkpoints on the same scenes.
 
     Args:
         out: folder for the run folders.
         step: announces and runs one command.
+
+    Returns:
+        The run folders.
     """
     checkpoints = [part for name in embedded_names() for part in ("--ckpt", name)]
     folders = {name: out / name for name in ("similarity", "grounding", "failure-signs")}
@@ -42,6 +45,7 @@ def inside(out: Path, step: Step) -> None:
     use = ["--use", str(folders["similarity"]), "--use", str(folders["grounding"])]
     step("2c. The paper's signs of failure", run("failure-signs", "--limit", "30", "--base", BASE, *use))
     click.echo(f"(--base {BASE}: its language model was never trained, so it and ca-baseline keep theirs by design)")
+    return list(folders.values())
 
 
 def tell(lines: Iterator[str]) -> None:

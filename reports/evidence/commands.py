@@ -31,6 +31,7 @@ def report(
     agevlm-eval report runs/pope-A runs/pope-B runs/grounding-... --out report
     agevlm-eval report runs/* --title "AGE-VLM against its baselines" --images val2014
     """
+    from benchmarks.run_folder import command_line
     from reports.evidence.assemble import assemble
     from reports.gallery.making import Wanted, gallery_of
     from reports.writing.files import write_report
@@ -39,7 +40,7 @@ def report(
         raise DataError(f"--images {images}: no such folder")
     wanted = Wanted(images=images, pictures=not no_pictures, seed=seed)
     made = assemble(
-        runs, title=title, made=_now(), command=_command(), gallery=lambda opened: gallery_of(opened, wanted)
+        runs, title=title, made=_now(), command=command_line(), gallery=lambda opened: gallery_of(opened, wanted)
     )
     page = write_report(made, out)
     for warning in made.warnings:
@@ -54,10 +55,3 @@ def _now() -> str:
 
     given = os.environ.get("SOURCE_DATE_EPOCH")
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))
-
-
-def _command() -> str:
-    import shlex
-    import sys
-
-    return shlex.join(["agevlm-eval", *sys.argv[1:]])
