@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from agevlm.appearing import file_appears
 from agevlm.errors import DataError
@@ -20,6 +21,9 @@ FORMATS = ("png", "svg")
 DPI = 160
 # Text stays text, and names of shapes are not drawn anew each time.
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "agevlm"}
+COLUMN = 4.2
+"""Inches of a figure for a column of 3.3: drawn larger, as the style's type is large. What is `small` in it has 7.9
+points there; nothing may be smaller."""
 WIDEST = 40
 """Characters of a title line; longer names are cut in the middle."""
 
@@ -65,21 +69,39 @@ def save(figure: Figure, path: Path) -> list[Path]:
     Raises:
         DataError: one cannot be written.
     """
-    import matplotlib as mpl
-
     stem = path.with_suffix("") if path.suffix.lstrip(".").lower() in FORMATS else path
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in FORMATS]
     for file, kind in zip(files, FORMATS, strict=True):
-        # No date and no version of matplotlib.
-        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
         try:
-            with file_appears(file) as unfinished, warnings.catch_warnings(), mpl.rc_context(SVG):
-                # What the font lacks is drawn as a box.
-                warnings.filterwarnings("ignore", message="Glyph")
-                figure.savefig(unfinished, format=kind, metadata=metadata)
+            with file_appears(file) as unfinished:
+                _write(figure, kind, unfinished)
         except OSError as error:
             raise DataError(f"{file}: cannot write: {error.strerror or error}") from None
     return files
+
+
+def encoded(figure: Figure) -> tuple[bytes, bytes]:
+    """The same two, PNG and SVG, as bytes."""
+    held = []
+    for kind in FORMATS:
+        buffer = io.BytesIO()
+        _write(figure, kind, buffer)
+        held.append(buffer.getvalue())
+    return held[0], held[1]
+
+
+def _write(figure: Figure, kind: str, target: Path | IO[bytes]) -> None:
+    import matplotlib as mpl
+
+    # No date and no version of matplotlib.
+    metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    # Ticks are made, and take their style, when a figure is written.
+    with style(), warnings.catch_warnings(), mpl.rc_context(SVG):
+        # What the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(target, format=kind, metadata=metadata)
+    # Laid out once: that is half of the time, and both forms are to be alike.
+    figure.set_layout_engine("none")
 
 
 def shortened(name: str, most: int = WIDEST) -> str:

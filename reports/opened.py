@@ -1,15 +1,23 @@
-"""Run folders opened for a report: their manifests and scores, with names that tell them apart."""
+"""Run folders opened for a report: their manifests and scores, what is wrong with them, names that tell them apart.
+
+Scores are those of scores.json where they are of the answers that are there; else POPE and CV-Bench are scored here, in
+memory, from the answers. Nothing is written.
+"""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
-from reports.runs.files import manifest_of
+from reports.held import NAMES, Held, check_rows, held, judged, scores_of, without_judged
+from reports.runs.files import in_use, manifest_of, printable
+from reports.runs.headline import headlines
+from reports.runs.listing import INNER, State, look_at, scored_last, scores_in
+from reports.runs.printing import remark_lines
 
 SCORES = "scores.json"
 
@@ -22,12 +30,14 @@ class Run:
     label: str
     """Unique among runs of a kind in a report: the model, and the folder where that does not tell two apart."""
     benchmark: str
-    """pope, cvbench, lmms, similarity, grounding, padding, linkage or failure-signs."""
+    """pope, cvbench, lmms, similarity, grounding, padding, linkage or failure-signs; or one that is not known here."""
     manifest: Mapping[str, Any]
     scores: Mapping[str, Any] | None
-    """None where it was not scored."""
+    """None where there are none."""
     remarks: Sequence[str] = ()
     """What is wrong with it, for the top of the report."""
+    held: Held | None = field(default=None, repr=False, compare=False)
+    """Questions and answers of POPE and CV-Bench; None for other runs, and where they cannot be read."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -35,11 +45,11 @@ class Run:
         many = self.manifest.get("models")
         if isinstance(many, dict):
             return tuple(map(str, many))
-        return (str(self.manifest.get("model", {}).get("ckpt", "not stated")),)
+        return (str(_model(self.manifest) or "not stated"),)
 
 
 def open_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Open run folders in their order.
+    """Open run folders in their order; a folder that is no run stands for the runs directly below it, by name.
 
     Returns:
         The runs, and why others were left out, one line each.
@@ -49,45 +59,151 @@ def open_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """
     runs: list[Run] = []
     left_out: list[str] = []
-    for folder in dict.fromkeys(path.resolve() for path in folders):
+    for folder in dict.fromkeys(run for path in folders for run in _runs_at(path.resolve())):
         try:
             runs.append(_opened(folder))
         except RunFolderError as error:
-            left_out.append(str(error))
+            left_out.append(printable(str(error)))
     if not runs:
         raise RunFolderError("; ".join(left_out) or "no run folder given")
-    return _named(runs), left_out
+    return named(runs), left_out
+
+
+def _runs_at(folder: Path) -> list[Path]:
+    """The folder itself; of one that is no run the folders in it that are, training runs aside."""
+    if (folder / "run.json").exists() or not folder.is_dir():
+        return [folder]
+    inner = sorted(path for path in folder.iterdir() if path.name not in INNER and (path / "run.json").is_file())
+    return [path for path in inner if look_at(path) is not None] or [folder]
 
 
 def _opened(folder: Path) -> Run:
     manifest = manifest_of(folder)
+    if not isinstance(manifest.get("benchmark"), str):
+        raise RunFolderError(f"{folder / 'run.json'}: names no benchmark: no run of agevlm-eval")
+    benchmark = manifest["benchmark"]
     remarks: list[str] = []
-    scores: Mapping[str, Any] | None = None
-    try:
-        scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    scores = _scores(folder, benchmark, remarks)
+    found: Held | None = None
+    if benchmark in NAMES:
+        damage: list[str] = []
+        try:
+            found = held(folder, manifest, damage)
+        except RunFolderError as error:
+            rest = "there are no numbers" if scores is None else "its numbers are those of its scores.json, unchecked"
+            remarks.append(f"{error}; {rest}")
+        remarks += [*_left(folder, found), *remark_lines(damage)]
+        if found is not None:
+            scores = _of_what_is_held(folder, manifest, scores, found, damage, remarks)
+    else:
+        remarks += _state(folder)
+    if scores is None and not remarks:
         remarks.append("not scored yet: give the run's command again")
-    except (OSError, ValueError) as error:
-        remarks.append(f"{folder / SCORES}: cannot be read ({error}); give the run's command again to score it")
-    benchmark = str(manifest.get("benchmark"))
-    model = manifest.get("model", {}).get("ckpt")
-    return Run(folder, str(model or folder.name), benchmark, manifest, scores, tuple(remarks))
+    label = str(_model(manifest) or folder.name)
+    return Run(folder, label, benchmark, manifest, scores, tuple(map(printable, remarks)), found)
 
 
-def _named(runs: Sequence[Run]) -> list[Run]:
+def _model(manifest: Mapping[str, Any]) -> Any:
+    model = manifest.get("model")
+    return model.get("ckpt") if isinstance(model, dict) else None
+
+
+def _scores(folder: Path, benchmark: str, remarks: list[str]) -> Mapping[str, Any] | None:
+    """scores.json; None where there is none or it is damaged, which is then said."""
+    try:
+        scores = scores_in(folder)
+        if scores is not None:
+            headlines(benchmark, scores)
+            check_rows(benchmark, scores)
+    except OSError as error:
+        remarks.append(f"{folder / SCORES}: cannot be read: {error.strerror}")
+    except RunFolderError as error:
+        remarks.append(f"{folder}: {error}")
+    else:
+        return scores
+    return None
+
+
+def _left(folder: Path, found: Held | None) -> list[str]:
+    """What is not answered, in words."""
+    said = []
+    used = in_use(folder)
+    if used:
+        said.append("in use: a command works on this run now; what stands here is of the answers that were there")
+    if found is not None:
+        total = found.asked.total()
+        if found.missing.total():
+            goes_on = "" if used else "; the same command goes on"
+            said.append(
+                f"incomplete: {found.missing.total():,} of {total:,} questions have no answer "
+                f"({_by_condition(found.missing, found.asked)}){goes_on}. Scores are of the answers that are there"
+            )
+        if found.errors.total():
+            said.append(
+                f"errors stand in the place of {found.errors.total():,} of {total:,} answers "
+                f"({_by_condition(found.errors, found.asked)}): the same command asks them again. They enter no score"
+            )
+    return said
+
+
+def _by_condition(counts: Counter[str], asked: Counter[str]) -> str:
+    return ", ".join(f"{condition} {count:,} of {asked[condition]:,}" for condition, count in counts.items() if count)
+
+
+def _of_what_is_held(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    scores: Mapping[str, Any] | None,
+    found: Held,
+    damage: Sequence[str],
+    remarks: list[str],
+) -> Mapping[str, Any]:
+    """Scores that are of the answers that are there: the run's own, or new ones, which is then said."""
+    if scores is not None and not damage and scored_last(folder) and not in_use(folder):
+        return scores
+    mine = scores_of(found, manifest, scores)
+    if scores is not None and without_judged(scores) == mine["rows"]:
+        return scores
+    why = "it has none that can be used" if scores is None else "its scores.json is not of the answers that are there"
+    names = ", ".join(mine["settings"][NAMES[manifest["benchmark"]]])
+    remarks.append(f"scored here, in memory, because {why}; under {names}")
+    if scores is not None and (lost := judged(scores)):
+        remarks.append(
+            f"left out, because only a judge can make it: {', '.join(sorted(lost))}; give the command with --judge "
+            "again"
+        )
+    return mine
+
+
+def _state(folder: Path) -> list[str]:
+    """How far a run got that is no benchmark's, if not to its end."""
+    listed = look_at(folder)
+    if listed is None or listed.state is State.COMPLETE:
+        return []
+    more = f": {listed.detail}" if listed.detail else ""
+    what = {
+        State.RESUMABLE: "incomplete; the same command goes on",
+        State.FAILED: "some of it failed; the same command tries it again",
+        State.UNSCORED: "not scored yet: give the run's command again",
+        State.IN_USE: "in use: a command works on this run now",
+    }.get(listed.state)
+    return [] if what is None else [f"{what}{more}"]  # damage is said where scores are read
+
+
+def named(runs: Sequence[Run]) -> list[Run]:
     """Labels that differ within a kind of run: with the folder's name, then with as many of its parents as it takes."""
-    found = list(runs)
-    for depth in range(1, max(len(run.folder.parts) for run in runs) + 1):
-        counts: dict[tuple[str, str], int] = {}
-        for run in found:
-            counts[run.benchmark, run.label] = counts.get((run.benchmark, run.label), 0) + 1
-        twins = {key for key, count in counts.items() if count > 1}
+    labels = [run.label for run in runs]
+    for depth in range(1, max((len(run.folder.parts) for run in runs), default=0) + 1):
+        twins = _twins(runs, labels)
         if not twins:
             break
-        found = [
-            replace(run, label=f"{old.label} ({Path(*run.folder.parts[-depth:])})")
-            if (run.benchmark, run.label) in twins
-            else run
-            for run, old in zip(found, runs, strict=True)
-        ]
-    return found
+        for place in twins:
+            labels[place] = f"{runs[place].label} ({Path(*runs[place].folder.parts[-depth:])})"
+    for place in _twins(runs, labels):  # a model whose name is another's with its folder
+        labels[place] = f"{labels[place]} #{place + 1}"
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _twins(runs: Sequence[Run], labels: Sequence[str]) -> list[int]:
+    counts = Counter((run.benchmark, label) for run, label in zip(runs, labels, strict=True))
+    return [place for place, run in enumerate(runs) if counts[run.benchmark, labels[place]] > 1]

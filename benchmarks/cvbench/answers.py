@@ -6,7 +6,7 @@ or be its beginning: the hub's `question` column has no options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.cvbench.prompts import NOT_STATED, prompt_of_answers
 from benchmarks.cvbench.questions import Question, QuestionSet
 from benchmarks.cvbench.results import Answered
-from benchmarks.records import Answer
+from benchmarks.records import Answer, AnswerRecord
 from benchmarks.run_folder import RunFolder
 
 ID_KEYS = ("idx", "question_id", "index", "id")
@@ -38,15 +38,23 @@ class _AnswerRow:
 def load_run(folder: Path) -> Answered:
     """The answers of a run folder, under every condition that was run. Raises RunFolderError if it is damaged."""
     run = RunFolder(folder)
-    records = run.answers()
+    return join_run(folder, run.manifest(), run.questions(), run.answers())
+
+
+def join_run(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    records: Mapping[str, AnswerRecord],
+) -> Answered:
+    """The same of what was read of a run folder: its manifest, the rows of questions.jsonl, its records by key."""
     try:
-        manifest = run.manifest()
         if manifest["benchmark"] != "cvbench":
             raise RunFolderError(f"{folder}: a run of {manifest['benchmark']}; give it to its own command")
         (data,) = manifest["data"]
         answers: dict[str, dict[str, Answer]] = {condition: {} for condition in manifest["conditions"]}
         questions = []
-        for row in run.questions():
+        for row in rows:
             fields = {**row["question"], "options": tuple(row["question"]["options"])}
             questions.append(Question(**fields, where=f"{folder}/questions.jsonl"))
             for condition, key in row["keys"].items():

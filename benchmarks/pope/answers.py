@@ -19,6 +19,7 @@ from benchmarks.answer_files import answer_files, answer_rows
 from benchmarks.pope.rows import IMAGE, Answer, Answered, QuestionKey
 from benchmarks.pope.types import SPLITS, Question, QuestionSet
 from benchmarks.prompts import SUFFIX, strip_suffix
+from benchmarks.records import AnswerRecord
 from benchmarks.run_folder import RunFolder
 
 SPLIT_WORDS = {s: s for s in SPLITS} | {"pop": "popular", "adv": "adversarial"}
@@ -94,17 +95,25 @@ def remarks(answered: Sequence[Answered], sets: Sequence[QuestionSet]) -> list[s
 def load_run(folder: Path) -> list[Answered]:
     """The answers of a run folder, under every condition that was run. Raises RunFolderError if it is damaged."""
     run = RunFolder(folder)
-    records = run.answers()
+    return join_run(folder, run.manifest(), run.questions(), run.answers())
+
+
+def join_run(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    records: Mapping[str, AnswerRecord],
+) -> list[Answered]:
+    """The same of what was read of a run folder: its manifest, the rows of questions.jsonl, its records by key."""
     where = f"{folder}/questions.jsonl"
     answered = []
     try:
-        manifest = run.manifest()
         questions: list[list[Question]] = [[] for _ in manifest["data"]]
         answers: list[dict[str, dict[QuestionKey, Answer]]] = [
             {c: {} for c in manifest["conditions"]} for _ in manifest["data"]
         ]
         # Row by row: the rows themselves take more memory than all that is made of them.
-        for row in run.questions():
+        for row in rows:
             fields: dict[str, Any] = {k: sys.intern(v) if isinstance(v, str) else v for k, v in row["question"].items()}
             question = Question(**fields, where=where)
             questions[row["set"]].append(question)

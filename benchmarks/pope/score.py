@@ -95,6 +95,16 @@ def effects_of(labels: Sequence[Label], golds: Sequence[bool], count: Callable[[
     return np.array(table, dtype=np.float64).reshape(-1, len(FIELDS))[index]
 
 
+def probability_yes(answers: Sequence[Answer]) -> Floats | None:
+    """P(yes) among yes and no of the first answer token; None unless every answer has both, as finite numbers."""
+    if not answers or not all({"yes", "no"} <= a.logprobs.keys() for a in answers):
+        return None
+    margin = np.array([a.logprobs["yes"] - a.logprobs["no"] for a in answers])
+    if not np.isfinite(margin).all():
+        return None
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(margin, -700, 700))), dtype=np.float64)
+
+
 class _Condition:
     """The answered questions of one set under one condition, as arrays."""
 
@@ -117,15 +127,6 @@ class _Condition:
 
     def total(self, counter: Counter[str], split: str) -> int:
         return counter.total() if split in (POOLED, MEAN) else counter[split]
-
-    def probability_yes(self) -> Floats | None:
-        """P(yes) among yes and no of the first answer token; None unless every answer has both, as finite numbers."""
-        if not self.answers or not all({"yes", "no"} <= a.logprobs.keys() for a in self.answers):
-            return None
-        margin = np.array([a.logprobs["yes"] - a.logprobs["no"] for a in self.answers])
-        if not np.isfinite(margin).all():
-            return None
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(margin, -700, 700))), dtype=np.float64)
 
 
 def _bound(which: int, label: Label, gold: bool) -> Effect:
@@ -306,7 +307,7 @@ class _Table:
         return {f"{s}_{bound}": scored[bound][s] for bound in cells for s in ("accuracy", "f1")}
 
     def _probability_scores(self, condition: _Condition, mask: Any) -> dict[str, Interval]:
-        p_yes = condition.probability_yes()
+        p_yes = probability_yes(condition.answers)
         if p_yes is None or not mask.any():
             return {}
         gold, clusters = condition.gold[mask], condition.clusters[mask]

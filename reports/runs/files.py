@@ -66,6 +66,23 @@ def json_lines(path: Path, remarks: list[str]) -> Iterator[tuple[int, dict[str, 
             yield number, row
 
 
+def questions_of(folder: Path, remarks: list[str]) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of questions.jsonl with their numbers, each with its answers' keys. Damage goes to `remarks`.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+    """
+    path = folder / "questions.jsonl"
+    found: list[tuple[int, dict[str, Any]]] = []
+    for number, row in json_lines(path, remarks):
+        keys = row.get("keys")
+        if isinstance(keys, dict) and all(isinstance(key, str) for key in keys.values()):
+            found.append((number, row))
+        else:
+            remarks.append(f"{path}:{number}: not a question (no keys of answers); left out")
+    return found
+
+
 def answers_of(folder: Path, remarks: list[str]) -> dict[str, AnswerRecord]:
     """All answers by key, as scoring takes them: see `benchmarks.records.load_answers`. Damage goes to `remarks`."""
     answers: dict[str, AnswerRecord] = {}
@@ -86,7 +103,9 @@ def _records(path: Path, remarks: list[str]) -> list[AnswerRecord]:
             record = AnswerRecord(**row)
             if not isinstance(record.key, str) or not isinstance(record.text if record.error is None else "", str):
                 raise TypeError("key or text is no text")
-        except (KeyError, TypeError, ValueError) as error:
+            if not all(isinstance(number, (int, float)) for number in record.logprobs.values()):
+                raise TypeError("a log-probability is no number")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             remarks.append(f"{path}:{number}: not an answer record ({error}); left out")
             continue
         if place == 0:

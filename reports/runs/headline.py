@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agevlm.errors import RunFolderError
@@ -38,6 +38,8 @@ class Headline:
     high: float | None = None
     unit: str = "number"
     """share (a fraction, printed in per cent), number, or count."""
+    of: Content = field(default_factory=dict, repr=False, compare=False)
+    """The row or cell of the scores that it stands in."""
 
     def __str__(self) -> str:
         if self.unit == "count":
@@ -51,8 +53,8 @@ class Headline:
         return f"{text} [{scale * self.low:.{places}f}, {scale * self.high:.{places}f}]"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, without the row."""
+        return {name: value for name, value in vars(self).items() if name != "of"}
 
 
 def headlines(benchmark: str, scores: Content) -> list[Headline]:
@@ -102,7 +104,7 @@ def _cvbench(scores: Content) -> Iterator[Headline]:
 
 def _flat(measure: str, about: str, row: Content, name: str) -> Headline:
     value, low, high = (_number(row[name + ending]) for ending in ("", "_low", "_high"))
-    return Headline(measure, about, value, low, high, "share")
+    return Headline(measure, about, value, low, high, "share", row)
 
 
 def _similarity(scores: Content) -> Iterator[Headline]:
@@ -148,7 +150,7 @@ def _signs(scores: Content) -> Iterator[Headline]:
 
 
 def _interval(measure: str, about: str, cell: Content) -> Headline:
-    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]))
+    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
 
 
 def _number(value: Any) -> float | None:
@@ -158,7 +160,7 @@ def _number(value: Any) -> float | None:
 def _lmms(scores: Content) -> Iterator[Headline]:
     for row in scores["rows"]:
         if isinstance(row.get("value"), (int, float)):
-            yield Headline(str(row["metric"]), str(row["task"]), row["value"])
+            yield Headline(str(row["metric"]), str(row["task"]), row["value"], of=row)
 
 
 KINDS: dict[str, Callable[[Content], Iterator[Headline]]] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.run_folder import RunFolder
-from reports.runs.files import answers_of, in_use, is_newer, json_lines
+from reports.runs.files import answers_of, in_use, is_newer, questions_of
 from reports.runs.headline import Headline, headlines, lead
 
 BENCHMARKS = ("pope", "cvbench")
@@ -138,7 +138,7 @@ def _known(path: Path, manifest: Mapping[str, Any], used: bool) -> Listed:
     benchmark = _text(manifest["benchmark"])
     scores, told, damage = None, [], ""
     try:
-        scores = _scores(path)
+        scores = scores_in(path)
         told = [] if scores is None else headlines(benchmark, scores)
     except (OSError, RunFolderError) as error:
         damage = _said(error)
@@ -164,7 +164,7 @@ def _known(path: Path, manifest: Mapping[str, Any], used: bool) -> Listed:
     return Listed(path, benchmark, models, _data(manifest), state, detail, tuple(told), _launched(manifest))
 
 
-def _scores(path: Path) -> dict[str, Any] | None:
+def scores_in(path: Path) -> dict[str, Any] | None:
     """scores.json; None if there is none. Raises RunFolderError: it is damaged."""
     try:
         scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
@@ -182,7 +182,7 @@ def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | N
     launch = (manifest.get("launches") or [{}])[-1]
     ended = "ended" in launch
     if manifest["benchmark"] in BENCHMARKS:
-        if settled and ended and scores is not None and _scored_last(path):
+        if settled and ended and scores is not None and scored_last(path):
             return _told(manifest["benchmark"], scores)
         return _counted(path)
     if not ended:
@@ -196,7 +196,7 @@ def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | N
     return _Left(errors=errors)
 
 
-def _scored_last(path: Path) -> bool:
+def scored_last(path: Path) -> bool:
     """Whether the scores are younger than all that they are of."""
     written = [p.stat().st_mtime_ns for p in (path / "questions.jsonl", *RunFolder(path).answer_files) if p.exists()]
     return (path / "scores.json").stat().st_mtime_ns >= max(written, default=0)
@@ -222,13 +222,7 @@ def _told(benchmark: str, scores: Mapping[str, Any]) -> _Left:
 def _counted(path: Path) -> _Left:
     """The answers that the questions wait for, counted."""
     left = _Left()
-    wanted: set[str] = set()
-    questions = path / "questions.jsonl"
-    for number, row in json_lines(questions, left.damage):
-        try:
-            wanted.update(row["keys"].values())
-        except (KeyError, AttributeError, TypeError) as error:
-            left.damage.append(f"{questions}:{number}: not a question ({error!r})")
+    wanted = {key for _, row in questions_of(path, left.damage) for key in row["keys"].values()}
     answers = answers_of(path, left.damage)
     left.total = len(wanted)
     left.missing = sum(key not in answers for key in wanted)

@@ -1,0 +1,161 @@
+"""What a POPE or CV-Bench run holds besides its scores: questions and answers, and the scores that these make.
+
+Read so that one bad line takes nothing else away. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agevlm.errors import RunFolderError
+from benchmarks.cvbench import answers as cvbench_answers
+from benchmarks.cvbench.results import Answered as CvAnswered
+from benchmarks.pope import answers as pope_answers
+from benchmarks.pope.rows import Answered as PopeAnswered
+from benchmarks.records import AnswerRecord
+from benchmarks.statistics.scores import SCORES
+from reports.runs.files import answers_of, questions_of
+
+NAMES = {"pope": "protocols", "cvbench": "readings"}
+"""Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
+DRAWS, SEED = 2000, 0
+_COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
+FIELDS = {
+    "pope": (*_COUNTS, "protocol", "split", "counted", "differs_from_default", "tp", "fp", "tn", "fn", *SCORES),
+    "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
+}
+"""What every row of their scores has, and tables show."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Questions with the answers that are there."""
+
+    pope: Sequence[PopeAnswered]
+    cvbench: Sequence[CvAnswered]
+    """One or none."""
+    asked: Counter[str]
+    """Condition -> questions."""
+    missing: Counter[str]
+    """Condition -> questions that were never answered."""
+    errors: Counter[str]
+    """Condition -> questions with an error in the answer's place."""
+
+
+def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
+    """The questions and answers of a run of POPE or CV-Bench. Damaged lines are named in `remarks` and left out.
+
+    Raises:
+        RunFolderError: there are no questions, or run.json does not say what joins them to the answers.
+    """
+    benchmark = str(manifest["benchmark"])
+    path = folder / "questions.jsonl"
+    rows = [row for number, row in questions_of(folder, remarks) if _fits(row, manifest, f"{path}:{number}", remarks)]
+    if not rows:
+        raise RunFolderError(f"{path}: holds no questions; give the run's command again")
+    records = answers_of(folder, remarks)
+    asked, missing, errors = _counts(rows, records)
+    if benchmark == "pope":
+        return Held(pope_answers.join_run(folder, manifest, rows, records), (), asked, missing, errors)
+    return Held((), (cvbench_answers.join_run(folder, manifest, rows, records),), asked, missing, errors)
+
+
+def _fits(row: Mapping[str, Any], manifest: Mapping[str, Any], where: str, remarks: list[str]) -> bool:
+    """Whether a row can be joined with its answers; one that cannot is named."""
+    try:
+        if manifest["benchmark"] == "pope":
+            from benchmarks.pope.types import Question
+
+            Question(**row["question"], where="")
+            if not 0 <= row["set"] < len(manifest["data"]):
+                raise IndexError(f"set {row['set']}")
+        else:
+            from benchmarks.cvbench.questions import Question as CvQuestion
+
+            CvQuestion(**{**row["question"], "options": tuple(row["question"]["options"])}, where="")
+        if unknown := set(row["keys"]) - set(manifest["conditions"]):
+            raise KeyError(*sorted(unknown))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        remarks.append(f"{where}: not a question of {manifest['benchmark']} ({error!r}); left out")
+        return False
+    return True
+
+
+def _counts(
+    rows: Sequence[Mapping[str, Any]], records: Mapping[str, AnswerRecord]
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    asked: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for row in rows:
+        for condition, key in row["keys"].items():
+            asked[condition] += 1
+            record = records.get(key)
+            missing[condition] += record is None
+            errors[condition] += record is not None and record.error is not None
+    return asked, missing, errors
+
+
+def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The scores of what is held, as the benchmark's command writes them to scores.json, without a judge's.
+
+    Args:
+        found: questions and answers.
+        manifest: of the run.
+        old: scores that say which protocols or readings lead; None for all of them.
+    """
+    names = NAMES[str(manifest["benchmark"])]
+    settings = (old or {}).get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    scoring = manifest.get("scoring")
+    scoring = {**(scoring if isinstance(scoring, dict) else {}), **settings}
+    draws, seed = (
+        value if isinstance(value, int) else other
+        for value, other in ((scoring.get("draws"), DRAWS), (scoring.get("seed"), SEED))
+    )
+    wanted = settings.get(names)
+    wanted = tuple(map(str, wanted)) if isinstance(wanted, list) else ()
+    head = {"draws": draws, "seed": seed, "level": 0.95}
+    if found.pope:
+        from benchmarks.pope.protocols import PROTOCOLS, chosen_protocols
+        from benchmarks.pope.score import score
+
+        protocols = chosen_protocols([name for name in wanted if name in PROTOCOLS])
+        made = score(found.pope, protocols, draws=draws, seed=seed).to_json()
+        return {"settings": {**head, names: [one.name for one in protocols]}, **made}
+    from benchmarks.cvbench.readers import READERS, chosen_readers
+    from benchmarks.cvbench.results import results
+
+    readers = chosen_readers(tuple(name for name in wanted if name in READERS))
+    read = results(found.cvbench[0], readers, draws=draws, seed=seed).to_json()
+    return {"settings": {**head, names: [one.name for one in readers]}, **read}
+
+
+def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
+    """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
+    for number, row in enumerate(scores["rows"] if benchmark in FIELDS else ()):
+        lacking = [name for name in FIELDS[benchmark] if name not in row]
+        if lacking:
+            raise RunFolderError(
+                f"scores.json is of another version (row {number} has no {', '.join(lacking)}); give the run's command "
+                "again to score it"
+            )
+
+
+def judged(scores: Mapping[str, Any]) -> set[str]:
+    """The protocols or readings in scores that a judge's verdicts make."""
+    found = scores.get("judge") or []
+    shares = found if isinstance(found, list) else [found]
+    return {str(one.get("reading")) for one in shares if isinstance(one, dict)}
+
+
+def without_judged(scores: Mapping[str, Any]) -> list[Any]:
+    """The rows that need no judge."""
+    names = judged(scores)
+    rows = scores.get("rows")
+    given = rows if isinstance(rows, list) else []
+    return [r for r in given if not isinstance(r, dict) or r.get("protocol", r.get("reading")) not in names]
