@@ -1,0 +1,150 @@
+"""Tables as LaTeX: each alone, for a paper, and all in one document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from reports.document import Cell, Column, Table
+from reports.writing.latex_text import latex
+from reports.writing.visible import visible
+
+_NEEDS = r"\usepackage{array} \usepackage{booktabs} \usepackage{graphicx}"
+_LONG_TEXT = 44
+"""Characters; a column with longer ones is set in lines."""
+_PAGE = 40
+"""Rows; a longer table runs over pages."""
+_SIZES = ((105, r"\footnotesize"), (125, r"\scriptsize"), (10**9, r"\tiny"))
+"""Of tables that run over pages: up to so many characters in a row."""
+_SIGNED = re.compile(r"[+-](?=\d)")
+
+
+def latex_table(table: Table) -> str:
+    r"""A table environment to `\input`: caption and label above, notes below, limits set small.
+
+    It is made narrower to fit the column where it is too wide for it. A table of more than 40 rows is a longtable
+    instead, which runs over pages.
+    """
+    long = len(table.rows) > _PAGE
+    packages = _NEEDS + (r" \usepackage{longtable}" if long else "")
+    return f"% \\input this file; it needs: {packages}\n" + (_over_pages(table) if long else _on_one(table))
+
+
+def latex_document(title: str, tables: Sequence[Table]) -> str:
+    """A whole document with all tables, for pdflatex."""
+    head = "\n".join(
+        (
+            r"\documentclass[10pt]{article}",
+            r"\usepackage[a4paper,margin=2cm]{geometry}",
+            # Without these fonts that encoding has no outlines.
+            r"\IfFileExists{lmodern.sty}{\usepackage[T1]{fontenc}\usepackage{lmodern}}{}",
+            *_NEEDS.split(),
+            r"\usepackage{longtable}",
+            r"\usepackage{caption}",
+            r"\captionsetup{font=small,skip=4pt}",
+            r"\setlength{\parindent}{0pt}",
+            r"\emergencystretch=3em",
+            r"\begin{document}",
+            rf"{{\large\bfseries\raggedright {latex(visible(title))}\par}}\bigskip",
+        )
+    )
+    parts = []
+    for table in tables:
+        # In its place: a float waits for a page, and there are only so many that can wait.
+        text = latex_table(table).split("\n", 1)[1]
+        text = text.replace(r"\begin{table}", r"\noindent\begin{minipage}{\linewidth}\captionsetup{type=table}", 1)
+        parts.append(text.replace(r"\end{table}", r"\end{minipage}", 1) + "\\par\\bigskip\n")
+    return "\n\n".join((head, *parts, r"\end{document}")) + "\n"
+
+
+def _on_one(table: Table) -> str:
+    return "\n".join(
+        (
+            r"\begin{table}",
+            r"\centering",
+            _caption(table),
+            r"\small",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{@{{}}{_columns(table)}@{{}}}}",
+            r"\toprule",
+            _row([latex(visible(column.name)) for column in table.columns]),
+            r"\midrule",
+            *(_cells(row, table.columns) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *_notes(table),
+            r"\end{table}",
+            "",
+        )
+    )
+
+
+def _over_pages(table: Table) -> str:
+    widest = max(sum(len(str(cell)) + 2 for cell in row) for row in table.rows)
+    size = next(name for most, name in _SIZES if widest <= most)
+    return "\n".join(
+        (
+            rf"\begingroup{size}\setlength{{\tabcolsep}}{{3pt}}\setlength{{\LTpost}}{{0pt}}",
+            rf"\begin{{longtable}}{{@{{}}{_columns(table)}@{{}}}}",
+            _caption(table) + r"\\",
+            r"\toprule",
+            _row([latex(visible(column.name)) for column in table.columns]),
+            r"\midrule",
+            r"\endfirsthead",
+            r"\toprule",
+            _row([latex(visible(column.name)) for column in table.columns]),
+            r"\midrule",
+            r"\endhead",
+            r"\bottomrule",
+            r"\endlastfoot",
+            *(_cells(row, table.columns) for row in table.rows),
+            r"\end{longtable}",
+            *_notes(table),
+            r"\par\endgroup",
+            "",
+        )
+    )
+
+
+def _caption(table: Table) -> str:
+    return rf"\caption{{{latex(visible(table.title))}}}\label{{tab:{table.id}}}"
+
+
+def _notes(table: Table) -> list[str]:
+    return [rf"\par\smallskip{{\footnotesize\raggedright {latex(visible(note))}\par}}" for note in table.notes]
+
+
+def _columns(table: Table) -> str:
+    kinds = []
+    for place, column in enumerate(table.columns):
+        longest = max((len(str(row[place])) for row in table.rows), default=0)
+        if column.numeric:
+            kinds.append("r")
+        else:
+            kinds.append("l" if longest <= _LONG_TEXT else r">{\raggedright\arraybackslash}p{5.5cm}")
+    return "".join(kinds)
+
+
+def _cells(row: Sequence[Cell], columns: Sequence[Column]) -> str:
+    return _row([_cell(cell, column.numeric) for cell, column in zip(row, columns, strict=True)])
+
+
+def _cell(cell: Cell, numeric: bool) -> str:
+    form = _number if numeric else latex
+    text = form(visible(cell.text))
+    if cell.limits is None:
+        return text
+    low, high = (_number(visible(end)) for end in cell.limits)
+    return rf"{text} {{\scriptsize [{low}, {high}]}}"
+
+
+def _number(text: str) -> str:
+    """With a true minus, where it is a number."""
+    sign = _SIGNED.match(text)
+    return f"${text[0]}$" + latex(text[1:]) if sign else latex(text)
+
+
+def _row(cells: Sequence[str]) -> str:
+    line = " & ".join(cells)
+    # After the end of a row these two would be read as its options.
+    return ("{}" if line.startswith(("[", "*")) else "") + line + r" \\"
