@@ -11,7 +11,7 @@ A `Geometry` holds the very integers the resizer uses, so what it says about a c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -182,6 +182,16 @@ class Geometry:
         scale = max(input_width / width, input_height / height)
         left, top = min(0.0, (input_width - width * scale) / 2), min(0.0, (input_height - height * scale) / 2)
         return cls(*size, *input_size, scale, scale, left, top, *grid)
+
+    def resized(self, width: int, height: int) -> Geometry:
+        """The same view of a copy of the image at another size, in pixels."""
+        return replace(
+            self,
+            image_width=width,
+            image_height=height,
+            scale_x=self.scale_x * self.image_width / width,
+            scale_y=self.scale_y * self.image_height / height,
+        )
 
     @property
     def _x(self) -> _Axis:

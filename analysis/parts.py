@@ -60,16 +60,25 @@ class Parts:
         if sum(not _is_merged(path) for path in self.files) >= MANY:
             self._merge()
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, remarks: list[str] | None = None) -> pa.Table:
         """All rows, in the order of writing.
 
         Args:
             columns: only these; None for all.
+            remarks: takes what is to be said of damaged files, whose rows are then left out; None: they are an error.
 
         Raises:
             RunFolderError: a file is damaged.
         """
-        return self._tables(self.files, columns)
+        if remarks is None:
+            return self._tables(self.files, columns)
+        tables = [self._tables((), columns)]
+        for path in self.files:
+            try:
+                tables.append(self._tables([path], columns))
+            except RunFolderError as error:
+                remarks.append(str(error))
+        return pa.concat_tables(tables)
 
     def bytes(self) -> int:
         """On disk."""
@@ -85,16 +94,21 @@ class Parts:
 
     def _tables(self, files: Sequence[Path], columns: Sequence[str] | None) -> pa.Table:
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        tables = [self._opened(path).read(columns if columns is None else list(columns)) for path in files]
-        return pa.concat_tables([schema.empty_table(), *(t.replace_schema_metadata(None).cast(schema) for t in tables)])
+        return pa.concat_tables([schema.empty_table(), *(self._content(path, schema) for path in files)])
+
+    def _content(self, path: Path, schema: pa.Schema) -> pa.Table:
+        file = self._opened(path)
+        try:
+            # A column that is not there is a ValueError of the cast.
+            return file.read(schema.names).replace_schema_metadata(None).cast(schema)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise _damaged(path, error) from None
 
     def _opened(self, path: Path) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
-            raise RunFolderError(
-                f"{path}: damaged ({error}); remove it, and the same command makes its rows again"
-            ) from None
+            raise _damaged(path, error) from None
 
     def _write(self, name: str, table: pa.Table) -> None:
         temporary = self.folder / f".{self.name}.part"
@@ -111,6 +125,10 @@ class Parts:
             raise RunFolderError(
                 f"{self.folder / name}: {error.strerror}; what was recorded before is safe, make room and try again"
             ) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"{path}: damaged ({error}); remove it, and the same command makes its rows again")
 
 
 def _number(path: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,10 +62,15 @@ def read_file(path: Path, name: str | None = None) -> EncodedFile:
     return EncodedFile(label, data)
 
 
-def decode(file: EncodedFile) -> Image:
+def decode(file: EncodedFile, least: int | None = None) -> Image:
     """Decode to an RGB PIL image with the EXIF orientation applied.
 
     The file's bytes stay with this very image (`original_bytes`), not with what is made from it.
+
+    Args:
+        file: its bytes.
+        least: for small copies: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
+            longer side keeps at least so many pixels. Such pixels are not those that a model is shown.
 
     Raises:
         DataError: no known image format, truncated data, 32-bit pixels, or a decompression bomb.
@@ -76,8 +82,11 @@ def decode(file: EncodedFile) -> Image:
             # Compared here because turning Pillow's warning into an error is not safe in a thread.
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            if least is not None:
+                longer = max(image.size)
+                image.draft(None, (math.ceil(image.width * least / longer), math.ceil(image.height * least / longer)))
             image.load()
-            original = _original(image, file.data)
+            original = _original(image, file.data) if least is None else None
             upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         head = file.data[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from agevlm.data.masks import Mask, rle_area, rle_mask
+from agevlm.data.masks import Mask, encode_mask, rle_area, rle_mask
 from agevlm.geometry import Geometry
+from analysis.regions import Region
 
 Floats = NDArray[np.floating]
 KINDS = ("phrase", "phrase-last", "last", "answer")
@@ -150,6 +152,28 @@ def _placed(values: Floats, kinds: Sequence[int]) -> Floats:
 def geometry_fields(geometry: Geometry) -> dict[str, Any]:
     """A geometry as a value of `GEOMETRY`."""
     return asdict(geometry)
+
+
+def group_key(sha256: str, regions: Sequence[Region], template: str, heads: bool, max_new_tokens: int) -> str:
+    """What the records of an image group are known by: the content of the image, what is asked about it and how."""
+    asked = [(r.id, r.phrase, r.group, r.answer, r.counts, r.size, r.asked()) for r in regions]
+    how = (template, heads, max_new_tokens)
+    return hashlib.sha256(repr((sha256, asked, how)).encode()).hexdigest()[:32]
+
+
+def regions_of(rows: Sequence[Mapping[str, Any]]) -> list[Region]:
+    """What was asked about one image, as the rows of its group have it.
+
+    Where regions of one question were asked between those of another, the order is not known any more.
+    """
+    found = []
+    for row in rows:
+        size = row["geometry"]["image_height"], row["geometry"]["image_width"]
+        counts = row["mask"] or encode_mask(np.zeros(size, np.bool_))
+        found.append(
+            Region(row["image"], row["phrase"], counts, size, row["about"], row["question"], row["id"], row["right"])
+        )
+    return found
 
 
 def looks_by_image(table: pa.Table) -> Iterator[tuple[str, Sequence[Look]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,6 +25,7 @@ from analysis.grounding.records import (
     SCHEMA,
     answers_of,
     failed_groups,
+    group_key,
     in_order,
     latest,
     looks_by_image,
@@ -80,10 +80,8 @@ class _Looker:
 
     def key(self, item: AskedImage) -> str:
         """By content: the image, what is asked about it and how."""
-        settings = self.settings
-        asked = [(r.id, r.phrase, r.group, r.answer, r.counts, r.size, r.asked()) for r in item.regions]
-        how = (self.prompt.template, settings.heads, settings.max_new_tokens)
-        return hashlib.sha256(repr((item.sha256, asked, how)).encode()).hexdigest()[:32]
+        how = (self.prompt.template, self.settings.heads, self.settings.max_new_tokens)
+        return group_key(item.sha256, item.regions, *how)
 
     @property
     def _most(self) -> float:
@@ -148,6 +146,8 @@ def ground(settings: GroundingSettings, console: Console, notes: Console) -> int
     analysis = Analysis(NAME, common, folder, notes)
     data = {
         "name": regions.name,
+        "from": settings.source,
+        "image_folder": None if settings.images is None else str(settings.images),
         "digest": regions.digest,
         "images": len(regions.by_image),
         "regions": len(regions.regions),
@@ -155,7 +155,12 @@ def ground(settings: GroundingSettings, console: Console, notes: Console) -> int
         "left_out": {why: list(names) for why, names in regions.left_out.items()},
         "notes": list(regions.notes),
     }
-    choices = {"prompt": looker.prompt.template, "queries": list(KINDS), "max_disk_mb": settings.max_disk}
+    choices = {
+        "prompt": looker.prompt.template,
+        "queries": list(KINDS),
+        "max_disk_mb": settings.max_disk,
+        "max_new_tokens": settings.max_new_tokens,
+    }
     with analysis.open([data], choices):
         done = [analysis.ask(model, looker.work()) for model in common.models]
         with notes.status("scoring"):

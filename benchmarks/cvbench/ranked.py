@@ -47,6 +47,14 @@ def ranked_texts(options: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_form(form, place, option) for form in forms for place, option in enumerate(options)))
 
 
+def option_forms(options: Sequence[str]) -> list[dict[str, str]]:
+    """The texts that options are ranked by, by their letters, in each form: in brackets, the letter alone, the text."""
+    return [
+        {LETTERS[place]: _form(form, place, option) for place, option in enumerate(options)}
+        for form in (BRACKET, LETTER, TEXT)
+    ]
+
+
 def read_ranking(ranking: Ranking, logprobs: Mapping[str, float], options: Sequence[str]) -> Reading | None:
     """The most probable option, or none where two are equally probable; None where the log-probabilities are missing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +44,20 @@ class Loaded:
 def load_data(settings: CvBenchSettings) -> Loaded:
     """Questions and their images. Raises DataError."""
     questions = load_all(settings.questions).of_tasks(settings.tasks).limited(settings.limit, settings.seed)
-    return Loaded(questions, _source(settings, questions))
+    return Loaded(questions, image_source(questions, settings.images, settings.questions))
 
 
-def _source(settings: CvBenchSettings, questions: QuestionSet) -> ImageSource:
-    """The images' folder, the questions' own container, or the folder of the question file as it is published."""
-    if settings.images is not None:
-        return FolderImages(settings.images)
+def image_source(questions: QuestionSet, images: Path | None, sources: Sequence[str | Path]) -> ImageSource:
+    """The images' folder, the questions' own container, or the folder of the question file as it is published.
+
+    Raises:
+        DataError: none of these has them.
+    """
+    if images is not None:
+        return FolderImages(images)
     if questions.image_bytes is not None:
         return ContainerImages(questions.image_bytes)
-    for path in map(Path, settings.questions):
+    for path in map(Path, sources):
         folder = path if path.is_dir() else path.parent
         if path.exists() and not FolderImages(folder).missing([questions.questions[0].image]):
             return FolderImages(folder)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reports.document import Gallery
+from benchmarks.plan import lot
+from reports.document import Gallery, Overlay
+from reports.gallery.entries import Entry, benchmark_entries
+from reports.gallery.finding import Finder
+from reports.gallery.looks import Looks, Matched, looks_of
+from reports.gallery.pictures import STEPS, fit
+from reports.gallery.sources import Sources
 from reports.opened import Run
+
+OVERLAYS = 1 / 3
+"""Of the bytes, at most, for overlays; pictures have the rest, and what overlays leave."""
 
 
 @dataclass(frozen=True)
@@ -23,5 +32,94 @@ class Wanted:
 
 
 def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
-    """The questions of all runs that have any, the worst first; None where no run has."""
-    return None
+    """The questions of all runs that have any, in the order in which they were asked; None where no run has.
+
+    Pictures and overlays that do not fit into `wanted.most_bytes` are made smaller or left out, those of wrong answers,
+    the worst first, and of a seeded draw being kept; that, and images that are not found, is said in the notes.
+    """
+    notes: list[str] = []
+    looks = [one for run in runs for one in looks_of(run, notes)]
+    entries = [entry for run in runs for entry in benchmark_entries(run, notes)]
+    if not entries and not any(one.rows for one in looks):
+        return None
+    finder = Finder(Sources(wanted.images), looks=wanted.pictures)
+    finder.know(entries)
+    matched = Matched(looks, finder)
+    finder.know(matched.entries)
+    entries += matched.entries
+    items = [replace(entry.item, size=matched.size(entry)) for entry in entries]
+    if not wanted.pictures:
+        return Gallery(items, notes=(*notes, "pictures were not asked for"), seed=wanted.seed)
+
+    order = _order(entries, wanted.seed)
+    worst = (entries[place] for place in _worst(entries) if entries[place].identity is not None)
+    overlays = _overlays([matched.look(entry) for entry in worst], looks, wanted.most_bytes)
+    used = sum(overlays.bytes.values())
+    room = wanted.most_bytes - (used if overlays.all_fit else int(wanted.most_bytes * OVERLAYS))
+    fitted = fit(dict.fromkeys(i for p in order if (i := finder.identity(entries[p])) is not None), finder.opened, room)
+
+    pictures = {identity: place for place, identity in enumerate(fitted.pictures)}
+    shown: dict[tuple[int, int], int] = {}
+    for place, entry in enumerate(entries):
+        picture = pictures.get(finder.identity(entry) or "")
+        look = matched.look(entry)
+        overlay = None
+        if picture is not None and look is not None and look in overlays.drawn:
+            overlay = shown.setdefault(look, len(shown))
+        items[place] = replace(items[place], picture=picture, overlay=overlay)
+    notes += finder.sources.notes + finder.notes(entries)
+    if fitted.step or fitted.left_out:
+        side, quality = STEPS[fitted.step]
+        notes.append(
+            f"pictures are at most {side} pixels wide or high (JPEG quality {quality}), to keep the page small"
+        )
+    if fitted.left_out:
+        notes.append(
+            f"{len(pictures)} images have a picture: those of the worst answers and of a random draw (seed "
+            f"{wanted.seed}); the others were left out to keep the page small"
+        )
+    if looks:
+        notes.append(
+            "attention is shown of questions that a grounding run of this report looked at with the same model, image, "
+            "question and prompt; such runs look only for what is there"
+        )
+    if not overlays.all_fit:
+        notes.append(f"{len(shown)} overlays, of the worst answers; others were left out to keep the page small")
+    return Gallery(
+        items, list(fitted.pictures.values()), [overlays.drawn[look] for look in shown], tuple(notes), wanted.seed
+    )
+
+
+def _worst(entries: Sequence[Entry]) -> list[int]:
+    return sorted(range(len(entries)), key=lambda place: (entries[place].rank, place))
+
+
+def _order(entries: Sequence[Entry], seed: int) -> list[int]:
+    """Whose pictures are wanted first: by turns the next of the worst and the next of a seeded draw."""
+    drawn = sorted(
+        range(len(entries)), key=lambda p: lot(seed, (i := entries[p].item).run, i.split, i.number, i.question)
+    )
+    return list(dict.fromkeys(place for pair in zip(_worst(entries), drawn, strict=True) for place in pair))
+
+
+@dataclass
+class _Overlays:
+    drawn: dict[tuple[int, int], Overlay] = field(default_factory=dict)
+    bytes: dict[tuple[int, int], int] = field(default_factory=dict)
+    all_fit: bool = True
+
+
+def _overlays(wanted: Sequence[tuple[int, int] | None], looks: Sequence[Looks], most: int) -> _Overlays:
+    """The first overlays that fit into their part of `most` bytes."""
+    made, total = _Overlays(), 0
+    for look in dict.fromkeys(one for one in wanted if one is not None):
+        drawn = looks[look[0]].drawn(look[1])
+        if drawn is None:
+            continue
+        size = len(drawn.attention) + len(drawn.mask or b"")
+        if total + size > most * OVERLAYS:
+            made.all_fit = False
+            break
+        total += size
+        made.drawn[look], made.bytes[look] = drawn, size
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -48,10 +48,4 @@ def question_lines(one: Shown) -> Iterator[str]:
         yield f"  answer    {one.answer!r}"
         yield f"  read as   {printable(one.read.label)} ({printable(one.read.rule)})"
     if one.logprobs:
-        yield f"  log p     {printable(_logprobs(one.logprobs))}"
-
-
-def _logprobs(logprobs: Mapping[str, float]) -> str:
-    """The likeliest first."""
-    numbers = {str(k): v for k, v in logprobs.items() if isinstance(v, (int, float))}
-    return "  ".join(f"{name} {value:.3f}" for name, value in sorted(numbers.items(), key=lambda item: -item[1]))
+        yield f"  log p     {printable('  '.join(f'{name} {value:.3f}' for name, value in one.likeliest))}"

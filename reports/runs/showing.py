@@ -57,12 +57,24 @@ class Shown:
     error: str | None
     read: Read
     logprobs: Mapping[str, float]
+    shown: str | None
+    """Content identity of the image as the model saw it: the SHA-256 of its file; None where there is no record."""
+    right: str
+    """The right answer as readings label it: yes or no, or an option's letter."""
+    options: Mapping[str, float]
+    """Log-probability of each answer by its label, in nats; empty unless all have one."""
     question: PopeQuestion | CvQuestion
     """As the benchmark keeps it."""
     part: int = 0
     """Which of the run's data sets it is of, in the manifest's order."""
     effect: Effect | None = None
     """Of POPE: what the answer adds to the counts; None where there is no answer."""
+
+    @property
+    def likeliest(self) -> list[tuple[str, float]]:
+        """What has a log-probability, the likeliest first."""
+        numbers = [(str(k), float(v)) for k, v in self.logprobs.items() if isinstance(v, (int, float))]
+        return sorted(numbers, key=lambda one: -one[1])
 
 
 @dataclass(frozen=True)
@@ -221,10 +233,11 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
             text,
             None if record is None else record.error,
             found,
-            {} if record is None else record.logprobs,
-            question,
-            int(row["set"]),
-            None if lacking else effect,
+            **_recorded(record, {"yes": "yes", "no": "no"}),
+            right="yes" if question.label else "no",
+            question=question,
+            part=int(row["set"]),
+            effect=None if lacking else effect,
         )
 
     return f"protocol {chosen.name}", read
@@ -232,6 +245,7 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
 
 def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str]) -> tuple[str, Reads]:
     from benchmarks.cvbench.questions import Question
+    from benchmarks.cvbench.ranked import option_forms
     from benchmarks.cvbench.readers import JUDGED, MAIN, chosen_readers
     from benchmarks.cvbench.types import LETTERS
 
@@ -267,11 +281,23 @@ def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str])
             None if record is None else record.text,
             None if record is None else record.error,
             found,
-            {} if record is None else record.logprobs,
-            question,
+            **_recorded(record, *(option_forms(question.options))),
+            right=LETTERS[question.gold],
+            question=question,
         )
 
     return f"reading {name}", read
+
+
+def _recorded(record: AnswerRecord | None, *forms: Mapping[str, str]) -> dict[str, Any]:
+    """What a `Shown` has of its record; log-probabilities by label in the first of the `forms` (label -> its text) in
+    which all have one."""
+    if record is None:
+        return {"logprobs": {}, "shown": None, "options": {}}
+    held = record.logprobs
+    found = next((f for f in forms if all(isinstance(held.get(text), (int, float)) for text in f.values())), {})
+    options = {label: float(held[text]) for label, text in found.items()}
+    return {"logprobs": held, "shown": record.shown, "options": options}
 
 
 def _option_read(place: int | None, rule: str, gold: int, decided: bool) -> Read:

@@ -1,0 +1,38 @@
+"""Run folders made by the real commands: on stubs, and on a shipped checkpoint that looks at rendered scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reports.document import Gallery
+from reports.gallery.making import Wanted, gallery_of
+from reports.opened import open_runs
+from tests.benchmarks.runs.launch import command_here
+from tests.reports.runs.conftest import ask, copy, made
+
+__all__ = ["ask", "copy", "made"]
+
+CKPT = "scenes/age-vlm"
+
+
+@pytest.fixture(scope="session")
+def inside(tmp_path_factory) -> Path:
+    """pope, cvbench and grounding on the same few scenes."""
+    folder = tmp_path_factory.mktemp("inside")
+    for command, *options in (
+        ("pope", "--questions", "scenes:6"),
+        ("cvbench", "--questions", "scenes:6"),
+        ("grounding", "--regions", "scenes:6"),
+    ):
+        done = command_here(command, "--ckpt", CKPT, *options, "--draws", "20", "--out", str(folder / command))
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def gallery(*folders: Path, **wanted) -> Gallery:
+    runs, _ = open_runs(folders)
+    found = gallery_of(runs, Wanted(**wanted))
+    assert found is not None
+    return found
