@@ -187,9 +187,9 @@ def flip_tables(one: Comparison, most: int) -> Iterator[Table]:
             Column(f"margin {b}, nats"),
         ]
         notes = [
-            "margin: log-probability of the official answer less that of the best other one, by the model; below 0 it "
-            "would say the other one. First those of which both were surest, by the smaller of the two margins in the "
-            "direction of what was said.",
+            "margin: log-probability of the official answer less that of the wrong one that was said, or else of the "
+            "likeliest; below 0 the model held the official one for less likely. First those of which both were "
+            "surest, by the smaller of the two margins in the direction of what was said.",
             *conditions(one),
         ]
         rows = [_flip_row(flip) for flip in found[:most]]

@@ -225,15 +225,13 @@ def test_margins(made):
     (a, _) = open_sides([made / "pope-a", made / "pope-b"], None, None, "image")
     one = a.opened.questions[0]
     other = {"yes": "no", "no": "yes"}[one.official]
-    assert margin(replace(one, logprobs={one.official: -0.5, other: -2.0})) == pytest.approx(1.5)
-    assert margin(replace(one, logprobs={one.official: -0.5})) is None
-    assert margin(replace(one, logprobs={one.official: float("nan"), other: -1.0})) is None
+    assert margin(replace(one, options={one.official: -0.5, other: -2.0})) == pytest.approx(1.5)
+    assert margin(replace(one, options={})) is None
+    assert margin(replace(one, options={one.official: float("nan"), other: -1.0})) is None
     (cv, _) = open_sides([made / "cv-a", made / "cv-b"], None, None, "image")
     asked = cv.opened.questions[0]
-    letters = "ABCD"[: len(asked.question.options)]
-    given = {f"({letter})": -float(place) for place, letter in enumerate(letters)}
+    given = {letter: -float(place) for place, letter in enumerate("ABCD"[: len(asked.question.options)])}
     right = asked.question.gold
     best = max(value for place, value in enumerate(given.values()) if place != right)
-    assert margin(replace(asked, logprobs=given)) == pytest.approx(-right - best)
-    bare = {key.strip("()"): value for key, value in given.items()}
-    assert margin(replace(asked, logprobs=bare)) == pytest.approx(-right - best)
+    unread = replace(asked.read, label="none")
+    assert margin(replace(asked, options=given, read=unread)) == pytest.approx(-right - best)

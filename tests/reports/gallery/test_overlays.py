@@ -108,9 +108,7 @@ def test_the_outline_is_the_edge_of_the_decoded_mask():
     for y in range(160):
         for x in range(OUTLINE_SIDE):
             around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-            inside = [
-                0 <= b < 160 and 0 <= a < OUTLINE_SIDE and bool(decoded[b, a]) for b, a in around
-            ]
+            inside = [0 <= b < 160 and 0 <= a < OUTLINE_SIDE and bool(decoded[b, a]) for b, a in around]
             if decoded[y, x]:
                 line = not all(inside)
                 assert (shown[y, x, 3] == 255) == line
