@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.controls import IMAGE
 from benchmarks.run_folder import command_line
 from reports.compare.comparison import Lead
 from reports.compare.sides import Side
@@ -55,11 +56,23 @@ def flip_gallery(found: Sequence[Lead], images: Path | None) -> Gallery | None:
             flipped.setdefault(part.label, set()).update((q.part, q.split, q.number) for q in shown)
     if not any(flipped.values()):
         return None
+    condition = found[0].comparison.base.opened.condition
     wanted = {
-        name: [q for q in part.opened.questions if (q.part, q.split, q.number) in flipped[name]]
+        name: [
+            # Under a control the picture is the question's own all the same: it says what the question is about.
+            q if condition == IMAGE else replace(q, shown=None)
+            for q in part.opened.questions
+            if (q.part, q.split, q.number) in flipped[name]
+        ]
         for name, part in sides.items()
     }
     # The remarks stand at the top of the page.
     opened = {name: replace(part.opened, questions=wanted[name], remarks=()) for name, part in sides.items()}
     runs = [Run(part.folder, name, part.benchmark, part.opened.manifest, None) for name, part in sides.items()]
-    return gallery_of(runs, Wanted(images=images, opened=opened))
+    made = gallery_of(runs, Wanted(images=images, opened=opened))
+    if made is None or condition == IMAGE:
+        return made
+    note = (
+        f"the pictures are the questions' own; the models answered under the control {condition} and did not see them"
+    )
+    return replace(made, notes=(note, *made.notes))
