@@ -25,7 +25,19 @@ NAMES = {"pope": "protocols", "cvbench": "readings"}
 DRAWS, SEED = 2000, 0
 _COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
 FIELDS = {
-    "pope": (*_COUNTS, "protocol", "split", "counted", "differs_from_default", "tp", "fp", "tn", "fn", *SCORES),
+    "pope": (
+        *_COUNTS,
+        "errors",
+        "protocol",
+        "split",
+        "counted",
+        "differs_from_default",
+        "tp",
+        "fp",
+        "tn",
+        "fn",
+        *SCORES,
+    ),
     "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
 }
 """What every row of their scores has, and tables show."""
@@ -144,6 +156,8 @@ def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
                 f"scores.json is of another version (row {number} has no {', '.join(lacking)}); give the run's command "
                 "again to score it"
             )
+    if benchmark == "cvbench" and not all(isinstance(scores.get(name), dict) for name in ("missing", "errors")):
+        raise RunFolderError("scores.json is of another version (it does not count what is missing)")
 
 
 def judged(scores: Mapping[str, Any]) -> set[str]:

@@ -16,7 +16,7 @@ from agevlm.errors import RunFolderError
 from reports.held import NAMES, Held, check_rows, held, judged, scores_of, without_judged
 from reports.runs.files import in_use, manifest_of, printable
 from reports.runs.headline import headlines
-from reports.runs.listing import INNER, State, look_at, scored_last, scores_in
+from reports.runs.listing import INNER, Left, State, left_told, look_at, scored_last, scores_in
 from reports.runs.printing import remark_lines
 
 SCORES = "scores.json"
@@ -74,7 +74,15 @@ def _runs_at(folder: Path) -> list[Path]:
     if (folder / "run.json").exists() or not folder.is_dir():
         return [folder]
     inner = sorted(path for path in folder.iterdir() if path.name not in INNER and (path / "run.json").is_file())
-    return [path for path in inner if look_at(path) is not None] or [folder]
+    return [path for path in inner if _may_be_run(path)] or [folder]
+
+
+def _may_be_run(folder: Path) -> bool:
+    """Whether to open it: a training run has a manifest too, which names no benchmark."""
+    try:
+        return "benchmark" in manifest_of(folder)
+    except RunFolderError:
+        return True
 
 
 def _opened(folder: Path) -> Run:
@@ -99,7 +107,7 @@ def _opened(folder: Path) -> Run:
         remarks += _state(folder)
     if scores is None and not remarks:
         remarks.append("not scored yet: give the run's command again")
-    label = str(_model(manifest) or folder.name)
+    label = printable(str(_model(manifest) or folder.name))
     return Run(folder, label, benchmark, manifest, scores, tuple(map(printable, remarks)), found)
 
 
@@ -159,13 +167,14 @@ def _of_what_is_held(
     remarks: list[str],
 ) -> Mapping[str, Any]:
     """Scores that are of the answers that are there: the run's own, or new ones, which is then said."""
-    if scores is not None and not damage and scored_last(folder) and not in_use(folder):
+    benchmark = str(manifest["benchmark"])
+    if scores is not None and not damage and scored_last(folder) and _as_many(found, left_told(benchmark, scores)):
         return scores
     mine = scores_of(found, manifest, scores)
     if scores is not None and without_judged(scores) == mine["rows"]:
         return scores
     why = "it has none that can be used" if scores is None else "its scores.json is not of the answers that are there"
-    names = ", ".join(mine["settings"][NAMES[manifest["benchmark"]]])
+    names = ", ".join(mine["settings"][NAMES[benchmark]])
     remarks.append(f"scored here, in memory, because {why}; under {names}")
     if scores is not None and (lost := judged(scores)):
         remarks.append(
@@ -173,6 +182,10 @@ def _of_what_is_held(
             "again"
         )
     return mine
+
+
+def _as_many(found: Held, told: Left) -> bool:
+    return (found.missing.total(), found.errors.total()) == (told.missing, told.errors)
 
 
 def _state(folder: Path) -> list[str]:

@@ -76,7 +76,7 @@ class Listed:
 
 
 @dataclass
-class _Left:
+class Left:
     """What is not there of what was asked for."""
 
     total: int = 0
@@ -177,23 +177,23 @@ def scores_in(path: Path) -> dict[str, Any] | None:
     return scores
 
 
-def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | None, settled: bool) -> _Left:
+def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | None, settled: bool) -> Left:
     """What is missing. Where a launch ended and its scores are of what is there they say so, and nothing is counted."""
     launch = (manifest.get("launches") or [{}])[-1]
     ended = "ended" in launch
     if manifest["benchmark"] in BENCHMARKS:
         if settled and ended and scores is not None and scored_last(path):
-            return _told(manifest["benchmark"], scores)
+            return left_told(manifest["benchmark"], scores)
         return _counted(path)
     if not ended:
-        return _Left(what="interrupted")
+        return Left(what="interrupted")
     if manifest["benchmark"] == "lmms":
         missing = launch.get("missing", 0)
-        return _Left(missing=missing if isinstance(missing, int) else len(missing))
+        return Left(missing=missing if isinstance(missing, int) else len(missing))
     errors = sum(len(model.get("errors", ())) for model in manifest.get("models", {}).values())
     if scores is not None and manifest["benchmark"] == "linkage":
         errors += sum(model["counts"]["errors"] for model in scores["models"].values())
-    return _Left(errors=errors)
+    return Left(errors=errors)
 
 
 def scored_last(path: Path) -> bool:
@@ -202,11 +202,11 @@ def scored_last(path: Path) -> bool:
     return (path / "scores.json").stat().st_mtime_ns >= max(written, default=0)
 
 
-def _told(benchmark: str, scores: Mapping[str, Any]) -> _Left:
+def left_told(benchmark: str, scores: Mapping[str, Any]) -> Left:
     """What the scores say of missing answers; an error stands in the place of some."""
     if benchmark == "cvbench":
         errors = sum(scores["errors"].values())
-        return _Left(missing=sum(scores["missing"].values()) - errors, errors=errors)
+        return Left(missing=sum(scores["missing"].values()) - errors, errors=errors)
     protocol = lead(scores, "protocol")
     rows = [
         r
@@ -216,12 +216,12 @@ def _told(benchmark: str, scores: Mapping[str, Any]) -> _Left:
         and not r["condition"].startswith("floor:")
     ]
     errors = sum(r["errors"] for r in rows)
-    return _Left(missing=sum(r["missing"] for r in rows) - errors, errors=errors)
+    return Left(missing=sum(r["missing"] for r in rows) - errors, errors=errors)
 
 
-def _counted(path: Path) -> _Left:
+def _counted(path: Path) -> Left:
     """The answers that the questions wait for, counted."""
-    left = _Left()
+    left = Left()
     wanted = {key for _, row in questions_of(path, left.damage) for key in row["keys"].values()}
     answers = answers_of(path, left.damage)
     left.total = len(wanted)

@@ -29,8 +29,8 @@ def section(runs: Sequence[Run]) -> Section | None:
         for one in asked:
             if all(one.label != other.label for other, _ in curves):
                 words.append(
-                    f"{one.label}: no reliability curve and no AUROC: not every answer has the log-probabilities of "
-                    "both yes and no."
+                    f"{one.label}: no reliability curve and no AUROC: not every answer about the image has the "
+                    "log-probabilities of both yes and no, or there is none."
                 )
         if curves:
             items.append(_ranking_table(version_id("reliability", list(found), version), [one for one, _ in curves]))

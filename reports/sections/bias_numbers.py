@@ -128,7 +128,8 @@ def _made(labels: float, lean: Interval, false_yes: Interval, missed: Interval) 
         return number(one.value, one.low, one.high, unit)
 
     told = "leans to yes" if lean.low > 0 else "leans to no" if lean.high < 0 else "neither is established"
-    told = NONE if np.isnan(lean.low) else told
+    if np.isnan(lean.low):
+        told = NONE if np.isnan(lean.value) else "no interval"
     return Lean(labels, cell(lean, "points"), cell(false_yes), cell(missed), told, (lean, false_yes, missed))
 
 

@@ -79,6 +79,7 @@ def _told(one: Asked, benchmark: str) -> Iterator[str]:
         verdict = {
             "higher, established": "the image helps, established",
             "lower, established": "the image makes it worse, established",
+            "no interval": "from too few images to say",
         }.get(found, "a tie: it is not shown that the image helps")
         gain = flat(row, "gain_accuracy", "points")
         unread = row["unparsed"] / row["n"] if row["n"] else 0.0

@@ -51,6 +51,10 @@ def finished(drawn: Drawn, id: str, title: str, alt: str, note: str = "") -> Fig
     for axes in drawn.axes:
         # Ticks may be made only when a figure is written, which is done in the style of all figures.
         axes.tick_params(labelsize=TICKS, pad=2, grid_linewidth=SIZES["grid.linewidth"])
+    engine = drawn.get_layout_engine()
+    if engine is not None:  # once for both forms: it is most of the time that a figure takes
+        engine.execute(drawn)
+        drawn.set_layout_engine("none")
     png, svg = encoded(drawn)
     return Figure(id, title, alt, png, svg, note)
 

@@ -138,11 +138,9 @@ def version_id(base: str, versions: Sequence[str], version: str) -> str:
 
 
 def told(value: Any, low: Any, high: Any) -> str:
-    """A difference in one word: established where its interval leaves 0 out, else a tie."""
+    """A difference in words: established where its interval leaves 0 out, else a tie."""
     if value is None:
         return "not defined"
-    if low is not None and low > 0:
-        return "higher, established"
-    if high is not None and high < 0:
-        return "lower, established"
-    return "a tie"
+    if low is None or high is None:
+        return "no interval"
+    return "higher, established" if low > 0 else "lower, established" if high < 0 else "a tie"

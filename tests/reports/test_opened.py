@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -100,6 +101,18 @@ def test_scores_that_were_only_touched_are_kept_without_a_word(copy):
     answers.touch()
     run = alone(folder)
     assert (run.remarks, run.scores) == ((), scores_of(folder))
+
+
+def test_answers_lost_within_a_tick_of_the_clock_are_noticed(copy):
+    folder = copy("pope")
+    drop_last_commit(folder)
+    (answers,) = RunFolder(folder).answer_files
+    then = (folder / "scores.json").stat().st_mtime_ns
+    os.utime(answers, ns=(then, then))
+    run = alone(folder)
+    assert run.remarks[0].startswith("incomplete")
+    assert run.scores is not None
+    assert run.scores["rows"] == rescored(folder, "pope")
 
 
 def test_a_damaged_line_is_named_and_the_numbers_are_of_the_rest(copy):
