@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 
 from reports.document import Cell, Column, Table
@@ -10,11 +11,15 @@ from reports.writing.latex_text import latex
 from reports.writing.visible import visible
 
 _NEEDS = r"\usepackage{array} \usepackage{booktabs} \usepackage{graphicx}"
-_LONG_TEXT = 44
+_LONG = 44
 """Characters; a column with longer ones is set in lines."""
-_PAGE = 40
-"""Rows; a longer table runs over pages."""
-_SIZES = ((105, r"\footnotesize"), (125, r"\scriptsize"), (10**9, r"\tiny"))
+_HEADING = 9
+"""Characters of a heading's line, at least."""
+_PAGE = 30
+"""Lines; a longer table runs over pages."""
+_LINE = 34
+"""Characters of a line of a column that is set in lines."""
+_SIZES = ((150, r"\footnotesize"), (180, r"\scriptsize"), (10**9, r"\tiny"))
 """Of tables that run over pages: up to so many characters in a row."""
 _SIGNED = re.compile(r"[+-](?=\d)")
 
@@ -22,11 +27,11 @@ _SIGNED = re.compile(r"[+-](?=\d)")
 def latex_table(table: Table) -> str:
     r"""A table environment to `\input`: caption and label above, notes below, limits set small.
 
-    It is made narrower to fit the column where it is too wide for it. A table of more than 40 rows is a longtable
+    It is made narrower to fit the column where it is too wide for it. A table of more than 30 lines is a longtable
     instead, which runs over pages.
     """
-    long = len(table.rows) > _PAGE
-    packages = _NEEDS + (r" \usepackage{longtable}" if long else "")
+    long = _lines(table) > _PAGE
+    packages = _NEEDS + (r" \usepackage{longtable}, and a page of one column" if long else "")
     return f"% \\input this file; it needs: {packages}\n" + (_over_pages(table) if long else _on_one(table))
 
 
@@ -35,7 +40,7 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
     head = "\n".join(
         (
             r"\documentclass[10pt]{article}",
-            r"\usepackage[a4paper,margin=2cm]{geometry}",
+            r"\usepackage[a4paper,landscape,margin=1.5cm]{geometry}",
             # Without these fonts that encoding has no outlines.
             r"\IfFileExists{lmodern.sty}{\usepackage[T1]{fontenc}\usepackage{lmodern}}{}",
             *_NEEDS.split(),
@@ -57,6 +62,23 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
     return "\n\n".join((head, *parts, r"\end{document}")) + "\n"
 
 
+def _lines(table: Table) -> int:
+    """About how many it has."""
+    wrapped = _wrapped(table)
+    return sum(max((1, *(-(-len(str(row[place])) // _LINE) for place in wrapped))) for row in table.rows)
+
+
+def _wrapped(table: Table) -> list[int]:
+    """Places of the columns that are set in lines."""
+    return [
+        place for place, column in enumerate(table.columns) if not column.numeric and _longest(table, place) > _LONG
+    ]
+
+
+def _longest(table: Table, place: int) -> int:
+    return max((len(str(row[place])) for row in table.rows), default=0)
+
+
 def _on_one(table: Table) -> str:
     return "\n".join(
         (
@@ -67,7 +89,7 @@ def _on_one(table: Table) -> str:
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{@{{}}{_columns(table)}@{{}}}}",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             *(_cells(row, table.columns) for row in table.rows),
             r"\bottomrule",
@@ -88,11 +110,11 @@ def _over_pages(table: Table) -> str:
             rf"\begin{{longtable}}{{@{{}}{_columns(table)}@{{}}}}",
             _caption(table) + r"\\",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             r"\endfirsthead",
             r"\toprule",
-            _row([latex(visible(column.name)) for column in table.columns]),
+            _head(table),
             r"\midrule",
             r"\endhead",
             r"\bottomrule",
@@ -106,6 +128,18 @@ def _over_pages(table: Table) -> str:
     )
 
 
+def _head(table: Table) -> str:
+    """Headings in lines, no wider than their columns."""
+    cells = []
+    for place, column in enumerate(table.columns):
+        width = max(_longest(table, place), _HEADING)
+        lines = textwrap.wrap(visible(column.name), width, break_long_words=False, break_on_hyphens=False)
+        text = r"\\".join("{}" * line.startswith(("[", "*")) + latex(line) for line in lines)
+        kind = "r" if column.numeric else "l"
+        cells.append(text if len(lines) < 2 else rf"\begin{{tabular}}[b]{{@{{}}{kind}@{{}}}}{text}\end{{tabular}}")
+    return _row(cells)
+
+
 def _caption(table: Table) -> str:
     return rf"\caption{{{latex(visible(table.title))}}}\label{{tab:{table.id}}}"
 
@@ -115,14 +149,11 @@ def _notes(table: Table) -> list[str]:
 
 
 def _columns(table: Table) -> str:
-    kinds = []
-    for place, column in enumerate(table.columns):
-        longest = max((len(str(row[place])) for row in table.rows), default=0)
-        if column.numeric:
-            kinds.append("r")
-        else:
-            kinds.append("l" if longest <= _LONG_TEXT else r">{\raggedright\arraybackslash}p{5.5cm}")
-    return "".join(kinds)
+    lines = r">{\raggedright\arraybackslash}p{5.5cm}"
+    wrapped = _wrapped(table)
+    return "".join(
+        "r" if column.numeric else lines if place in wrapped else "l" for place, column in enumerate(table.columns)
+    )
 
 
 def _cells(row: Sequence[Cell], columns: Sequence[Column]) -> str:

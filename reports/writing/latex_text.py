@@ -95,24 +95,30 @@ _ACCENTS: dict[str, str] = {
     "\u0331": "b",
 }
 _LONG = 24
+_BREAKS = "/-_.=&?"
+_WHOLE = 12
+"""Characters of a long word without a break, a digest's."""
 
 
 def latex(text: str) -> str:
     r"""A text that pdflatex sets as it is, with nothing in it a command.
 
     Latin letters with accents, Greek and the usual signs are set; every other character that a standard font lacks
-    (CJK, emoji) stands as its code point, `[U+1F600]`, for all to see. Long words may break after `/`, `-`, `_`, `.`.
+    (CJK, emoji) stands as its code point, `[U+1F600]`, for all to see. Long words may break, after a `/` or `-`, say.
     """
     return "".join(_word(part) for part in re.split(r"(\s+)", text))
 
 
 def _word(word: str) -> str:
-    breaks = "/-_.=&?" if len(word) > _LONG else ""
+    long = len(word) > _LONG
     parts: list[str] = []
+    whole = 0
     for place, char in enumerate(word):
         parts.append(_char(char))
-        if char in breaks and place + 1 < len(word):
+        whole += 1
+        if long and (char in _BREAKS or whole == _WHOLE) and place + 1 < len(word):
             parts.append(r"\allowbreak{}")
+            whole = 0
         elif char == "-" and word[place + 1 : place + 2] == "-":
             # Else two hyphens become a dash.
             parts.append("{}")

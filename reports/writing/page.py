@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from reports.document import Figure, Gallery, Report, Section
+from reports.document import Figure, Gallery, Report, Section, Table
 from reports.writing.fitting import fitted
 from reports.writing.latex_tables import latex_table
 from reports.writing.order import worst_first
@@ -25,6 +25,8 @@ MOST_BYTES = 15_000_000
 """Of the page."""
 _SVG_BYTES = 200_000
 """A larger drawing is set as PNG."""
+_DENSE = 115
+"""Characters of a row that has room."""
 _STATIC = 20
 """Questions listed where scripts do not run."""
 _URL = re.compile(r"https?://[^\s<>\"']*[^\s<>\"'.,;:)\]]")
@@ -83,6 +85,7 @@ def _rendered(report: Report) -> str:
         blocks=_blocks,
         source=_source,
         width=_width,
+        dense=_dense,
         texts=Markup(script_json(texts)),
         items=Markup(items_json(report.gallery)) if report.gallery else "",
         pictures=Markup(pictures_json(report.gallery)) if report.gallery else "",
@@ -121,6 +124,11 @@ def _linked(text: str) -> Markup:
 def _blocks(section: Section) -> list[tuple[str, list[Any]]]:
     """The items of a section; figures that follow each other together."""
     return [(name, list(items)) for name, items in groupby(section.items, lambda item: type(item).__name__)]
+
+
+def _dense(table: Table) -> bool:
+    """Whether limits stand below their numbers, since beside them the table would not fit."""
+    return max((sum(len(str(cell)) + 2 for cell in row) for row in table.rows), default=0) > _DENSE
 
 
 def _source(figure: Figure) -> str:

@@ -196,7 +196,7 @@ if (document.getElementById("gallery_app")) (() => {
     facts.append(...row("Read as", text("read", item)));
     const likely = bars(item);
     if (likely) facts.append(...row("Log p", likely));
-    if (text("margin", item) !== null) facts.append(...row("Margin", `${text("margin", item)} nats over the right one`));
+    if (text("margin", item) !== null) facts.append(...row("Margin", `${text("margin", item)} nats`));
     const where = [text("split", item), text("category", item), `no. ${text("number", item)}`];
     if (text("size", item) !== null) where.push(`object ${text("size", item)} of the image`);
     const foot = el("p", "foot");

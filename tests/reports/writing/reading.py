@@ -97,8 +97,14 @@ def from_latex(text: str) -> Grid:
     text = re.sub(r"(?s)\\endfirsthead.*?\\endlastfoot", "", text)
     body = re.search(r"(?s)\\toprule\n(.*?)(?:\\bottomrule|\\end\{longtable\})", text)
     assert body
-    rows = body[1].replace("\\midrule\n", "").removesuffix(" \\\\\n").split(" \\\\\n")
+    # Headings in lines are tables of their own.
+    heads = re.sub(r"(?s)\\begin\{tabular\}\[b\]\{@\{\}[lr]@\{\}\}(.*?)\\end\{tabular\}", _one_line, body[1])
+    rows = heads.replace("\\midrule\n", "").removesuffix(" \\\\\n").split(" \\\\\n")
     return [[plain(cell) for cell in re.split(r"(?<!\\) ?& ?", row)] for row in rows]
+
+
+def _one_line(found: re.Match[str]) -> str:
+    return found[1].replace("\\\\", " ")
 
 
 def plain(text: str) -> str:

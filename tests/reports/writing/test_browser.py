@@ -183,11 +183,11 @@ def test_keys(opened: Callable[..., Browser], written: Path) -> None:
     assert tab.js(at) == "34 of 90"
     tab.key("Escape")
     tab.until(f"({at}) === null")
-    assert tab.js(PLACE) == "33"
+    tab.until(f"({PLACE}) === '33'")
     tab.key("Enter")
     assert tab.js(at) == "34 of 90"
     tab.key("Escape")
-    tab.until(f"({at}) === null")
+    tab.until(f"({at}) === null && ({PLACE}) === '33'")
     shown = "getComputedStyle(document.querySelector('.box .{0}')).display !== 'none'"
     for key, layer in (("a", "attention"), ("m", "mask")):
         assert tab.js(shown.format(layer)) is True
