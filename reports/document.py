@@ -166,8 +166,9 @@ class Item:
     """One question of a run with its answer."""
 
     run: str
-    """The run's label."""
+    """The run's label; with its benchmark or a model of several where that alone does not tell runs apart."""
     number: str
+    """The question's id within its split; of a grounding run the place of its record."""
     split: str
     category: str
     question: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from agevlm.data.images import EncodedFile, decode
@@ -23,7 +23,8 @@ SAID: dict[Trouble, str] = {
     "missing": "not found",
     "changed": "not shown, since the file is not the one that the model saw (its bytes differ)",
     "damaged": "cannot be opened",
-    "unproven": "not shown, since the records do not tell which file the model saw",
+    "unproven": "not shown, since nothing proves the file to be the one that the model saw (other bytes, or records of "
+    "an older version)",
 }
 NAMES = 3
 """Of images that are told."""
@@ -38,7 +39,8 @@ class Finder:
         self.sources, self._looks = sources, looks
         self._named: dict[str, dict[str, None]] = {}
         self._places: dict[str, list[tuple[Run, str]]] = {}
-        self._unseen: dict[tuple[int, str], str | None] = {}
+        self._unseen: dict[tuple[Path, str], str | None] = {}
+        self._there: dict[tuple[Path, str], bool] = {}
         self._trouble: dict[str, Trouble] = {}
 
     def know(self, entries: Sequence[Entry]) -> None:
@@ -61,9 +63,9 @@ class Finder:
         """What its picture is kept under: the image's identity, or where no model saw it, that of the file there is."""
         if entry.identity is not None or entry.looked:
             return entry.identity
-        key = (id(entry.run), entry.item.image)
+        key = (entry.run.folder, entry.item.image)
         if key not in self._unseen:
-            file = next(self._files(*(entry.run, entry.item.image)), None)
+            file = next(self._files(entry.run, entry.item.image), None)
             self._unseen[key] = None if file is None else file.sha256
             if file is not None:
                 self._places.setdefault(file.sha256, []).append((entry.run, entry.item.image))
@@ -91,6 +93,13 @@ class Finder:
             except DataError:
                 continue
 
+    def _unknown(self, entry: Entry) -> Trouble:
+        """Why an image that no model is known to have seen is not shown."""
+        key = (entry.run.folder, entry.item.image)
+        if key not in self._there:
+            self._there[key] = next(self._files(entry.run, entry.item.image), None) is not None
+        return "unproven" if self._there[key] else "missing"
+
     def notes(self, entries: Sequence[Entry]) -> list[str]:
         """What is to be said of images without a picture, by run."""
         found: dict[tuple[str, Trouble], dict[str, None]] = {}
@@ -101,7 +110,7 @@ class Finder:
             runs[label] = entry.run
             counts.setdefault(label, {})[name] = None
             identity = self.identity(entry)
-            trouble = self._trouble.get(identity) if identity else ("unproven" if entry.looked else "missing")
+            trouble = self._trouble.get(identity) if identity is not None else self._unknown(entry)
             if trouble is not None:
                 found.setdefault((label, trouble), {})[name] = None
         lines = []

@@ -6,6 +6,7 @@ that is thought to be the one, it is proven or refuted that it is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,18 @@ from agevlm.errors import AgeVlmError
 from analysis.grounding.records import HEADLINE, KINDS, MEAN, SCHEMA, group_key, latest, look_of, regions_of
 from analysis.parts import Parts
 from reports.document import NONE, Item, ItemKind, Overlay
-from reports.gallery.entries import Entry
+from reports.gallery.entries import Entry, margin_of
 from reports.gallery.finding import Finder
 from reports.gallery.overlays import map_png, outline_png
+from reports.gallery.sizes import Sizes, digest_of
 from reports.opened import Run
 from reports.runs.printing import remark_lines
 
 T = TypeVar("T")
 TOKENS = 16
 """New tokens of an answer where a run does not say: the command's own choice."""
+PADDING = 0.005
+"""Share of attention on padding that is told."""
 MAPS = ("layers", "maps", "peaks", "elsewhere")
 LIGHT = [name for name in SCHEMA.names if name not in (*MAPS, "heads")]
 READ = [*LIGHT, *MAPS]
@@ -65,11 +69,14 @@ class Looks:
             return None
         heat = look.maps[KINDS.index(HEADLINE), 0]
         grid = look.geometry
+        padding = float((heat * (1 - grid.coverage())).sum() / (heat.sum() or 1))
         note = (
             f"Attention of the last token of “{look.phrase}”, mean over heads and layers: {self.model} in "
             f"{self.run.folder.name}. Colours from 0 to {float(heat.max()):.1%} in one of {grid.rows} × {grid.columns} "
             "cells."
         )
+        if padding >= PADDING:
+            note += f" {padding:.0%} of it lies on padding beside the image, which is not shown."
         return Overlay(map_png(heat, grid), outline_png(look.mask), note)
 
 
@@ -82,15 +89,11 @@ def looks_of(run: Run, notes: list[str]) -> list[Looks]:
     for model, about in models.items():
         fingerprint = str(about.get("fingerprint"))
         remarks: list[str] = []
-        try:
-            # The file's name has the model's, in other characters, and the fingerprint's beginning.
-            files = run.folder.glob(f"probes/*-{fingerprint[:12]}-*.parquet")
-            names = {re.sub(r"(-to)?-\d+$", "", path.stem) for path in files}
-            tables = [Parts(run.folder, name, SCHEMA).read(READ, remarks) for name in sorted(names)]
-            table = latest(pa.concat_tables([pa.schema([SCHEMA.field(n) for n in READ]).empty_table(), *tables]))
-        except AgeVlmError as error:
-            notes.append(f"{run.label}: no questions of {model}: {error}")
-            continue
+        # The file's name has the model's, in other characters, and the fingerprint's beginning.
+        files = run.folder.glob(f"probes/*-{fingerprint[:12]}-*.parquet")
+        names = {re.sub(r"(-to)?-\d+$", "", path.stem) for path in files}
+        tables = [Parts(run.folder, name, SCHEMA).read(READ, remarks) for name in sorted(names)]
+        table = latest(pa.concat_tables([pa.schema([SCHEMA.field(n) for n in READ]).empty_table(), *tables]))
         notes += [f"{run.label}: {line}" for line in remark_lines(remarks)]
         rows, maps = table.select(LIGHT).to_pylist(), table.select(MAPS)
         found.append(Looks(run, str(model), fingerprint, str(run.manifest.get("prompt")), rows, maps))
@@ -100,7 +103,8 @@ def looks_of(run: Run, notes: list[str]) -> list[Looks]:
 class Matched:
     """What looks say of questions: which look is whose, and how large the object is."""
 
-    def __init__(self, looks: Sequence[Looks], finder: Finder) -> None:
+    def __init__(self, looks: Sequence[Looks], finder: Finder, sizes: Sizes) -> None:
+        self._by_data = sizes
         self.entries: list[Entry] = []
         """The looks' own questions."""
         self._places: dict[tuple[str, str, str, str], set[tuple[int, int]]] = {}
@@ -133,10 +137,14 @@ class Matched:
         return _only(self._places.get((entry.fingerprint, entry.identity, entry.prompt, entry.item.question)))
 
     def size(self, entry: Entry) -> float | None:
-        """Its own, or that of the one region that the same words ask about in the same image."""
-        if entry.looked or entry.identity is None:
+        """Its own; that of the one region that the same words ask about in the same image; or what linkage runs say."""
+        if entry.looked:
             return entry.item.size
-        return _only(self._sizes.get((entry.identity, entry.item.question)))
+        found = _only(self._sizes.get((entry.identity or "", entry.item.question)))
+        digest = digest_of(entry.run)
+        if found is None and digest is not None:
+            return self._by_data.get((digest, entry.item.image, entry.item.question))
+        return found
 
 
 def _only(found: Collection[T] | None) -> T | None:
@@ -156,13 +164,10 @@ def item_of(looks: Looks, place: int) -> Item:
     row = looks.rows[place]
     right, said = row["right"], row["said"]
     held = [(name, row[f"logprob_{name}"]) for name in ("yes", "no")]
-    logprobs = sorted(((name, value) for name, value in held if value is not None), key=lambda one: -one[1])
-    values = dict(logprobs)
-    other = {"yes": "no", "no": "yes"}.get(right or "")
-    margin = values[other] - values[right] if other in values and right in values else None
+    logprobs = [(name, value) for name, value in held if value is not None and math.isfinite(value)]
     return Item(
         run=looks.label,
-        number=row["id"],
+        number=str(place + 1),
         split=row["about"],
         category=row["phrase"],
         question=row["question"],
@@ -170,8 +175,8 @@ def item_of(looks: Looks, place: int) -> Item:
         answer=row["answer"],
         read=str(said),
         kind=_kind(row),
-        margin=margin,
-        logprobs=logprobs,
+        margin=margin_of(dict(logprobs), right or "", said),
+        logprobs=sorted(logprobs, key=lambda one: -one[1]),
         size=size_of(row),
         image=row["image"],
         picture=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from reports.gallery.entries import Entry, benchmark_entries
 from reports.gallery.finding import Finder
 from reports.gallery.looks import Looks, Matched, looks_of
 from reports.gallery.pictures import STEPS, fit
+from reports.gallery.sizes import linkage_sizes
 from reports.gallery.sources import Sources
 from reports.opened import Run
 from reports.runs.showing import Opened
 
+ASKED = ("pope", "cvbench", "grounding")
+"""Runs whose questions are shown."""
 OVERLAYS = 1 / 3
 """Of the bytes, at most, for overlays; pictures have the rest, and what overlays leave."""
 
@@ -42,13 +46,14 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     the worst first, and of a seeded draw being kept; that, and images that are not found, is said in the notes.
     """
     notes: list[str] = []
+    runs = _told_apart(runs)
     looks = [one for run in runs for one in looks_of(run, notes)]
     entries = [entry for run in runs for entry in benchmark_entries(run, notes, wanted.opened.get(run.label))]
     if not entries and not any(one.rows for one in looks):
         return None
     finder = Finder(Sources(wanted.images), looks=wanted.pictures)
     finder.know(entries)
-    matched = Matched(looks, finder)
+    matched = Matched(looks, finder, linkage_sizes(runs, notes))
     finder.know(matched.entries)
     entries += matched.entries
     items = [replace(entry.item, size=matched.size(entry)) for entry in entries]
@@ -62,16 +67,18 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     room = wanted.most_bytes - (used if overlays.all_fit else int(wanted.most_bytes * OVERLAYS))
     fitted = fit(dict.fromkeys(i for p in order if (i := finder.identity(entries[p])) is not None), finder.opened, room)
 
-    pictures = {identity: place for place, identity in enumerate(fitted.pictures)}
+    pictures: dict[str, int] = {}
     shown: dict[tuple[int, int], int] = {}
     for place, entry in enumerate(entries):
-        picture = pictures.get(finder.identity(entry) or "")
-        look = matched.look(entry)
-        overlay = None
+        identity, look = finder.identity(entry), matched.look(entry)
+        picture = overlay = None
+        if identity is not None and identity in fitted.pictures:
+            picture = pictures.setdefault(identity, len(pictures))
         if picture is not None and look is not None and look in overlays.drawn:
             overlay = shown.setdefault(look, len(shown))
         items[place] = replace(items[place], picture=picture, overlay=overlay)
-    notes += finder.sources.notes + finder.notes(entries)
+    lacking = finder.notes(entries)
+    notes += finder.sources.notes + lacking if lacking else []
     if fitted.step or fitted.left_out:
         side, quality = STEPS[fitted.step]
         notes.append(
@@ -90,8 +97,18 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     if not overlays.all_fit:
         notes.append(f"{len(shown)} overlays, of the worst answers; others were left out to keep the page small")
     return Gallery(
-        items, list(fitted.pictures.values()), [overlays.drawn[look] for look in shown], tuple(notes), wanted.seed
+        items,
+        [fitted.pictures[i] for i in pictures],
+        [overlays.drawn[look] for look in shown],
+        tuple(notes),
+        wanted.seed,
     )
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose questions are shown under labels that differ: a model may have runs of several kinds."""
+    counts = Counter(run.label for run in runs if run.benchmark in ASKED)
+    return [replace(run, label=f"{run.label}, {run.benchmark}") if counts[run.label] > 1 else run for run in runs]
 
 
 def _worst(entries: Sequence[Entry]) -> list[int]:

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from agevlm.data.images import EncodedFile
-from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
+from agevlm.data.sources import ContainerImages, FolderImages
 from agevlm.errors import AgeVlmError, DataError
 from agevlm.scenes.selection import is_selector
 from reports.opened import Run
 
+_FILES = (".json", ".jsonl", ".parquet")
 IN_QUESTIONS = "in the question files"
 """What a manifest says of images that no folder was named for."""
+
+
+class Reader(Protocol):
+    """Image files by the name that questions use."""
+
+    def read(self, name: str) -> EncodedFile:
+        """The file's bytes. Raises DataError if there is none."""
 
 
 class RenderedImages:
@@ -42,16 +51,6 @@ class RenderedImages:
             raise DataError(f"image {name}: not a rendered scene")
         return EncodedFile(name, png(render(int(stem), self.size)))
 
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of the names that are not of a scene; draws them."""
-        lacking = []
-        for name in names:
-            try:
-                self.read(name)
-            except DataError:
-                lacking.append(name)
-        return lacking
-
 
 @dataclass
 class Sources:
@@ -61,11 +60,17 @@ class Sources:
     """The folder that the user names; looked in first."""
     notes: list[str] = field(default_factory=list)
     """Places that cannot be used, and why."""
-    _opened: dict[tuple[str, str], list[tuple[str, ImageSource]]] = field(default_factory=dict)
+    _of: dict[Path, list[tuple[str, Reader]]] = field(default_factory=dict)
+    _opened: dict[tuple[str, str], list[tuple[str, Reader]]] = field(default_factory=dict)
 
-    def of(self, run: Run) -> list[tuple[str, ImageSource]]:
+    def of(self, run: Run) -> list[tuple[str, Reader]]:
         """Where a run's images may be, in words and as sources, in the order of looking."""
-        found: list[tuple[str, ImageSource]] = []
+        if run.folder not in self._of:
+            self._of[run.folder] = self._found(run)
+        return self._of[run.folder]
+
+    def _found(self, run: Run) -> list[tuple[str, Reader]]:
+        found: list[tuple[str, Reader]] = []
         if self.given is not None:
             found += self._once("given", str(self.given), partial(FolderImages, self.given))
         folder, questions = _named(run)
@@ -81,13 +86,13 @@ class Sources:
                 found += self._once(run.benchmark, f"{source}, as the hub's cache has it", cached)
         return found
 
-    def _local(self, name: str, run: Run, opened: Callable[[Path], ImageSource]) -> list[tuple[str, ImageSource]]:
+    def _local(self, name: str, run: Run, opened: Callable[[Path], Reader]) -> list[tuple[str, Reader]]:
         paths = _paths(name, run)
         if not paths:
             self._note(f"{run.label}: its images were in {name}, which is not there")
         return [one for path in paths for one in self._once(run.benchmark, str(path), partial(opened, path))]
 
-    def _once(self, kind: str, place: str, opened: Callable[[], ImageSource]) -> list[tuple[str, ImageSource]]:
+    def _once(self, kind: str, place: str, opened: Callable[[], Reader]) -> list[tuple[str, Reader]]:
         if (kind, place) not in self._opened:
             try:
                 self._opened[kind, place] = [(place, opened())]
@@ -123,7 +128,7 @@ def _paths(name: str, run: Run) -> list[Path]:
     return [path for path in dict.fromkeys(p.resolve() for p in places) if path.exists()]
 
 
-def _pope_images(source: str | Path) -> ImageSource:
+def _pope_images(source: str | Path) -> Reader:
     from collections import ChainMap
 
     from benchmarks.pope.questions import load_questions
@@ -131,24 +136,25 @@ def _pope_images(source: str | Path) -> ImageSource:
     held = [one.image_bytes for one in load_questions([source]) if one.image_bytes is not None]
     if not held:
         raise DataError(f"{source}: the questions name images but hold none; give their folder with --images DIR")
-    return ContainerImages(ChainMap(*map(dict, held)) if len(held) > 1 else held[0])
+    # ChainMap only looks names up, the images stay unread.
+    return ContainerImages(ChainMap(*held))  # type: ignore[arg-type]
 
 
-def _cvbench_images(source: str | Path) -> ImageSource:
+def _cvbench_images(source: str | Path) -> Reader:
     from benchmarks.cvbench.questions import load_questions
     from benchmarks.cvbench.settings import image_source
 
     return image_source(load_questions(source), None, [source])
 
 
-_LOADERS: dict[str, Callable[[str | Path], ImageSource]] = {"pope": _pope_images, "cvbench": _cvbench_images}
+_LOADERS: dict[str, Callable[[str | Path], Reader]] = {"pope": _pope_images, "cvbench": _cvbench_images}
 
 
 def _is_hub_id(source: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) is not None and not Path(source).suffix
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) is not None and not source.endswith(_FILES)
 
 
-def _cached(source: str, benchmark: str) -> ImageSource:
+def _cached(source: str, benchmark: str) -> Reader:
     """A hub data set that is on this machine; nothing is fetched. Raises DataError if it is not."""
     with _offline():
         return _LOADERS[benchmark](source)

@@ -80,3 +80,16 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert parts.done() == {"one"}
     assert not list((tmp_path / "probes").glob(".*"))
+
+
+def test_damaged_files_cost_their_own_rows_alone_where_that_is_wanted(tmp_path):
+    parts = Parts(tmp_path, "m", SCHEMA)
+    for number in range(3):
+        parts.append({f"g{number}": rows(number)})
+    damaged = parts.files[1]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    remarks: list[str] = []
+    assert parts.read(["value"], remarks)["value"].to_pylist() == [0.0, 2.0]
+    assert [str(damaged) in remark for remark in remarks] == [True]
+    with pytest.raises(RunFolderError, match=r"000002\.parquet: damaged"):
+        parts.read(["value"])

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -13,7 +15,7 @@ from reports.compare import commands
 from reports.compare.comparison import compare, leads
 from reports.compare.page import page
 from reports.compare.sides import ASPECTS, NOUNS, open_sides, unlike
-from tests.benchmarks.runs.launch import command_here
+from tests.benchmarks.runs.launch import ROOT, command_here, environment
 from tests.reports.compare.conftest import questions_of, remake, rewrite
 
 DRAWS = ["--draws", "100"]
@@ -313,3 +315,33 @@ def test_every_aspect_can_be_allowed_and_has_a_noun(made):
     assert ASPECTS.keys() == NOUNS.keys()
     first, second = open_sides([made / "pope-a", made / "pope-b"], None, None, "image")
     assert unlike(first, second) == []
+
+
+def test_a_single_shared_question_has_no_interval_and_is_a_tie(made, copy):
+    """Nothing is known from one image; nothing is claimed, and nothing breaks."""
+    for kind in ("pope", "cv"):
+        folders = [copy(f"{kind}-{name}") for name in "ab"]
+        for folder in folders:
+            first = (folder / "questions.jsonl").read_text().splitlines(keepends=True)[0]
+            (folder / "questions.jsonl").write_text(first)
+        rewrite(folders[0] / "answers-00000.jsonl", lambda r: r | {"text": "nothing", "commit": [0, 1]})
+        done = run(*folders, "--json", "-", "--fail-below", "-1", "--established")
+        (found,) = json.loads(done.stdout)
+        assert found["shared"] == found["images"] == 1
+        assert found["headline"]["verdict"] == "a tie"
+        assert found["headline"]["minimum_detectable_effect"] is None
+        assert done.returncode in (0, commands.BELOW)
+        assert run(*folders).returncode == 0
+
+
+def test_no_model_is_loaded(made):
+    code = (
+        "import sys; from agevlm.cli import eval_main\n"
+        f"sys.argv = ['agevlm-eval', 'compare', {str(made / 'pope-a')!r}, {str(made / 'pope-b')!r}, '--draws', '100']\n"
+        "eval_main()\n"
+        "assert 'numpy' in sys.modules\n"
+        "found = {'torch', 'transformers', 'matplotlib', 'PIL'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded: {found}' if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -19,15 +19,20 @@ CKPT = "scenes/age-vlm"
 
 @pytest.fixture(scope="session")
 def inside(tmp_path_factory) -> Path:
-    """pope, cvbench and grounding on the same few scenes."""
+    """pope, grounding and linkage on the same few scenes."""
     folder = tmp_path_factory.mktemp("inside")
+    # Pictures of the run's own are another test's subject, and cost more than all else.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("analysis.grounding.run._draw", lambda *_: [])
+    monkeypatch.setattr("analysis.linkage.figures.draw", lambda *_: [])
     for command, *options in (
         ("pope", "--questions", "scenes:6"),
-        ("cvbench", "--questions", "scenes:6"),
         ("grounding", "--regions", "scenes:6"),
+        ("linkage", "--questions", "scenes:6", "--causal-images", "0"),
     ):
-        done = command_here(command, "--ckpt", CKPT, *options, "--draws", "20", "--out", str(folder / command))
+        done = command_here(command, "--ckpt", CKPT, *options, "--draws", "100", "--out", str(folder / command))
         assert done.returncode == 0, done.stderr
+    monkeypatch.undo()
     return folder
 
 
