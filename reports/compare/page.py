@@ -46,29 +46,26 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
 
 def flip_gallery(found: Sequence[Lead], images: Path | None) -> Gallery | None:
     """The questions on which a run and A part, with both answers as they were read; None where they part on none."""
-    flipped: dict[str, set[tuple[int, str, str]]] = {}
-    sides: dict[str, Side] = {}
+    sides: dict[Path, Side] = {}
+    flipped: dict[Path, set[tuple[int, str, str]]] = {}
     for lead in found:
         one = lead.comparison
         for place, part in ((0, one.base), (1, one.other)):
-            sides[part.label] = part
+            sides[part.folder] = part
             shown = [(flip.base, flip.other)[place] for flip in one.flips]
-            flipped.setdefault(part.label, set()).update((q.part, q.split, q.number) for q in shown)
+            flipped.setdefault(part.folder, set()).update((q.part, q.split, q.number) for q in shown)
     if not any(flipped.values()):
         return None
     condition = found[0].comparison.base.opened.condition
-    wanted = {
-        name: [
-            # Under a control the picture is the question's own all the same: it says what the question is about.
-            q if condition == IMAGE else replace(q, shown=None)
-            for q in part.opened.questions
-            if (q.part, q.split, q.number) in flipped[name]
-        ]
-        for name, part in sides.items()
-    }
-    # The remarks stand at the top of the page.
-    opened = {name: replace(part.opened, questions=wanted[name], remarks=()) for name, part in sides.items()}
-    runs = [Run(part.folder, name, part.benchmark, part.opened.manifest, None) for name, part in sides.items()]
+    opened = {}
+    for folder, part in sides.items():
+        wanted = [q for q in part.opened.questions if (q.part, q.split, q.number) in flipped[folder]]
+        if condition != IMAGE:
+            # The picture is the question's own all the same: it says what the question is about.
+            wanted = [replace(q, shown=None) for q in wanted]
+        # The remarks stand at the top of the page.
+        opened[folder] = replace(part.opened, questions=wanted, remarks=())
+    runs = [Run(one.folder, one.label, one.benchmark, one.opened.manifest, None) for one in sides.values()]
     made = gallery_of(runs, Wanted(images=images, opened=opened))
     if made is None or condition == IMAGE:
         return made

@@ -34,8 +34,8 @@ class Wanted:
     most_bytes: int = 11_000_000
     """Of pictures and overlays together, as they are before they become text."""
     seed: int = 0
-    opened: Mapping[str, Opened] = field(default_factory=dict)
-    """By label: the questions of a run that are wanted, and how their answers are read; else all of them, read in the
+    opened: Mapping[Path, Opened] = field(default_factory=dict)
+    """By folder: the questions of a run that are wanted, and how their answers are read; else all of them, read in the
     first of the ways in which the run was scored."""
 
 
@@ -48,7 +48,7 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     notes: list[str] = []
     runs = _told_apart(runs)
     looks = [one for run in runs for one in looks_of(run, notes)]
-    entries = [entry for run in runs for entry in benchmark_entries(run, notes, wanted.opened.get(run.label))]
+    entries = [entry for run in runs for entry in benchmark_entries(run, notes, wanted.opened.get(run.folder))]
     if not entries and not any(one.rows for one in looks):
         return None
     finder = Finder(Sources(wanted.images), looks=wanted.pictures)
