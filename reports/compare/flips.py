@@ -27,10 +27,12 @@ class Flip:
 
     @property
     def sure(self) -> float | None:
-        """How sure both were, in nats: the smaller of the right answer's margin and the wrong one's; below 0 where a
-        model's log-probabilities speak against its own answer; None where either has none."""
+        """How sure both were, in nats: the smaller of the two margins, that of the right answer turned round.
+
+        Below 0 where a model's log-probabilities speak against its own answer; None where either has none.
+        """
         right, wrong = reversed(self.margins) if self.gained else self.margins
-        return None if right is None or wrong is None else min(right, -wrong)
+        return None if right is None or wrong is None else min(-right, wrong)
 
 
 def flips(pairs: Sequence[Pair]) -> list[Flip]:
@@ -50,9 +52,5 @@ def flips(pairs: Sequence[Pair]) -> list[Flip]:
 
 
 def margin(one: Shown) -> float | None:
-    """How much likelier the official answer was than the wrong one that was said, or else than the best; in nats.
-
-    None without log-probabilities of all answers.
-    """
-    found = margin_of(one.options, one.right, one.read.label)
-    return None if found is None else -found
+    """How much likelier a wrong answer was than the official one, in nats, as galleries have it: see `margin_of`."""
+    return margin_of(one.options, one.right, one.read.label)

@@ -32,10 +32,10 @@ TESTS = (
 def heading(one: Comparison) -> str:
     """Benchmark, which way round, and what differs beside the models."""
     extra = "".join(f"; {u.said(one.base, one.other)}" for u in one.unlike)
-    return f"{_benchmark(one)}, {one.other.named} less {one.base.named}{extra}"
+    return f"{benchmark_name(one)}, {one.other.named} less {one.base.named}{extra}"
 
 
-def _benchmark(one: Comparison) -> str:
+def benchmark_name(one: Comparison) -> str:
     """POPE; CV-Bench or CV-Scenes."""
     if one.base.benchmark == "pope":
         return "POPE"
@@ -125,7 +125,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     varied = dict.fromkeys(
         u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
     )
-    title = f"{_benchmark(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
+    title = f"{benchmark_name(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),
@@ -194,9 +194,9 @@ def flip_tables(one: Comparison, most: int) -> Iterator[Table]:
             Column(f"margin {b}, nats"),
         ]
         notes = [
-            "margin: log-probability of the official answer less that of the wrong one that was said, or else of the "
-            "likeliest; below 0 the model held the official one for less likely. First those of which both were "
-            "surest, by the smaller of the two margins in the direction of what was said.",
+            "margin: how much likelier the wrong answer that was said (else the likeliest wrong one) was than the "
+            "official one: above 0 where a model was surely wrong, below where it was surely right. First those of "
+            "which both were surest, by the smaller of the two.",
             *conditions(one),
         ]
         rows = [_flip_row(flip) for flip in found[:most]]
