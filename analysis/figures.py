@@ -43,6 +43,8 @@ def style() -> Iterator[Any]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
+        # Names of models are text, whatever is in them.
+        "text.parse_math": False,
     }
     with mpl.rc_context():
         seaborn.set_theme(context="notebook", style="whitegrid", palette=PALETTE, rc=given)

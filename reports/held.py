@@ -13,9 +13,11 @@ from typing import Any
 
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench import answers as cvbench_answers
+from benchmarks.cvbench.questions import Question as CvQuestion
 from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.pope import answers as pope_answers
 from benchmarks.pope.rows import Answered as PopeAnswered
+from benchmarks.pope.types import Question as PopeQuestion
 from benchmarks.records import AnswerRecord
 from benchmarks.statistics.scores import SCORES
 from reports.runs.files import answers_of, questions_of
@@ -23,24 +25,14 @@ from reports.runs.files import answers_of, questions_of
 NAMES = {"pope": "protocols", "cvbench": "readings"}
 """Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
-_COUNTS = ("data_version", "dataset", "prompt", "condition", "n", "images", "missing", "unparsed")
-FIELDS = {
-    "pope": (
-        *_COUNTS,
-        "errors",
-        "protocol",
-        "split",
-        "counted",
-        "differs_from_default",
-        "tp",
-        "fp",
-        "tn",
-        "fn",
-        *SCORES,
-    ),
-    "cvbench": (*_COUNTS, "reading", "score", "accuracy", "chance", "below_chance"),
+_TEXTS = ("data_version", "dataset", "prompt", "condition")
+_COUNTS = ("n", "images", "missing", "unparsed")
+_CELLS = ("errors", "counted", "differs_from_default", "tp", "fp", "tn", "fn")
+FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "pope": ((*_TEXTS, "protocol", "split"), (*_COUNTS, *_CELLS), SCORES),
+    "cvbench": ((*_TEXTS, "reading", "score"), (*_COUNTS, "below_chance"), ("accuracy", "chance")),
 }
-"""What every row of their scores has, and tables show."""
+"""What every row of their scores has, and tables show: texts, whole numbers (or whether), numbers (or null)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,29 +64,36 @@ def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
     records = answers_of(folder, remarks)
     asked, missing, errors = _counts(rows, records)
     if benchmark == "pope":
-        return Held(pope_answers.join_run(folder, manifest, rows, records), (), asked, missing, errors)
+        sets = pope_answers.join_run(folder, manifest, rows, records)
+        return Held([one for one in sets if one.questions.questions], (), asked, missing, errors)
     return Held((), (cvbench_answers.join_run(folder, manifest, rows, records),), asked, missing, errors)
 
 
 def _fits(row: Mapping[str, Any], manifest: Mapping[str, Any], where: str, remarks: list[str]) -> bool:
-    """Whether a row can be joined with its answers; one that cannot is named."""
+    """Whether a row can be joined with its answers and scored; one that cannot is named."""
     try:
+        fields = row["question"]
         if manifest["benchmark"] == "pope":
-            from benchmarks.pope.types import Question
-
-            Question(**row["question"], where="")
+            PopeQuestion(**fields, where="")
+            right = isinstance(fields["label"], bool)
             if not 0 <= row["set"] < len(manifest["data"]):
                 raise IndexError(f"set {row['set']}")
         else:
-            from benchmarks.cvbench.questions import Question as CvQuestion
-
-            CvQuestion(**{**row["question"], "options": tuple(row["question"]["options"])}, where="")
+            CvQuestion(**fields, where="")
+            options = fields["options"]
+            right = isinstance(fields["gold"], int) and 0 <= fields["gold"] < len(options) and all(map(_text, options))
+        if not right or not all(_text(fields[name]) for name in fields if name not in ("label", "gold", "options")):
+            raise TypeError("a field is of another type")
         if unknown := set(row["keys"]) - set(manifest["conditions"]):
             raise KeyError(*sorted(unknown))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         remarks.append(f"{where}: not a question of {manifest['benchmark']} ({error!r}); left out")
         return False
     return True
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _counts(
@@ -149,15 +148,18 @@ def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] |
 
 def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
     """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
-    for number, row in enumerate(scores["rows"] if benchmark in FIELDS else ()):
-        lacking = [name for name in FIELDS[benchmark] if name not in row]
-        if lacking:
-            raise RunFolderError(
-                f"scores.json is of another version (row {number} has no {', '.join(lacking)}); give the run's command "
-                "again to score it"
-            )
-    if benchmark == "cvbench" and not all(isinstance(scores.get(name), dict) for name in ("missing", "errors")):
-        raise RunFolderError("scores.json is of another version (it does not count what is missing)")
+    if benchmark not in FIELDS:
+        return
+    types: tuple[Any, ...] = (str, int, (int, float, type(None)))
+    kinds = zip(FIELDS[benchmark], types, strict=True)
+    wanted = {name: kind for names, kind in kinds for name in names}
+    for number, row in enumerate(scores["rows"]):
+        wrong = [name for name, kind in wanted.items() if name not in row or not isinstance(row[name], kind)]
+        if wrong:
+            raise RunFolderError(f"scores.json is of another version or damaged: row {number}, {', '.join(wrong)}")
+    left = [scores.get(name) for name in ("missing", "errors")] if benchmark == "cvbench" else []
+    if not all(isinstance(one, dict) and all(isinstance(count, int) for count in one.values()) for one in left):
+        raise RunFolderError("scores.json is of another version or damaged: it does not count what is missing")
 
 
 def judged(scores: Mapping[str, Any]) -> set[str]:

@@ -85,7 +85,7 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
     without = [one.label for one, by_split in made if any(lean.lean.limits is None for lean in by_split.values())]
     return Table(
         id,
-        "POPE, lean to yes; % of questions",
+        f"{asked[0].titled}, lean to yes; % of questions",
         columns,
         rows,
         (
@@ -114,7 +114,7 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
                 rows.append([*cells, flat(row, "auroc", "number"), flat(row, "ece", "number")])
     return Table(
         id,
-        "POPE, P(yes) as a ranking and as a probability",
+        f"{asked[0].titled}, P(yes) as a ranking and as a probability; AUROC and ECE from 0 to 1",
         columns,
         rows,
         (
@@ -140,7 +140,7 @@ def _bins_table(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> Table:
     splits = sorted({NONE if not curve.splits else ", ".join(curve.splits) for _, curve in curves})
     return Table(
         id,
-        "POPE, reliability of P(yes): the curve in numbers",
+        f"{curves[0][0].titled}, reliability of P(yes): the curve in numbers, shares from 0 to 1",
         [*columns, Column("share with label yes")],
         rows,
         (

@@ -51,7 +51,7 @@ def lean_figure(id: str, made: Sequence[tuple[Asked, Mapping[str, Lean]]]) -> Fi
         return finished(
             drawn,
             id,
-            f"POPE, lean to yes, data {made[0][0].version}; bars: 95 % intervals over images",
+            f"{made[0][0].titled}, lean to yes; bars: 95 % intervals over images",
             _lean_alt(made),
             "Above: answers counted as yes, of all. Below: filled, of the questions whose label is no; hollow, of "
             "those whose label is yes.",
@@ -105,7 +105,7 @@ def reliability_figure(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> 
         return finished(
             drawn,
             id,
-            f"POPE, reliability of P(yes), data {curves[0][0].version}; bars: 95 % intervals over images",
+            f"{curves[0][0].titled}, reliability of P(yes); bars: 95 % intervals over images",
             _reliability_alt(curves),
             f"{BINS} bins of equal width over all splits; a point stands at its bin's mean P(yes). Below: how many "
             "questions have which P(yes), on a logarithmic scale.",

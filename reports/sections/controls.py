@@ -24,7 +24,7 @@ from reports.sections.side_by_side import (
 SHOWN = {
     IMAGE: "the image",
     "blind": "no image at all",
-    "blank": "an image of one colour",
+    "blank": "uniform grey",
     "shuffled": "the image, its patches shuffled",
     "other-image": "another image of the data",
 }
@@ -39,7 +39,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         for version, asked in found.items():
             for one in asked:
                 with readable(one.run):
-                    words += _told(one, benchmark)
+                    words += _told(one)
             tables += _TABLES[benchmark](list(found), version, asked)
     if not tables:
         return None
@@ -64,9 +64,9 @@ def _row(one: Asked, condition: str) -> Row | None:
     return cvbench.row_of(one, cvbench.main_score(one), condition)
 
 
-def _told(one: Asked, benchmark: str) -> Iterator[str]:
+def _told(one: Asked) -> Iterator[str]:
     """What the image adds, in words."""
-    name = f"{'POPE' if benchmark == 'pope' else one.dataset} ({one.version})"
+    name = one.titled
     controls = [c for c in one.conditions if c != IMAGE and not c.startswith(FLOOR)]
     if not controls:
         yield f"{one.label}, {name}: no control was run (`--control blind` adds one to the same run folder)."
@@ -83,19 +83,19 @@ def _told(one: Asked, benchmark: str) -> Iterator[str]:
         }.get(found, "a tie: it is not shown that the image helps")
         gain = flat(row, "gain_accuracy", "points")
         unread = row["unparsed"] / row["n"] if row["n"] else 0.0
-        if unread > HIGH_UNPARSED:
-            share = number(unread)
-            verdict += (
-                f"; but {share} % of the answers under {control} could not be read and count as wrong, so the gain "
-            )
-            verdict += "overstates what the image adds: the floors are the better measure"
+        doubt = (
+            f"; but {number(unread)} % of the answers under {control} could not be read and count as wrong, so the "
+            "gain overstates what the image adds: the floors are the better measure"
+        )
+        verdict += doubt if unread > HIGH_UNPARSED else ""
         yield f"{one.label}, {name}: {gain} points over {control} ({SHOWN.get(control, control)}): {verdict}."
 
 
 def _verdict(row: Row) -> str:
     if "gain_accuracy" not in row:
         return NONE
-    return told(row["gain_accuracy"], row.get("gain_accuracy_low"), row.get("gain_accuracy_high"))
+    found = told(row["gain_accuracy"], row.get("gain_accuracy_low"), row.get("gain_accuracy_high"))
+    return {"higher, established": "established", "lower, established": "makes it worse, established"}.get(found, found)
 
 
 def _conditions(asked: Sequence[Asked]) -> list[str]:
@@ -104,15 +104,17 @@ def _conditions(asked: Sequence[Asked]) -> list[str]:
     return sorted(found, key=lambda c: (c != IMAGE, c.startswith(FLOOR)))
 
 
-GAIN = "accuracy with the image less this, points"
+GAIN, HELPS = "gain, points", "the image helps"
+GAIN_NOTE = (
+    "gain: accuracy with the image less accuracy under this control, paired by question, with its interval. The image "
+    "helps, established, where that lies above 0."
+)
 
 
 def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iterator[Table]:
     apart = differing(asked)
     columns = [Column("shown", False), Column("model", False), *apart.columns, Column("n")]
-    columns += [Column(name) for name in ("accuracy", "F1", "yes ratio", "unparsed", GAIN)] + [
-        Column("in words", False)
-    ]
+    columns += [Column(name) for name in ("accuracy", "F1", "yes ratio", "unparsed", GAIN)] + [Column(HELPS, False)]
     rows = []
     for condition in _conditions(asked):
         for one in asked:
@@ -125,10 +127,10 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
     splits = ", ".join(sorted({pope.split_name(pope.main_split(one, POOLED)) for one in asked}))
     yield Table(
         version_id("controls-pope", versions, version),
-        "POPE, controls and floors; % of questions",
+        f"{asked[0].titled}, controls and floors; % of questions",
         columns,
         rows,
-        (f"{apart.note} {splits}.", intervals_note(asked), UNREAD, FLOORS_POPE),
+        (f"{apart.note} {splits}.", intervals_note(asked), GAIN_NOTE, UNREAD, FLOORS_POPE),
     )
     splits_there = [s for s in pope.splits_of(asked) if s not in pope.SPLITS_NAMED]
     gains = [
@@ -141,7 +143,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
     if gains and len(splits_there) > 1:
         yield Table(
             version_id("controls-pope-splits", versions, version),
-            "POPE, what the image adds to accuracy in each split; points of %",
+            f"{asked[0].titled}, what the image adds to accuracy in each split; points of %",
             [Column("over", False), Column("model", False), *apart.columns, *map(Column, splits_there)],
             gains,
             (apart.note, intervals_note(asked), "Paired by question: only those answered with the image and without."),
@@ -151,7 +153,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
 def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iterator[Table]:
     apart = differing(asked)
     columns = [Column("shown", False), Column("model", False), *apart.columns, Column("number", False), Column("n")]
-    columns += [Column(name) for name in ("accuracy", "chance", "unparsed", GAIN)] + [Column("in words", False)]
+    columns += [Column(name) for name in ("accuracy", "chance", "unparsed", GAIN)] + [Column(HELPS, False)]
     rows = []
     for condition in _conditions(asked):
         for one in asked:
@@ -164,12 +166,13 @@ def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> I
     rows = _floors_once(rows)
     yield Table(
         version_id("controls-cvbench", versions, version),
-        f"{asked[0].dataset}, controls and floors; % of questions",
+        f"{asked[0].titled}, controls and floors; % of questions",
         columns,
         rows,
         (
             apart.note,
             intervals_note(asked),
+            GAIN_NOTE,
             UNREAD,
             "floor: answers to the questions that the model answered, without any model: the letter that is most often "
             "right in other images, and the option's text that is.",

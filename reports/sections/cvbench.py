@@ -95,7 +95,7 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
                 rows.append(cells)
     return Table(
         id,
-        f"{asked[0].dataset}, % of questions; 95 % intervals over images",
+        f"{asked[0].titled}, % of questions; 95 % intervals over images",
         columns,
         rows,
         (
@@ -144,7 +144,7 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
     mains = ", ".join(dict.fromkeys(map(main_score, asked)))
     return Table(
         id,
-        f"{asked[0].dataset}, the same answers under every reading; % of questions",
+        f"{asked[0].titled}, the same answers under every reading; % of questions",
         columns,
         rows,
         (

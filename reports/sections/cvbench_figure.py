@@ -36,7 +36,7 @@ def by_score(id: str, asked: Sequence[Asked]) -> Figure:
         return finished(
             drawn,
             id,
-            f"{asked[0].dataset} by number, data {asked[0].version}; bars: 95 % intervals over images",
+            f"{asked[0].titled}, by number; bars: 95 % intervals over images",
             _alt(asked),
         )
 

@@ -104,6 +104,6 @@ def looks(seaborn: Any, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def plain(label: str) -> str:
-    """A label as a legend shows it: short, and with nothing that matplotlib takes for mathematics or leaves out."""
-    text = shortened(label, 34).replace("$", r"\$")
+    """A label as a legend shows it: short, and with nothing that matplotlib leaves out."""
+    text = shortened(label, 34)
     return f" {text}" if text.startswith("_") else text

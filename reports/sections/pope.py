@@ -104,7 +104,7 @@ def _splits(id: str, asked: Sequence[Asked]) -> Table:
                 rows.append([*cells, *(number(row[c], unit="count") for c in ("unparsed", "missing"))])
     return Table(
         id,
-        "POPE, % of questions; 95 % intervals over images",
+        f"{asked[0].titled}, % of questions; 95 % intervals over images",
         columns,
         rows,
         (
@@ -140,7 +140,7 @@ def _unread(id: str, asked: Sequence[Asked]) -> Table | None:
     bounds = [f"{name}{bound}" for name in ("accuracy", "F1") for bound in (", all wrong", "", ", all right")]
     return Table(
         id,
-        "POPE, what answers read as neither yes nor no could change; % of questions",
+        f"{asked[0].titled}, what answers read as neither yes nor no could change; % of questions",
         [Column("split", False), Column("model", False), Column("unparsed"), Column("of n"), *map(Column, bounds)],
         rows,
         (
@@ -189,7 +189,8 @@ def _protocols(id: str, asked: Sequence[Asked]) -> Table:
             "undecided: answers on which the judge came to no verdict, in no number; the bounds are of all "
             "questions pooled."
         )
-    return Table(id, "POPE, the same answers under every protocol; % of questions", columns, rows, notes)
+    title = f"{asked[0].titled}, the same answers under every protocol; % of questions"
+    return Table(id, title, columns, rows, notes)
 
 
 OWN = ("default", "strict")
@@ -199,7 +200,7 @@ _MARKS = {
     "†": "† reads the official label too, so it is no reading of the answer alone.",
     "§": "§ the protocol's authors report another row than this one: each split, or all questions pooled.",
 }
-_applies: dict[str, Callable[[str, str], bool]] = {
+_APPLIES: dict[str, Callable[[str, str], bool]] = {
     "*": lambda name, prompt: prompt not in UNKNOWN_PROMPTS and PROTOCOLS[name].prompt not in (prompt, None),
     "†": lambda name, _: PROTOCOLS[name].sees_label,
     "§": lambda name, _: name not in OWN and HEADLINE.get(PROTOCOLS[name].aggregate) != MEAN,
@@ -210,5 +211,5 @@ def _marked(name: str, prompt: str) -> tuple[str, set[str]]:
     """A protocol's name with its marks, and these; a judge's has none, since nothing is published with it."""
     if name not in PROTOCOLS:
         return name, set()
-    marks = [mark for mark, holds in _applies.items() if holds(name, prompt)]
+    marks = [mark for mark, holds in _APPLIES.items() if holds(name, prompt)]
     return f"{name} {''.join(marks)}".strip(), set(marks)

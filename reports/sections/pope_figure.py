@@ -42,7 +42,7 @@ def by_split(id: str, asked: Sequence[Asked]) -> Figure:
         return finished(
             drawn,
             id,
-            f"POPE by split, data {asked[0].version}; bars: 95 % intervals over images",
+            f"{asked[0].titled}, by split; bars: 95 % intervals over images",
             _alt(asked),
             f"Floors, of the questions that {asked[0].label} answered: always yes, and the object's name alone, which "
             "answers with the more frequent label of the same name in other images.",

@@ -42,6 +42,11 @@ class Asked:
         return str(next((r["prompt"] for r in self.rows if r["condition"] == IMAGE), "not stated"))
 
     @property
+    def titled(self) -> str:
+        """The questions that were asked, for titles."""
+        return f"{'POPE' if self.run.benchmark == 'pope' else self.dataset} ({self.version})"
+
+    @property
     def conditions(self) -> list[str]:
         """The image, controls and floors, in the order of the rows."""
         return list(dict.fromkeys(r["condition"] for r in self.rows))

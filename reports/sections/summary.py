@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agevlm.errors import DataError, RunFolderError
+from benchmarks.cvbench.score import ROW_MEAN
+from benchmarks.pope.rows import MEAN, POOLED
+from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, Unit, number
 from reports.opened import SCORES, Run
 from reports.runs.headline import KINDS, Headline, headlines
-from reports.sections.side_by_side import FIELD, readable
+from reports.sections.side_by_side import FIELD, asked_by_version, readable
 
 BENCHMARKS = {
     "pope": "POPE",
@@ -22,23 +25,25 @@ BENCHMARKS = {
 }
 """As tables show them, in their order."""
 ASKED = {
-    "pope": "yes/no questions about objects (POPE)",
-    "cvbench": "multiple-choice questions (CV-Bench)",
-    "lmms": "tasks of lmms-eval",
-    "similarity": "whether hidden states tell an image's own caption from others (similarity)",
-    "grounding": "whether attention lies on what a phrase names (grounding)",
-    "padding": "what the padding of images draws away (padding)",
-    "linkage": "whether attention foretells errors (linkage)",
-    "failure-signs": "the signs of failure of a language model under training (failure signs)",
+    "pope": "POPE, yes/no questions about objects",
+    "cvbench": "CV-Bench, multiple-choice questions",
+    "lmms": "lmms-eval, its tasks",
+    "similarity": "similarity, whether hidden states tell an image's own caption from others",
+    "grounding": "grounding, whether attention lies on what a phrase names",
+    "padding": "padding, how much attention it draws away",
+    "linkage": "linkage, whether attention foretells errors",
+    "failure-signs": "failure signs, what training did to the language model",
 }
+COUNTS = ("n", "missing", "unparsed")
 UNITS: dict[str, Unit] = {"share": "percent", "number": "number", "count": "count"}
 
 
 def section(runs: Sequence[Run]) -> Section | None:
     """The headlines of all runs; first in a report."""
-    ordered = sorted(runs, key=lambda run: list(BENCHMARKS).index(run.benchmark) if run.benchmark in BENCHMARKS else 99)
+    places = {name: place for place, name in enumerate(BENCHMARKS)}
+    ordered = sorted(runs, key=lambda run: places.get(run.benchmark, len(places)))
     columns = [Column(name, False) for name in ("benchmark", "model", "measure")] + [Column("value")]
-    columns += [Column(name) for name in ("n", "images", "missing", "unparsed")]
+    columns += [Column(name) for name in COUNTS]
     columns += [Column(name, False) for name in ("data version", "prompt", "protocol or reading")]
     rows = [row for run in ordered for row in _rows(run)]
     notes = (
@@ -49,7 +54,10 @@ def section(runs: Sequence[Run]) -> Section | None:
         "benchmark.",
     )
     return Section(
-        "summary", "Summary", tuple(_lead(ordered)), [Table("summary", "Headline numbers", columns, rows, notes)]
+        "summary",
+        "Summary",
+        (*_lead(ordered), *_doubts(ordered)),
+        [Table("summary", "Headline numbers", columns, rows, notes)],
     )
 
 
@@ -58,15 +66,33 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
     for benchmark in dict.fromkeys(run.benchmark for run in runs):
         own = [run for run in runs if run.benchmark == benchmark]
         models = list(dict.fromkeys(name for run in own for name in _models(run)))
-        said.append(f"{ASKED.get(benchmark, benchmark)}: {', '.join(models) or 'models not named'}")
-    yield f"What was asked of which models. {'; '.join(said)}."
+        said.append(f"{ASKED.get(benchmark, benchmark)} ({', '.join(models) or 'models not named'})")
+    yield f"What was asked, and of which models: {'; '.join(said)}."
     yield (
-        "How to read an interval: [low, high] is the range in which the number would lie with 95 % confidence, had "
-        "other images of the same kind been drawn. It is made by resampling images, not questions, since the "
+        "How to read an interval: in about 95 of 100 data sets drawn like this one, [low, high] holds the number that "
+        "all images of the same kind would give. It is made by resampling images, not questions, since the "
         "questions about one image share its difficulty. A difference is established only where its own 95 % "
         "interval leaves out 0; else it is a tie, whichever number is larger. That two intervals overlap does not "
         "make a tie: the comparison of the models on the same questions decides."
     )
+
+
+def _doubts(runs: Sequence[Run]) -> Iterator[str]:
+    """What makes a headline doubtful, as the benchmark's own command warns of it."""
+    for asked in (one for name in FIELD for own in asked_by_version(runs, name).values() for one in own):
+        with readable(asked.run):
+            rows = [row for row in asked.of() if row.get("split") not in (MEAN, POOLED)]
+            if asked.run.benchmark == "cvbench":
+                rows = [row for row in rows if row["score"] == ROW_MEAN]
+            unread, n = (sum(row[count] for row in rows) for count in ("unparsed", "n"))
+            images = min((row["images"] for row in rows if row["n"]), default=0)
+            if unread > HIGH_UNPARSED * n:
+                yield (
+                    f"Mind: {asked.label}, {asked.titled}: {unread:,} of {n:,} answers could not be read; look at the "
+                    "prompt and the answers before trusting any score."
+                )
+            if 0 < images < FEW_IMAGES:
+                yield f"Mind: {asked.label}, {asked.titled}: only {images} images; intervals over so few are rough."
 
 
 def _models(run: Run) -> list[str]:
@@ -123,7 +149,7 @@ def _row(run: Run, name: str, model: str, measure: str, value: Cell, one: Headli
     of = {} if one is None else one.of
     with readable(run):
         cells = [Cell(name), Cell(model), Cell(measure), value]
-        cells += [number(_count(of.get(key)), unit="count") for key in ("n", "images", "missing", "unparsed")]
+        cells += [number(_count(of.get(key)), unit="count") for key in COUNTS]
         how = of.get(FIELD[run.benchmark], NONE) if run.benchmark in FIELD else NONE
         return [*cells, Cell(_version(run, one)), Cell(_prompt(run)), Cell(str(how))]
 

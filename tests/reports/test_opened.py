@@ -144,22 +144,26 @@ def test_damaged_questions_are_named_by_line(copy):
     folder = copy("cvbench")
     path = folder / "questions.jsonl"
     lines = path.read_text().splitlines()
-    row = json.loads(lines[2])
-    del row["question"]["task"]
-    path.write_text("\n".join([lines[0], "[]", json.dumps(row), *lines[3:]]) + "\n")
+    lacking, impossible = json.loads(lines[2]), json.loads(lines[3])
+    del lacking["question"]["task"]
+    impossible["question"]["gold"] = 9
+    path.write_text("\n".join([lines[0], "[]", json.dumps(lacking), json.dumps(impossible), *lines[4:]]) + "\n")
     run = alone(folder)
     assert [r for r in run.remarks if r.startswith(f"{path}:2: damaged")]
-    assert [r for r in run.remarks if r.startswith(f"{path}:3: not a question of cvbench")]
+    for number in (3, 4):
+        assert [r for r in run.remarks if r.startswith(f"{path}:{number}: not a question of cvbench")]
     assert run.held is not None
-    assert len(run.held.cvbench[0].questions.questions) == len(lines) - 2
+    assert len(run.held.cvbench[0].questions.questions) == len(lines) - 3
 
 
 @pytest.mark.parametrize(
-    "scores", ['{"rows": [', "[]", "{}", '{"rows": [{"condition": "image"}], "settings": {}}', None]
+    "scores", ['{"rows": [', "[]", "{}", '{"rows": [{"condition": "image"}], "settings": {}}', "texts", None]
 )
 def test_damaged_scores_are_named_and_made_again(copy, scores):
     folder = copy("pope")
     own = scores_of(folder)
+    if scores == "texts":
+        scores = json.dumps({**own, "rows": [{**row, "accuracy": "0.5"} for row in own["rows"]]})
     if scores is None:  # of a version that did not count images
         scores = json.dumps({**own, "rows": [{k: v for k, v in row.items() if k != "images"} for row in own["rows"]]})
     (folder / "scores.json").write_text(scores)

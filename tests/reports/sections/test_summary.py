@@ -40,6 +40,22 @@ def test_the_headlines_of_every_run(scored):
     assert shown[4]["protocol or reading"] == "rules"
 
 
+def test_what_makes_a_headline_doubtful_is_said(scored, tmp_path):
+    def doubts(folder):
+        return [text for text in summary.section(opened(folder)).text if text.startswith("Mind: ")]
+
+    folder = shutil.copytree(scored / "pope", tmp_path / "pope")
+    unread, few = doubts(folder)
+    split = one_row(folder, split="pooled", condition="image", protocol="default")
+    assert f"{split['unparsed']} of {split['n']} answers could not be read" in unread
+    assert "only 12 images" in few
+    scores = scores_of(folder)
+    for row in scores["rows"]:
+        row |= {"images": 500, "unparsed": 0}
+    (folder / "scores.json").write_text(json.dumps(scores))
+    assert doubts(folder) == []
+
+
 def test_a_kind_of_run_that_is_not_known_and_one_without_scores_have_rows_that_say_so(tmp_path):
     runs = [
         Run(tmp_path / "a", "new thing", "telepathy", {"model": {"ckpt": "m"}}, {"rows": []}),
