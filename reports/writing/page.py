@@ -8,9 +8,12 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from importlib import resources
 from itertools import groupby
 from typing import Any
 
+import jinja2
 from markupsafe import Markup, escape
 
 from reports.document import Figure, Gallery, Report, Section, Table
@@ -57,9 +60,9 @@ def page(report: Report, most: int = MOST_BYTES) -> tuple[str, list[str]]:
     return text, said
 
 
-def _rendered(report: Report) -> str:
-    import jinja2
-
+@cache
+def _look() -> tuple[jinja2.Template, dict[str, str]]:
+    """The template, and styles and scripts by their names."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports.writing", "look"),
         autoescape=True,
@@ -68,16 +71,20 @@ def _rendered(report: Report) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"seen": visible, "linked": _linked, "lines": lambda text: visible(text, lines=True)}
-    assert environment.loader is not None
-    looks = {
-        name: environment.loader.get_source(environment, name)[0]
-        for name in ("page.css", "theme.js", "page.js", "gallery.js")
+    folder = resources.files("reports.writing") / "look"
+    names = ("page.css", "theme.js", "page.js", "gallery.js")
+    return environment.get_template("page.html.jinja"), {
+        name: (folder / name).read_text(encoding="utf-8") for name in names
     }
+
+
+def _rendered(report: Report) -> str:
+    template, looks = _look()
     scripts = [Markup(looks[name]) for name in looks if name.endswith(".js")]
     texts = {
         table.id: {"tex": latex_table(table), "md": markdown(table), "csv": csv_text(table)} for table in report.tables
     }
-    return environment.get_template("page.html.jinja").render(
+    return template.render(
         report=report,
         policy=_policy(looks["page.css"], scripts),
         style=Markup(looks["page.css"]),

@@ -197,13 +197,16 @@ if (document.getElementById("gallery_app")) (() => {
     const likely = bars(item);
     if (likely) facts.append(...row("Log p", likely));
     if (text("margin", item) !== null) facts.append(...row("Margin", `${text("margin", item)} nats`));
-    const where = [text("split", item), text("category", item), `no. ${text("number", item)}`];
+    const number = text("number", item);
+    const where = [text("split", item), text("category", item), /^\d+$/.test(number) ? `no. ${number}` : number];
     if (text("size", item) !== null) where.push(`object ${text("size", item)} of the image`);
     const foot = el("p", "foot");
-    for (const one of where) foot.append(el("bdi", "", one));
+    for (const one of where) if (one) foot.append(el("bdi", "", one));
     const name = el("p", "foot file");
     name.append(el("bdi", "", text("image", item)));
-    made.append(picture(item), head, question, facts, foot, name);
+    // Where the report has no pictures at all, it need not be said on every card.
+    if (files.pictures.length) made.append(picture(item));
+    made.append(head, question, facts, foot, name);
     if (columns.overlay[item] >= 0) made.append(el("p", "foot", files.overlays[columns.overlay[item]][2]));
     return made;
   }
@@ -260,7 +263,7 @@ if (document.getElementById("gallery_app")) (() => {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => list.children[large]?.focus());
   list.addEventListener("click", (event) => {
-    const box = event.target.closest(".frame");
+    const box = event.target.closest(files.pictures.length ? ".frame" : ".question");
     if (box) open(Number(box.closest("li").dataset.place));
   });
 
@@ -274,6 +277,7 @@ if (document.getElementById("gallery_app")) (() => {
   }
   for (const box of [attention, mask, opacity]) box.addEventListener("input", overlays);
   overlays();
+  attention.closest("fieldset").hidden = !files.overlays.length;
 
   function go(by) {
     if (dialog.open) {

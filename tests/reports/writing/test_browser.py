@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
-from reports.document import Item
+from reports.document import Gallery, Item
+from reports.writing.files import write_report
 from reports.writing.order import worst_first
 from tests.reports.writing.browser import Browser
-from tests.reports.writing.conftest import NASTY, SCRIPT, items
+from tests.reports.writing.conftest import NASTY, SCRIPT, items, report, tables
 
 COUNT = "document.getElementById('gallery_count').textContent"
 CARDS = "document.querySelectorAll('#gallery_cards > li').length"
@@ -251,6 +253,36 @@ def test_copies_hold_the_very_text_of_the_file(opened: Callable[..., Browser], w
     tab.click(selector)
     tab.until(f"document.querySelector('{selector}').textContent === 'copied'")
     assert tab.js("navigator.clipboard.readText()") == (written / f"tables/nasty.{kind}").read_text(encoding="utf-8")
+
+
+def test_without_pictures_nothing_is_said_of_them(tab: Browser, tmp_path: Path) -> None:
+    bare = [replace(one, picture=None, overlay=None) for one in items()]
+    tab.open(write_report(replace(report(), gallery=Gallery(bare)), tmp_path / "bare"))
+    assert tab.js("document.querySelectorAll('.frame').length") == 0
+    assert tab.js("document.getElementById('attention_box').checkVisibility()") is False
+    tab.click("#gallery_cards .question")
+    assert tab.js("document.getElementById('card_dialog').open") is True
+
+
+def test_without_scripts_tables_figures_and_the_worst_questions_are_there(tab: Browser, written: Path) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.call("Page.navigate", url="about:blank")
+        tab.open(written / "report.html")
+        seen = "[...document.querySelectorAll('{0}')].filter((one) => one.checkVisibility()).length"
+        assert tab.js(seen.format(".static li")) == 20
+        assert tab.js(seen.format("table")) == len(tables())
+        assert tab.js(seen.format("button, #gallery_app")) == 0
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_on_paper_what_is_folded_is_open(opened: Callable[..., Browser]) -> None:
+    tab = opened()
+    tab.js("window.seen = []; addEventListener('beforeprint', () => seen.push(document.querySelector('details').open))")
+    tab.call("Page.printToPDF")
+    tab.until("!document.querySelector('details').open")
+    assert tab.js("seen") == [True]
 
 
 @pytest.mark.parametrize("width", [400, 1280])
