@@ -6,7 +6,9 @@ Numbers become text here and nowhere else, so that HTML, LaTeX, Markdown and CSV
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -224,6 +226,12 @@ class Report:
     def figures(self) -> list[Figure]:
         """All, in their order."""
         return [item for section in self.sections for item in section.items if isinstance(item, Figure)]
+
+
+def stamp() -> str:
+    """When a report is made, in UTC; the time of SOURCE_DATE_EPOCH where it is set, for builds that are the same."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))
 
 
 def _check_id(text: str) -> None:

@@ -111,4 +111,4 @@ def _write(found: list[Lead], out: Path, images: Path | None) -> Path:
     from reports.compare.page import page
     from reports.writing.files import write_report
 
-    return write_report(page(found, images), out)
+    return write_report(page(found, images), out, lambda line: click.secho(line, fg="yellow", err=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
@@ -84,22 +84,23 @@ def compare(base: Side, other: Side, allowed: Collection[str] = (), *, draws: in
     pairing = pair(base, other, "data" in allowed)
     pairs = pairing.pairs
     answers = Answers(pairs, draws, seed)
+    everything = answers.group(POOLED if base.benchmark == "pope" else ROW_MEAN, answers.images >= 0)
     if base.benchmark == "pope":
         several = len(set(pairing.sets)) > 1
         cells = [f"{name} {a.split}" if several else a.split for name, (a, _) in zip(pairing.sets, pairs, strict=True)]
         numbers = pope_numbers(pairs, cells, answers, seed)
         by_cell = {one.name: one for one in answers.groups(cells)}
         groups = [by_cell[name] for name in in_order(cells)]
+        groups += [everything] if len(groups) > 1 else []
         categories = answers.groups([a.category for a, _ in pairs])
     else:
         numbers = cvbench_numbers(pairs, draws, seed)
-        groups = []
+        groups = [everything]
         sources = [f"source {getattr(a.question, 'source', '')}" for a, _ in pairs]
         # One source is all there is: its row would be that of all questions.
         categories = answers.groups([f"task {a.category}" for a, _ in pairs])
         categories += answers.groups(sources) if len(set(sources)) > 1 else []
-    if len(groups) != 1:
-        groups.append(answers.group(POOLED if groups else ROW_MEAN, answers.images >= 0))
+        categories = _rounded_alike(categories, numbers)
     return Comparison(
         base,
         other,
@@ -107,10 +108,16 @@ def compare(base: Side, other: Side, allowed: Collection[str] = (), *, draws: in
         pairing,
         answers.weights.shape[1],
         numbers,
-        groups,
+        _rounded_alike(groups, numbers),
         family(categories),
         flips(pairs),
     )
+
+
+def _rounded_alike(groups: Sequence[Group], numbers: Sequence[Number]) -> list[Group]:
+    """Groups whose differences are those of the numbers of their names to the last bit, which both print."""
+    gains = {one.name: one.scores["accuracy"].gain for one in numbers}
+    return [replace(one, gain=gains[one.name]) for one in groups]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.compare.pairing import Pair
+from reports.gallery.entries import margin_of
 from reports.runs.showing import Shown
 
 
@@ -17,7 +18,7 @@ class Flip:
     base: Shown
     other: Shown
     margins: tuple[float | None, float | None]
-    """A's and the other's: log-probability of the official answer less that of the best other one, in nats."""
+    """A's and the other's: see `margin`."""
 
     @property
     def gained(self) -> bool:
@@ -26,10 +27,12 @@ class Flip:
 
     @property
     def sure(self) -> float | None:
-        """How sure both were, in nats: the smaller of the right answer's margin and the wrong one's; below 0 where a
-        model's log-probabilities speak against its own answer; None where either has none."""
+        """How sure both were, in nats: the smaller of the two margins, that of the right answer turned round.
+
+        Below 0 where a model's log-probabilities speak against its own answer; None where either has none.
+        """
         right, wrong = reversed(self.margins) if self.gained else self.margins
-        return None if right is None or wrong is None else min(right, -wrong)
+        return None if right is None or wrong is None else min(-right, wrong)
 
 
 def flips(pairs: Sequence[Pair]) -> list[Flip]:
@@ -49,24 +52,5 @@ def flips(pairs: Sequence[Pair]) -> list[Flip]:
 
 
 def margin(one: Shown) -> float | None:
-    """How much likelier the official answer was than the best other one, in nats; None without log-probabilities."""
-    official = getattr(one.question, "gold", None)
-    if official is None:
-        return _over("yes" if one.official == "yes" else "no", ("yes", "no"), one)
-    from benchmarks.cvbench.types import LETTERS
-
-    letters = LETTERS[: len(getattr(one.question, "options", ()))]
-    for form in ("({})", "{}"):
-        found = _over(form.format(letters[official]), [form.format(letter) for letter in letters], one)
-        if found is not None:
-            return found
-    return None
-
-
-def _over(right: str, texts: Sequence[str], one: Shown) -> float | None:
-    values = {text: one.logprobs.get(text) for text in texts}
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values.values()):
-        return None
-    best = max((value for text, value in values.items() if text != right and value is not None), default=None)
-    given = values[right]
-    return None if best is None or given is None else given - best
+    """How much likelier a wrong answer was than the official one, in nats, as galleries have it: see `margin_of`."""
+    return margin_of(one.options, one.right, one.read.label)

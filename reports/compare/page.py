@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.controls import IMAGE
+from benchmarks.run_folder import command_line
 from reports.compare.comparison import Lead
 from reports.compare.sides import Side
 from reports.compare.tables import overview, pair_tables, sentence
-from reports.document import Gallery, Item, Report, Section
+from reports.document import Gallery, Report, Section, stamp
 from reports.gallery.making import Wanted, gallery_of
 from reports.opened import Run
 
@@ -36,11 +34,10 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
             for lead in found
         ),
     ]
-    given = os.environ.get("SOURCE_DATE_EPOCH")
     return Report(
         title=" · ".join(one.label for one in (base, *others)),
-        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None)),
-        command=shlex.join(["agevlm-eval", *sys.argv[1:]]),
+        made=stamp(),
+        command=command_line(),
         warnings=[f"{one.label}: {remark}" for one in (base, *others) for remark in one.opened.remarks],
         sections=sections,
         gallery=flip_gallery(found, images),
@@ -48,37 +45,31 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
 
 
 def flip_gallery(found: Sequence[Lead], images: Path | None) -> Gallery | None:
-    """The questions on which a run and A part, with both answers; None where they part on none."""
-    sides: dict[str, Side] = {}
-    flipped: dict[str, set[tuple[str, str]]] = {}
+    """The questions on which a run and A part, with both answers as they were read; None where they part on none."""
+    sides: dict[Path, Side] = {}
+    flipped: dict[Path, set[tuple[int, str, str]]] = {}
     for lead in found:
-        keys = {(flip.base.split, flip.base.number) for flip in lead.comparison.flips}
-        for one in (lead.comparison.base, lead.comparison.other):
-            sides[one.label] = one
-            flipped.setdefault(one.label, set()).update(keys)
-    runs = [Run(one.folder, name, one.benchmark, one.opened.manifest, None) for name, one in sides.items()]
-    made = gallery_of(runs, Wanted(images=images))
-    if made is None:
+        one = lead.comparison
+        for place, part in ((0, one.base), (1, one.other)):
+            sides[part.folder] = part
+            shown = [(flip.base, flip.other)[place] for flip in one.flips]
+            flipped.setdefault(part.folder, set()).update((q.part, q.split, q.number) for q in shown)
+    if not any(flipped.values()):
         return None
-    return kept(made, [item for item in made.items if (item.split, item.number) in flipped.get(item.run, ())])
-
-
-def kept(gallery: Gallery, items: Sequence[Item]) -> Gallery | None:
-    """Some items of a gallery with the pictures and overlays that they need; None for no item."""
-    if not items:
-        return None
-    pictures = list(dict.fromkeys(one.picture for one in items if one.picture is not None))
-    overlays = list(dict.fromkeys(one.overlay for one in items if one.overlay is not None))
-    return replace(
-        gallery,
-        items=[
-            replace(
-                one,
-                picture=None if one.picture is None else pictures.index(one.picture),
-                overlay=None if one.overlay is None else overlays.index(one.overlay),
-            )
-            for one in items
-        ],
-        pictures=[gallery.pictures[place] for place in pictures],
-        overlays=[gallery.overlays[place] for place in overlays],
+    condition = found[0].comparison.base.opened.condition
+    opened = {}
+    for folder, part in sides.items():
+        wanted = [q for q in part.opened.questions if (q.part, q.split, q.number) in flipped[folder]]
+        if condition != IMAGE:
+            # The picture is the question's own all the same: it says what the question is about.
+            wanted = [replace(q, shown=None) for q in wanted]
+        # The remarks stand at the top of the page.
+        opened[folder] = replace(part.opened, questions=wanted, remarks=())
+    runs = [Run(one.folder, one.label, one.benchmark, one.opened.manifest, None) for one in sides.values()]
+    made = gallery_of(runs, Wanted(images=images, opened=opened))
+    if made is None or condition == IMAGE:
+        return made
+    note = (
+        f"the pictures are the questions' own; the models answered under the control {condition} and did not see them"
     )
+    return replace(made, notes=(note, *made.notes))

@@ -9,9 +9,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from agevlm.errors import DataError, NotSupported, RunFolderError
-from reports.opened import Run, open_runs
-from reports.runs.files import printable
+from agevlm.errors import DataError, NotSupported
+from reports.opened import Run, named
+from reports.runs.files import manifest_of, printable
 from reports.runs.showing import Opened, open_run
 
 COMPARED = ("pope", "cvbench")
@@ -53,9 +53,7 @@ def open_sides(folders: Sequence[Path], protocol: str | None, reading: str | Non
     for place, folder in enumerate(real):
         if folder in real[:place]:
             raise DataError(f"{folders[place]}: given twice; a run does not differ from itself")
-    runs, left_out = open_runs(folders)
-    if left_out:
-        raise RunFolderError("; ".join(left_out))
+    runs = named([_run(folder) for folder in real])
     for run in runs:
         if run.benchmark not in COMPARED:
             raise NotSupported(
@@ -67,6 +65,13 @@ def open_sides(folders: Sequence[Path], protocol: str | None, reading: str | Non
         said = ", ".join(f"{folder} is of {kind}" for kind, folder in kinds.items())
         raise DataError(f"the runs are of different benchmarks: {said}; compare runs of one")
     return [side(letter, run, protocol, reading, condition) for letter, run in zip(ascii_uppercase, runs, strict=False)]
+
+
+def _run(folder: Path) -> Run:
+    """What a comparison needs of a run: no scores, which are of all its answers."""
+    manifest = manifest_of(folder)
+    label = str(manifest.get("model", {}).get("ckpt") or folder.name)
+    return Run(folder, label, str(manifest.get("benchmark")), manifest, None)
 
 
 def side(

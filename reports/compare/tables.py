@@ -32,10 +32,10 @@ TESTS = (
 def heading(one: Comparison) -> str:
     """Benchmark, which way round, and what differs beside the models."""
     extra = "".join(f"; {u.said(one.base, one.other)}" for u in one.unlike)
-    return f"{_benchmark(one)}, {one.other.named} less {one.base.named}{extra}"
+    return f"{benchmark_name(one)}, {one.other.named} less {one.base.named}{extra}"
 
 
-def _benchmark(one: Comparison) -> str:
+def benchmark_name(one: Comparison) -> str:
     """POPE; CV-Bench or CV-Scenes."""
     if one.base.benchmark == "pope":
         return "POPE"
@@ -85,17 +85,24 @@ def sentence(lead: Lead) -> str:
     return f"{what} of {one.other.named} less that of {one.base.named}: {gain}"
 
 
+def all_conditions(found: Sequence[Lead]) -> list[str]:
+    """`conditions` of several runs, each line once, with the runs that it is of."""
+    letters: dict[str, list[str]] = {}
+    for lead in found:
+        for note in conditions(lead.comparison):
+            letters.setdefault(note, []).append(lead.comparison.other.letter)
+    return [f"{', '.join(of)}: {note}" for note, of in letters.items()]
+
+
 def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     """The headline of every run against A."""
     first = found[0].comparison
     metric, headline = SCORES[found[0].metric], first.headline.name
     several = len(found) > 1
-    columns = [Column("run", numeric=False), *map(Column, ("questions", "A", "run", "run less A"))]
-    columns += [Column("p by image"), *([Column(f"p, Holm over {len(found)}")] if several else [])]
-    columns += [
-        Column("verdict", numeric=False),
-        *map(Column, ("detectable", "right in A alone", "right in run alone")),
-    ]
+    columns = [Column("run", numeric=False), *map(Column, ("questions", f"{metric} of A", "of the run", "run less A"))]
+    columns += [Column("verdict", numeric=False), Column("p by image")]
+    columns += [Column(f"p, Holm over {len(found)}")] if several else []
+    columns += map(Column, ("detectable", "only A right", "only the run right"))
     rows = []
     for lead in found:
         one, d = lead.comparison, lead.difference
@@ -107,9 +114,9 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
                 number(d.second),
                 number(d.first),
                 gain_cell(d.gain),
+                Cell(lead.verdict),
                 p_cell(d.p),
                 *([p_cell(lead.p)] if several else []),
-                Cell(lead.verdict),
                 Cell(printed(d.detectable, "percent")),
                 Cell(printed(len(one.flips) - gained, "count")),
                 Cell(printed(gained, "count")),
@@ -118,13 +125,13 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     varied = dict.fromkeys(
         u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
     )
-    title = f"{_benchmark(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
+    title = f"{benchmark_name(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),
         "p by image: of exchanging the two runs on whole images, 9,999 random exchanges.",
         DETECTABLE,
-        *(f"{lead.comparison.other.letter}: {note}" for lead in found for note in conditions(lead.comparison)),
+        *all_conditions(found),
     ]
     return Table(name, "; ".join([title, *varied]), columns, rows, notes)
 
@@ -187,9 +194,9 @@ def flip_tables(one: Comparison, most: int) -> Iterator[Table]:
             Column(f"margin {b}, nats"),
         ]
         notes = [
-            "margin: log-probability of the official answer less that of the best other one, by the model; below 0 it "
-            "would say the other one. First those of which both were surest, by the smaller of the two margins in the "
-            "direction of what was said.",
+            "margin: how much likelier the wrong answer that was said (else the likeliest wrong one) was than the "
+            "official one: above 0 where a model was surely wrong, below where it was surely right. First those of "
+            "which both were surest, by the smaller of the two.",
             *conditions(one),
         ]
         rows = [_flip_row(flip) for flip in found[:most]]
@@ -222,9 +229,10 @@ def gain_cell(gain: Interval) -> Cell:
 
 def _group_columns(one: Comparison, what: str, *, family: bool) -> list[Column]:
     a, b = one.base.letter, one.other.letter
-    names = ["n", "images", a, b, f"{b} less {a}", f"right in {a} alone", f"right in {b} alone", "McNemar p"]
-    names += ["design effect", "p by image", *(["p, Holm"] if family else [])]
-    return [Column(what, numeric=False), *map(Column, names), Column("verdict", numeric=False)]
+    first = map(Column, ["n", "images", a, b, f"{b} less {a}"])
+    names = [f"only {a} right", f"only {b} right", "McNemar p", "design effect", "p by image"]
+    names += ["p, Holm"] if family else []
+    return [Column(what, numeric=False), *first, Column("verdict", numeric=False), *map(Column, names)]
 
 
 def _group_row(group: Group, *, family: bool) -> list[Cell]:
@@ -236,13 +244,13 @@ def _group_row(group: Group, *, family: bool) -> list[Cell]:
         number(group.base),
         number(group.other),
         gain_cell(group.gain),
+        Cell(group.verdict),
         Cell(printed(group.only_base, "count")),
         Cell(printed(group.only_other, "count")),
         p_cell(group.mcnemar),
         Cell(printed(effect if math.isfinite(effect) else None, "number")),
         p_cell(group.p),
         *([p_cell(group.holm)] if family else []),
-        Cell(group.verdict),
     ]
 
 

@@ -32,6 +32,7 @@ def report(
     agevlm-eval report runs/* --title "AGE-VLM against its baselines" --images val2014
     """
     from benchmarks.run_folder import command_line
+    from reports.document import stamp
     from reports.evidence.assemble import assemble
     from reports.gallery.making import Wanted, gallery_of
     from reports.writing.files import write_report
@@ -40,18 +41,9 @@ def report(
         raise DataError(f"--images {images}: no such folder")
     wanted = Wanted(images=images, pictures=not no_pictures, seed=seed)
     made = assemble(
-        runs, title=title, made=_now(), command=command_line(), gallery=lambda opened: gallery_of(opened, wanted)
+        runs, title=title, made=stamp(), command=command_line(), gallery=lambda opened: gallery_of(opened, wanted)
     )
     page = write_report(made, out)
     for warning in made.warnings:
         click.secho(warning, fg="yellow", err=True)
     click.echo(f"{len(made.tables)} tables and {len(made.figures)} figures in {out}; the page:\n{page}")
-
-
-def _now() -> str:
-    """The time in UTC; that of SOURCE_DATE_EPOCH where it is set, for builds that are the same to the byte."""
-    import os
-    import time
-
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))

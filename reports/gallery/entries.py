@@ -42,12 +42,14 @@ class Entry:
         return self.item.kind not in WRONG, math.inf if margin is None else -margin
 
 
-def benchmark_entries(run: Run, notes: list[str]) -> list[Entry]:
-    """The questions of a POPE or CV-Bench run; none of other runs. What cannot be read is said in `notes`."""
+def benchmark_entries(run: Run, notes: list[str], opened: Opened | None = None) -> list[Entry]:
+    """The questions of a POPE or CV-Bench run, or those that are given; none of other runs.
+
+    What cannot be read is said in `notes`."""
     if run.benchmark not in KINDS:
         return []
     try:
-        opened = _opened(run, notes)
+        opened = opened or _opened(run, notes)
     except AgeVlmError as error:
         notes.append(f"{run.label}: no questions: {error}")
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from reports.gallery.pictures import STEPS, fit
 from reports.gallery.sizes import linkage_sizes
 from reports.gallery.sources import Sources
 from reports.opened import Run
+from reports.runs.showing import Opened
 
 ASKED = ("pope", "cvbench", "grounding")
 """Runs whose questions are shown."""
@@ -33,6 +34,9 @@ class Wanted:
     most_bytes: int = 11_000_000
     """Of pictures and overlays together, as they are before they become text."""
     seed: int = 0
+    opened: Mapping[Path, Opened] = field(default_factory=dict)
+    """By folder: the questions of a run that are wanted, and how their answers are read; else all of them, read in the
+    first of the ways in which the run was scored."""
 
 
 def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
@@ -44,7 +48,7 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
     notes: list[str] = []
     runs = _told_apart(runs)
     looks = [one for run in runs for one in looks_of(run, notes)]
-    entries = [entry for run in runs for entry in benchmark_entries(run, notes)]
+    entries = [entry for run in runs for entry in benchmark_entries(run, notes, wanted.opened.get(run.folder))]
     if not entries and not any(one.rows for one in looks):
         return None
     finder = Finder(Sources(wanted.images), looks=wanted.pictures)

@@ -179,7 +179,7 @@ def open_run(folder: Path, protocol: str | None, reading: str | None, condition:
         raise DataError(f"--{other} {name}: {folder} is a run of {benchmark}, whose answers are read under {own}")
     conditions = [str(c) for c in manifest.get("conditions", ())]
     if condition not in conditions:
-        raise DataError(f"--condition {condition}: the run has {printable(', '.join(conditions))}")
+        raise DataError(f"--condition {condition}: {folder} has {printable(', '.join(conditions))}")
     remarks: list[str] = []
     answers = answers_of(folder, remarks)
     how, read = KINDS[benchmark](folder, protocol if benchmark == "pope" else reading, condition, remarks)
@@ -315,7 +315,7 @@ def _judged(folder: Path, name: str, condition: str, remarks: list[str]) -> dict
 
     path = folder / "readings.jsonl"
     if not path.exists():
-        raise DataError(f"--reading {name}: the run has no readings.jsonl; score it with --judge first")
+        raise DataError(f"--reading {name}: {folder} has no readings.jsonl; score it with --judge first")
     found = {}
     for number, row in json_lines(path, remarks):
         try:
@@ -327,9 +327,7 @@ def _judged(folder: Path, name: str, condition: str, remarks: list[str]) -> dict
         except (KeyError, TypeError, IndexError) as error:
             remarks.append(f"{path}:{number}: not a row of readings ({error!r}); left out")
     if not found:
-        raise DataError(
-            f"--reading {name}: readings.jsonl has none of it under {condition}; score the run with --judge"
-        )
+        raise DataError(f"--reading {name}: {path} has none of it under {condition}; score the run with --judge")
     return found
 
 

@@ -10,7 +10,7 @@ from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
 from reports.compare.numbers import verdict
 from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
-from reports.compare.tables import SCORES, conditions, gain_cell, heading, overview, sentence
+from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview, sentence
 from reports.document import Cell, Column, Section, Table
 from reports.opened import Run
 
@@ -106,7 +106,7 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
                 row += [gain_cell(gain), Cell(verdict(gain))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
-    title = f"{heading(first).partition(',')[0]}: differences {what}, points; each run less {first.base.named}"
+    title = f"{benchmark_name(first)}: differences {what}, points; each run less {first.base.named}"
     notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
-    notes += [f"{lead.comparison.other.letter}: {note}" for lead in found for note in conditions(lead.comparison)]
+    notes += all_conditions(found)
     return Table(table_id, title, columns, rows, notes)

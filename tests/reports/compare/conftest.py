@@ -38,6 +38,7 @@ def made(tmp_path_factory) -> Path:
     for name, stub, skill in (("pope-a", StubVlm(), 0.6), ("pope-b", OtherStub(), 0.85)):
         assert ask("pope", stub, data, folder / name, "--control", "shuffled") == 0
         plant(folder / name, guesses(skill))
+        plant(folder / name, guesses(skill - 0.2), "shuffled")
     for name, cv_stub, skill in (("cv-a", CvStub(), 0.4), ("cv-b", OtherCvStub(), 0.9)):
         assert ask("cvbench", cv_stub, cv_data, folder / name) == 0
         plant(folder / name, guesses(skill))
@@ -71,9 +72,9 @@ def questions_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "questions.jsonl").read_text().splitlines()]
 
 
-def plant(run: Path, say: Say) -> None:
-    """Put answers in the place of those about the image, with log-probabilities that agree with them."""
-    texts = {row["keys"]["image"]: say(row["question"]) for row in questions_of(run)}
+def plant(run: Path, say: Say, condition: str = "image") -> None:
+    """Put answers in the place of those under a condition, with log-probabilities that agree with them."""
+    texts = {row["keys"][condition]: say(row["question"]) for row in questions_of(run)}
 
     def changed(row: dict[str, Any]) -> dict[str, Any]:
         if row["key"] not in texts:

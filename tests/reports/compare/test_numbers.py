@@ -76,6 +76,8 @@ def test_pope_by_longhand(made):
         assert group.only_base == sum(x and not y for x, y in zip(*right, strict=True))
         assert group.only_other == sum(y and not x for x, y in zip(*right, strict=True))
         assert min(group.only_base, group.only_other) > 0
+        # Two tables print it.
+        assert group.gain == numbers[split]["accuracy"].gain
     mean = numbers["mean of splits"]["f1"]
     low, high = expanded_percentile_interval(np.mean(list(by_split.values()), axis=0), len(images))
     assert (mean.gain.low, mean.gain.high) == pytest.approx((float(low), float(high)))
@@ -214,10 +216,11 @@ def test_flips_are_listed_surest_first(made):
         assert sure == sorted(sure, reverse=True)
     one = found.flips[0]
     assert one.gained
-    assert one.sure == pytest.approx(min(one.margins[1], -one.margins[0]))
+    assert one.margins[1] < 0 < one.margins[0]
+    assert one.sure == pytest.approx(min(-one.margins[1], one.margins[0]))
     # A model whose log-probabilities speak against its answer was not sure of it.
-    other = replace(one, margins=(one.margins[0], -3.0))
-    assert other.sure == -3.0
+    assert replace(one, margins=(one.margins[0], 3.0)).sure == -3.0
+    assert replace(one, margins=(-3.0, one.margins[1])).sure == -3.0
     assert replace(one, margins=(None, 1.0)).sure is None
 
 
@@ -225,15 +228,13 @@ def test_margins(made):
     (a, _) = open_sides([made / "pope-a", made / "pope-b"], None, None, "image")
     one = a.opened.questions[0]
     other = {"yes": "no", "no": "yes"}[one.official]
-    assert margin(replace(one, logprobs={one.official: -0.5, other: -2.0})) == pytest.approx(1.5)
-    assert margin(replace(one, logprobs={one.official: -0.5})) is None
-    assert margin(replace(one, logprobs={one.official: float("nan"), other: -1.0})) is None
+    assert margin(replace(one, options={one.official: -0.5, other: -2.0})) == pytest.approx(-1.5)
+    assert margin(replace(one, options={})) is None
+    assert margin(replace(one, options={one.official: float("nan"), other: -1.0})) is None
     (cv, _) = open_sides([made / "cv-a", made / "cv-b"], None, None, "image")
     asked = cv.opened.questions[0]
-    letters = "ABCD"[: len(asked.question.options)]
-    given = {f"({letter})": -float(place) for place, letter in enumerate(letters)}
+    given = {letter: -float(place) for place, letter in enumerate("ABCD"[: len(asked.question.options)])}
     right = asked.question.gold
     best = max(value for place, value in enumerate(given.values()) if place != right)
-    assert margin(replace(asked, logprobs=given)) == pytest.approx(-right - best)
-    bare = {key.strip("()"): value for key, value in given.items()}
-    assert margin(replace(asked, logprobs=bare)) == pytest.approx(-right - best)
+    unread = replace(asked.read, label="none")
+    assert margin(replace(asked, options=given, read=unread)) == pytest.approx(best + right)
