@@ -96,7 +96,7 @@ def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _show(section: Section, json_out: str | None, out: Path | None) -> None:
     """The tables on the terminal, and in a folder where one is given."""
-    from reports.document import Report, Table
+    from reports.document import Report, Table, stamp
 
     if json_out != "-":
         from reports.writing.terminal import terminal_table
@@ -107,10 +107,9 @@ def _show(section: Section, json_out: str | None, out: Path | None) -> None:
                 console.print(terminal_table(item))
     if out is not None:
         from benchmarks.run_folder import command_line
-        from reports.evidence.commands import _now
         from reports.writing.files import write_report
 
-        page = write_report(Report(section.title, _now(), command_line(), (), (section,)), out)
+        page = write_report(Report(section.title, stamp(), command_line(), (), (section,)), out)
         click.echo(f"wrote {page}", err=True)
 
 
