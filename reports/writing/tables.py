@@ -10,7 +10,7 @@ from reports.document import NONE, Table
 from reports.writing.visible import visible
 
 _MARKUP = re.compile(r"([\\`*_\[\]~$|!#])")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _NUMBER = re.compile(r"[+-]?[\d.,]+%?")
 
 
@@ -78,7 +78,7 @@ def _line(cells: list[str]) -> str:
 def _bare(text: str) -> str:
     if text == NONE:
         return ""
-    return text.replace(",", "") if _THOUSANDS.match(text) else _inert(text)
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else _inert(text)
 
 
 def _inert(text: str) -> str:
