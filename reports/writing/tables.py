@@ -11,7 +11,7 @@ from reports.writing.visible import visible
 
 _MARKUP = re.compile(r"([\\`*_\[\]~$|!#])")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-_NUMBER = re.compile(r"[+-]?[\d.,]+%?")
+_SIGNED = re.compile(r"[+-][0-9]+(\.[0-9]+)?%?")
 
 
 def csv_text(table: Table) -> str:
@@ -19,7 +19,7 @@ def csv_text(table: Table) -> str:
 
     Digits are those of the other forms. A column with limits in any row has two more, `NAME low` and `NAME high`.
     In numeric columns there is nothing where the others print a dash, and no comma between thousands. A text that a
-    spreadsheet would take for a formula has a `'` before it.
+    spreadsheet would take for a formula, and is no number, has a `'` before it.
     """
     limited = [any(row[place].limits for row in table.rows) for place in range(len(table.columns))]
     heads: list[str] = []
@@ -82,4 +82,4 @@ def _bare(text: str) -> str:
 
 
 def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(text) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(text) else text
