@@ -10,8 +10,8 @@ from reports.document import NONE, Table
 from reports.writing.visible import visible
 
 _MARKUP = re.compile(r"([\\`*_\[\]~$|!#])")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
-_NUMBER = re.compile(r"[+-]?[\d.,]+%?")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_SIGNED = re.compile(r"[+-][0-9]+(\.[0-9]+)?%?")
 
 
 def csv_text(table: Table) -> str:
@@ -19,7 +19,7 @@ def csv_text(table: Table) -> str:
 
     Digits are those of the other forms. A column with limits in any row has two more, `NAME low` and `NAME high`.
     In numeric columns there is nothing where the others print a dash, and no comma between thousands. A text that a
-    spreadsheet would take for a formula has a `'` before it.
+    spreadsheet would take for a formula, and is no number, has a `'` before it.
     """
     limited = [any(row[place].limits for row in table.rows) for place in range(len(table.columns))]
     heads: list[str] = []
@@ -78,8 +78,8 @@ def _line(cells: list[str]) -> str:
 def _bare(text: str) -> str:
     if text == NONE:
         return ""
-    return text.replace(",", "") if _THOUSANDS.match(text) else _inert(text)
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else _inert(text)
 
 
 def _inert(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(text) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) and not _SIGNED.fullmatch(text) else text
