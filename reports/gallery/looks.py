@@ -134,21 +134,23 @@ class Matched:
         """Its own, or that of the one region that the same model was asked about with the same words."""
         if entry.looked or entry.identity is None:
             return entry.look
-        return _only(self._places.get((entry.fingerprint, entry.identity, entry.prompt, entry.item.question)))
+        found = self._places.get((entry.fingerprint, entry.identity, entry.prompt, entry.item.question), ())
+        # The first of the runs that asked it.
+        return _only([look for look in found if look[0] == min(found)[0]])
 
     def size(self, entry: Entry) -> float | None:
         """Its own; that of the one region that the same words ask about in the same image; or what linkage runs say."""
         if entry.looked:
             return entry.item.size
-        found = _only(self._sizes.get((entry.identity or "", entry.item.question)))
+        found = _only(self._sizes.get((entry.identity or "", entry.item.question), ()))
         digest = digest_of(entry.run)
         if found is None and digest is not None:
             return self._by_data.get((digest, entry.item.image, entry.item.question))
         return found
 
 
-def _only(found: Collection[T] | None) -> T | None:
-    return next(iter(found)) if found and len(found) == 1 else None
+def _only(found: Collection[T]) -> T | None:
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _is_of(group: str, rows: Sequence[Mapping[str, Any]], sha256: str, prompt: str, tokens: int) -> bool:

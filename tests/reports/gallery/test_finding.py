@@ -76,6 +76,14 @@ def test_a_changed_file_is_not_shown(own):
     assert len(found.pictures) == 7
     assert all((item.picture is None) == (item.image == first.name) for item in found.items)
     assert any("1 of 8 images not shown" in note and first.name in note for note in found.notes)
+    # A question without an answer is about the same image as the others.
+    answers = (run / "answers-00000.jsonl").read_text().splitlines(keepends=True)
+    place = next(k for k, line in enumerate(answers) if json.loads(line)["image"] == first.name)
+    answers[place] = "{]\n"
+    (run / "answers-00000.jsonl").write_text("".join(answers))
+    found = gallery(run)
+    assert any(item.kind == "not answered" for item in found.items)
+    assert all((item.picture is None) == (item.image == first.name) for item in found.items)
 
 
 def test_a_file_that_no_model_could_open_is_told(tmp_path):

@@ -5,14 +5,23 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from agevlm.data.masks import encode_mask
 from agevlm.scenes.world import render
+from analysis.grounding.records import group_key, regions_of
+from reports.gallery.entries import Entry
+from reports.gallery.finding import Finder
+from reports.gallery.looks import LIGHT, Looks, Matched, item_of
+from reports.gallery.sources import Sources
+from reports.opened import open_runs
 from tests.reports.gallery.conftest import gallery
 
 
@@ -198,3 +207,36 @@ def test_runs_of_one_model_are_told_apart_by_what_they_are_of(made):
     both = gallery(made / "pope", made / "cvbench").items
     assert {item.run for item in both} == {"stub, pope", "stub, cvbench"}
     assert {item.run for item in gallery(made / "pope").items} == {"stub"}
+
+
+def row_of(name, mask):
+    row = dict.fromkeys(LIGHT)
+    geometry = {"image_height": mask.shape[0], "image_width": mask.shape[1]}
+    row |= {"id": name, "image": "a.jpg", "phrase": "dog", "about": "phrase", "question": "Is there a dog?"}
+    return {**row, "right": "yes", "answer": "no", "said": "no", "mask": encode_mask(mask), "geometry": geometry}
+
+
+@pytest.mark.parametrize("regions", [1, 2])
+def test_two_regions_of_one_question_lend_neither(inside, regions):
+    (run,), _ = open_runs([inside / "grounding"])
+    rows = [row_of(f"a.jpg|dog|{k}", np.eye(20, dtype=bool) if k else np.ones((20, 20), bool)) for k in range(regions)]
+    group = group_key("5" * 64, regions_of(rows), "{question}", True, 16)
+    looks = Looks(run, "m", "f", "{question}", [{**row, "group": group} for row in rows], pa.table({}))
+    finder = Finder(Sources(None), looks=False)
+    item = replace(item_of(looks, 0), run="pope", size=None)
+    pope = Entry(item, run, "5" * 64, "f", "{question}")
+    finder.know([pope])
+    matched = Matched([looks], finder, {})
+    assert [entry.identity for entry in matched.entries] == ["5" * 64] * regions, "proven"
+    assert matched.look(pope) == ((0, 0) if regions == 1 else None)
+    assert matched.size(pope) == (1.0 if regions == 1 else None)
+    assert matched.look(replace(pope, item=replace(item, question="Is there a cat?"))) is None
+
+
+def test_two_grounding_runs_of_one_model_lend_the_first_one_s(inside, tmp_path):
+    again = shutil.copytree(inside / "grounding", tmp_path / "again")
+    once = lent_to_pope(inside / "pope", inside / "grounding")
+    twice = gallery(inside / "pope", inside / "grounding", again)
+    lent = [i for i in twice.items if i.run == "scenes/age-vlm" and i.overlay is not None]
+    assert len(lent) == len(once)
+    assert all("in grounding." in twice.overlays[i.overlay].note for i in lent)
