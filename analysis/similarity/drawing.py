@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 """A cell as scores.json holds it."""
 
 BINS = (8, 40)
-MOST_TICKS = 14
+MOST_TICKS = 11
 SPACE_NAMES = {
     "hidden": "hidden states",
     "cross_output": "cross-attention output",

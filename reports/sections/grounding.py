@@ -11,7 +11,7 @@ from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
 from reports.document import NONE, Cell, Section, Table, interval, number
 from reports.opened import Run
-from reports.sections.grounding_figures import figures
+from reports.sections.grounding_figures import figures, scored
 from reports.sections.inside import ATTENTION, Content, Drawn, Looks, numbers, side, texts, verdict
 
 NAME = "grounding"
@@ -54,11 +54,6 @@ def section(runs: Sequence[Run]) -> Section | None:
         return None
     items: list[Table | Drawn] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
     return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items)
-
-
-def scored(content: Content) -> dict[str, Content]:
-    """The models that were scored at all."""
-    return {str(name): held for name, held in content["models"].items() if "headline" in held}
 
 
 def _main(looks: Looks) -> Iterator[Table]:

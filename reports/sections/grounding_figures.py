@@ -23,9 +23,14 @@ ROW = 0.27
 """Inches."""
 
 
+def scored(content: Content) -> dict[str, Content]:
+    """The models that were scored at all."""
+    return {str(name): held for name, held in content["models"].items() if "headline" in held}
+
+
 def figures(prefix: str, run: Run) -> Iterator[Figure]:
     """Of one run: all models' scores against nulls, then each model's scores by layer."""
-    models = {name: held for name, held in (run.scores or {})["models"].items() if "headline" in held}
+    models = scored(run.scores or {})
     if not models:
         return
     png, svg = encoded(_against_nulls(models))
