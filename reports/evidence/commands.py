@@ -43,7 +43,7 @@ def report(
     made = assemble(
         runs, title=title, made=stamp(), command=command_line(), gallery=lambda opened: gallery_of(opened, wanted)
     )
-    page = write_report(made, out)
+    page = write_report(made, out, say=lambda line: click.secho(line, fg="yellow", err=True))
     for warning in made.warnings:
         click.secho(warning, fg="yellow", err=True)
     click.echo(f"{len(made.tables)} tables and {len(made.figures)} figures in {out}; the page:\n{page}")

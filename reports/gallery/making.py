@@ -31,7 +31,7 @@ class Wanted:
     images: Path | None = None
     """Where image files are; None: where the run's manifest says."""
     pictures: bool = True
-    most_bytes: int = 11_000_000
+    most_bytes: int = 9_500_000
     """Of pictures and overlays together, as they are before they become text."""
     seed: int = 0
     opened: Mapping[Path, Opened] = field(default_factory=dict)
