@@ -22,6 +22,7 @@ from reports.compare.pairing import Pair
 
 LEVEL = 0.95
 ALPHA = 0.05
+LOWER = "lower, established"
 MEAN_OF_SPLITS = "mean of splits"
 
 
@@ -60,22 +61,21 @@ class Group:
 
     @property
     def verdict(self) -> str:
-        """After Holm, where the group is of a family; by the interval otherwise."""
-        if self.holm is not None:
-            return worded(self.gain.value, self.holm <= ALPHA)
-        return verdict(self.gain)
+        """By the p after Holm, where the group is of a family."""
+        return verdict(self.gain, self.p if self.holm is None else self.holm)
 
 
-def verdict(gain: Interval) -> str:
-    """A difference in words: established where its interval leaves 0 out."""
-    return worded(gain.value, bool(gain.low > 0 or gain.high < 0))
+def verdict(gain: Interval, p: float) -> str:
+    """A difference in words: established where its interval leaves 0 out and its p by image is at most 0.05.
 
-
-def worded(value: float, established: bool) -> str:
-    """The same where it is known whether it is established."""
-    if np.isnan(value):
+    Both, as bootstrap intervals are too short where few images part the runs: four images that are lost and none won
+    leave 0 out, with an exact p of 0.125.
+    """
+    if np.isnan(gain.value):
         return "undefined"
-    return ("higher, established" if value > 0 else "lower, established") if established else "a tie"
+    if p <= ALPHA and gain.low > 0:
+        return "higher, established"
+    return LOWER if p <= ALPHA and gain.high < 0 else "a tie"
 
 
 class Answers:
