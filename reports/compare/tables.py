@@ -57,10 +57,13 @@ def conditions(one: Comparison) -> list[str]:
         *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != "image" else []),
     ]
     a, b = one.base.letter, one.other.letter
+    # With none, the line is the same for all runs.
+    more = ""
+    if held.only_base or held.only_other:
+        more = f"; {held.only_base:,} more count only in {a}, {held.only_other:,} only in {b}"
     said = [
         "; ".join(parts),
-        f"{len(held.pairs):,} questions about {one.images:,} images that both answered; {held.only_base:,} more count "
-        f"only in {a}, {held.only_other:,} only in {b}",
+        f"{len(held.pairs):,} questions about {one.images:,} images that both answered{more}",
     ]
     for (first, second), what in (
         (held.unanswered, "questions have no answer (not asked yet, or the model failed)"),
@@ -70,7 +73,8 @@ def conditions(one: Comparison) -> list[str]:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
     if held.changed:
         said.append(
-            f"{held.changed:,} questions have one id and another text, image or official answer in {b}; left out"
+            f"{held.changed:,} questions have one id and another text, image (name or file) or official answer in {b}; "
+            "left out"
         )
     if one.same_model:
         said.append(f"{a} and {b} are of one model, to the last byte")
@@ -96,8 +100,7 @@ def all_conditions(found: Sequence[Lead]) -> list[str]:
 
 def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     """The headline of every run against A."""
-    first = found[0].comparison
-    metric, headline = SCORES[found[0].metric], first.headline.name
+    metric = SCORES[found[0].metric]
     several = len(found) > 1
     columns = [Column("run", numeric=False), *map(Column, ("questions", f"{metric} of A", "of the run", "run less A"))]
     columns += [Column("verdict", numeric=False), Column("p by image")]
@@ -122,10 +125,6 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
                 Cell(printed(gained, "count")),
             ]
         )
-    varied = dict.fromkeys(
-        u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
-    )
-    title = f"{benchmark_name(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
@@ -133,7 +132,15 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
         DETECTABLE,
         *all_conditions(found),
     ]
-    return Table(name, "; ".join([title, *varied]), columns, rows, notes)
+    return Table(name, overview_title(found), columns, rows, notes)
+
+
+def overview_title(found: Sequence[Lead]) -> str:
+    """What the headline is, of which runs, and what differs beside the models."""
+    first = found[0].comparison
+    what = f"{SCORES[found[0].metric]}, {first.headline.name}, %"
+    varied = (u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike)
+    return "; ".join([f"{benchmark_name(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
 
 
 def score_table(one: Comparison) -> Table:
@@ -153,7 +160,7 @@ def score_table(one: Comparison) -> Table:
             row += [Cell(printed(d.detectable, "percent"))] if score != "yes_ratio" else []
         rows.append(row)
     notes = [INTERVALS, DETECTABLE, *conditions(one)]
-    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, % of questions", columns, rows, notes)
+    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, %", columns, rows, notes)
 
 
 def test_table(one: Comparison) -> Table:
