@@ -8,7 +8,7 @@ from textwrap import shorten
 from benchmarks.pope.rows import POOLED
 from reports.compare.comparison import Comparison, Lead
 from reports.compare.numbers import ALPHA, Group, verdict
-from reports.compare.tables import SCORES, all_conditions, gain_cell, heading, overview_title, p_cell
+from reports.compare.tables import SCORES, all_conditions, gain_cell, heading, overview_title, p_cell, run_cell
 from reports.document import Cell, Column, Table, number, printed
 
 FEW, MOST = 5, 8
@@ -25,7 +25,7 @@ def headlines(found: Sequence[Lead]) -> Table:
     columns += [Column("verdict", numeric=False), *map(Column, (p, "detectable"))]
     rows = [
         [
-            Cell(lead.comparison.other.named),
+            run_cell(lead, found),
             number(lead.difference.second),
             number(lead.difference.first),
             gain_cell(lead.difference.gain),

@@ -71,6 +71,10 @@ def conditions(one: Comparison) -> list[str]:
     ):
         if first or second:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
+    asked = {q.split for side in (one.base, one.other) for q in side.opened.questions}
+    lacking = asked - {shared.split for shared, _ in held.pairs}
+    if lacking and one.base.benchmark == "pope":
+        said.append(f"no shared question of {', '.join(sorted(lacking))}: no mean has it")
     if held.changed:
         said.append(
             f"{held.changed:,} questions have one id and another text, image (name or file) or official answer in {b}; "
@@ -112,7 +116,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
         gained = sum(f.gained for f in one.flips)
         rows.append(
             [
-                Cell(one.other.named),
+                run_cell(lead, found),
                 Cell(printed(len(one.pairing.pairs), "count")),
                 number(d.second),
                 number(d.first),
@@ -135,10 +139,18 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     return Table(name, overview_title(found), columns, rows, notes)
 
 
+def run_cell(lead: Lead, found: Sequence[Lead]) -> Cell:
+    """A run, and its headline's name where others have another one."""
+    names = {one.comparison.headline.name for one in found}
+    own = f", {lead.comparison.headline.name}" if len(names) > 1 else ""
+    return Cell(f"{lead.comparison.other.named}{own}")
+
+
 def overview_title(found: Sequence[Lead]) -> str:
     """What the headline is, of which runs, and what differs beside the models."""
     first = found[0].comparison
-    what = f"{SCORES[found[0].metric]}, {first.headline.name}, %"
+    alike = [f"{first.headline.name}, "] if len({lead.comparison.headline.name for lead in found}) == 1 else []
+    what = f"{SCORES[found[0].metric]}, {''.join(alike)}%"
     varied = (u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike)
     return "; ".join([f"{benchmark_name(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
 

@@ -124,3 +124,20 @@ def test_what_a_model_says_is_printed_inert(made, copy):
     assert "\x1b" not in printed
     assert "\u202e" not in printed
     assert "[bold]yes" in printed
+
+
+def test_a_split_that_one_run_lacks_is_named(made, copy):
+    """The mean is then of the others; and where one is left, that is another headline than that of the other run."""
+    two, one = copy("pope-b", "two"), copy("pope-b", "one")
+    rewrite(two / "questions.jsonl", lambda row: None if row["question"]["split"] == "popular" else row)
+    rewrite(one / "questions.jsonl", lambda row: row if row["question"]["split"] == "popular" else None)
+    arguments = [str(made / "pope-a"), str(made / "pope-b"), str(two), str(one), "--draws", "100"]
+    for more in ([], ["--full"]):
+        printed = command_here("compare", *arguments, *more).stdout
+        assert "C: no shared question of popular" in printed
+        assert "D: no shared question of adversarial, random" in printed
+        assert "B: no shared" not in printed
+        title = printed[printed.index("POPE: accuracy") :].splitlines()[0]
+        assert "mean of splits" not in title
+        assert "D (stub (one)), popular" in printed
+        assert "C (stub (two)), mean of splits" in printed
