@@ -68,7 +68,7 @@ def parts(lead: Lead) -> Table:
         sure = sum(group.verdict != "a tie" for group in left)
         what = "objects" if pope else "tasks and sources"
         notes.append(f"{len(left)} more {what}, {sure} established: --full prints them")
-    return Table(f"{b.lower()}-less-{a.lower()}", f"{heading(one)}, %", columns, rows, notes)
+    return Table(f"{b.lower()}-less-{a.lower()}", f"{heading(one)}: parts, %", columns, rows, notes)
 
 
 def striking(categories: Sequence[Group]) -> list[Group]:

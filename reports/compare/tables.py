@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from benchmarks.controls import IMAGE
 from benchmarks.statistics.clusters import Interval
 from benchmarks.tables import shortened
 from reports.compare.comparison import Comparison, Lead
@@ -36,11 +37,11 @@ def heading(one: Comparison) -> str:
 
 
 def benchmark_name(one: Comparison) -> str:
-    """POPE; CV-Bench or CV-Scenes."""
-    if one.base.benchmark == "pope":
-        return "POPE"
+    """POPE; CV-Bench or CV-Scenes; and the control under which it was asked, if any."""
     data = one.base.opened.manifest.get("data", ())
-    return str(data[0]["name"]) if data and "name" in data[0] else "CV-Bench"
+    name = str(data[0]["name"]) if data and "name" in data[0] else "CV-Bench"
+    condition = one.base.opened.condition
+    return ("POPE" if one.base.benchmark == "pope" else name) + ("" if condition == IMAGE else f" ({condition})")
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -54,7 +55,7 @@ def conditions(one: Comparison) -> list[str]:
         "data as named in the title" if varied & {"data", "limit"} else f"data {data}",
         "prompts as named in the title" if "prompt" in varied else f"prompt {prompt}",
         f"{kind}s as named in the title" if "protocol" in varied else f"{kind} {one.base.opened.reading}",
-        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != "image" else []),
+        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != IMAGE else []),
     ]
     a, b = one.base.letter, one.other.letter
     # With none, the line is the same for all runs.

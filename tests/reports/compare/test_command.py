@@ -132,7 +132,11 @@ def test_controls_of_other_seeds_are_refused(made, copy):
     assert run(made / "pope-a", other).returncode == 0
     refused = run(made / "pope-a", other, "--condition", "shuffled")
     assert "seeds of the control: A 0, B 5" in refused.stderr
-    assert run(made / "pope-a", made / "pope-b", "--condition", "shuffled").returncode == 0
+    alike = run(made / "pope-a", made / "pope-b", "--condition", "shuffled")
+    assert alike.returncode == 0
+    titles = [line for line in alike.stdout.splitlines() if line.startswith("POPE")]
+    assert len(titles) == 2
+    assert all(title.startswith("POPE (shuffled)") for title in titles)
     missing = run(made / "pope-a", made / "pope-b", "--condition", "blind")
     assert missing.returncode == 2
     assert f"--condition blind: {made / 'pope-a'} has image, shuffled" in missing.stderr
@@ -365,3 +369,20 @@ def test_an_image_that_changed_under_its_name_is_another_data_version(made, copy
     assert found["changed"] == 360 - found["shared"] > 0
     # A control shows something else of its own making.
     assert run(made / "pope-a", other, "--condition", "shuffled").returncode == 0
+
+
+def test_json_is_strict_whatever_the_log_probabilities(made, copy):
+    other = copy("pope-b")
+    odd = [float("-inf"), float("nan"), float("inf")]
+    rewrite(
+        other / "answers-00000.jsonl",
+        lambda row: row | {"commit": [0, 1], "logprobs": {"yes": odd[len(row["prompt"]) % 3], "no": -0.5}},
+    )
+    done = run(made / "pope-a", other, "--json", "-")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    (found,) = json.loads(done.stdout, parse_constant=refuse)
+    assert None in [flip["other_logprobs"]["yes"] for flip in found["flips"]]
+    assert run(made / "pope-a", other).returncode == 0
