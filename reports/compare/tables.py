@@ -162,8 +162,9 @@ def score_table(one: Comparison) -> Table:
     scores = [score for score in SCORES if score in one.numbers[0].scores]
     columns = [Column("questions", numeric=False)]
     for score in scores:
-        columns += [Column(f"{SCORES[score]} {a}"), Column(b), Column(f"{b} less {a}")]
-        columns += [Column("detectable")] if score != "yes_ratio" else []
+        # Each by its whole name: in a CSV file there is nothing else to tell it from the other scores'.
+        columns += [Column(f"{SCORES[score]} {what}") for what in (a, b, f"{b} less {a}")]
+        columns += [Column(f"{SCORES[score]} detectable")] if score != "yes_ratio" else []
     rows = []
     for line in one.numbers:
         row = [Cell(line.name)]
