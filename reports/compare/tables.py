@@ -133,7 +133,8 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     notes = [
         INTERVALS,
         f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
-        "p by image: of exchanging the two runs on whole images, 9,999 random exchanges.",
+        "p by image: of exchanging the two runs on whole images; exact for a share of questions, of means and F1 by "
+        "9,999 random exchanges.",
         DETECTABLE,
         *all_conditions(found),
     ]
