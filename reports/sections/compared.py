@@ -10,7 +10,7 @@ from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
 from reports.compare.numbers import verdict
 from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
-from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview
+from reports.compare.tables import SCORES, all_conditions, asked, gain_cell, overview
 from reports.document import Cell, Column, Finding, Section, Table
 from reports.opened import Run
 
@@ -93,7 +93,7 @@ def _group(sides: Sequence[Side], name: str) -> tuple[list[Finding], list[str], 
 def _finding(lead: Lead) -> Finding:
     """The headline's difference for the top of the page."""
     one = lead.comparison
-    measure = f"{benchmark_name(one)}: {SCORES[lead.metric]}, {one.headline.name}, points"
+    measure = f"{asked(one)}: {SCORES[lead.metric]}, {one.headline.name}, points"
     return Finding(measure, one.other.label, one.base.label, gain_cell(lead.difference.gain), lead.verdict)
 
 
@@ -117,7 +117,7 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
                 row += [gain_cell(gain), Cell(verdict(gain))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
-    title = f"{benchmark_name(first)}: differences {what}, points; each run less {first.base.named}"
+    title = f"{asked(first)}: differences {what}, points; each run less {first.base.named}"
     notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
     notes += all_conditions(found)
     return Table(table_id, title, columns, rows, notes)

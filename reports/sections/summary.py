@@ -11,7 +11,7 @@ from benchmarks.pope.rows import MEAN, POOLED
 from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Finding, Section, Table, Unit, number
 from reports.opened import SCORES, Run
-from reports.runs.headline import KINDS, Headline, headlines
+from reports.runs.headline import KINDS, Headline, benchmark_name, headlines
 from reports.sections.side_by_side import FIELD, asked_by_version, readable
 
 BENCHMARKS = {
@@ -97,10 +97,11 @@ class _Headlines:
             raise DataError(f"{run.folder / SCORES}: {error}") from None
         return cls(run, found, "" if found else "no headline among its scores")
 
-    @property
-    def name(self) -> str:
-        """The benchmark's."""
-        return BENCHMARKS.get(self.run.benchmark, self.run.benchmark)
+    def named(self, headline: Headline | None = None) -> str:
+        """The benchmark, or its counterpart in the rendered world."""
+        dataset = "" if headline is None else headline.of.get("dataset", "")
+        named = benchmark_name(self.run.benchmark, str(dataset)) if dataset else ""
+        return named or BENCHMARKS.get(self.run.benchmark, self.run.benchmark)
 
 
 def _side_by_side(runs: Sequence[_Headlines]) -> Iterator[Table]:
@@ -118,7 +119,7 @@ def _side_by_side(runs: Sequence[_Headlines]) -> Iterator[Table]:
                 headline.value, headline.low, headline.high, UNITS[headline.unit]
             )
         for model, counts in signs.items():
-            columns.setdefault((one.name,), {})[model] = Cell(", ".join(counts))
+            columns.setdefault((one.named(),), {})[model] = Cell(", ".join(counts))
     if not columns:
         return
     names = [key[0] for key in columns]
@@ -165,8 +166,9 @@ def _asked(runs: Sequence[_Headlines]) -> Table:
                 told = conditions if headline is None else _conditions(one.run, headline)
                 counts = [number(_count(of.get(key)), unit="count") for key in COUNTS]
             # Runs of several models have one row for all that was asked of them alike.
-            key = (one.name, *told, *map(str, counts), one.run.label if one.run.benchmark in FIELD else "")
-            row = rows.setdefault(key, [Cell(one.name), Cell(""), *map(Cell, told), *counts, Cell(one.lacking or "")])
+            name = one.named(headline)
+            key = (name, *told, *map(str, counts), one.run.label if one.run.benchmark in FIELD else "")
+            row = rows.setdefault(key, [Cell(name), Cell(""), *map(Cell, told), *counts, Cell(one.lacking or "")])
             named = dict.fromkeys([*filter(None, row[1].text.split(", ")), label])
             row[1] = Cell(", ".join(named))
     columns = [Column(name, False) for name in ("benchmark", "model", "data version", "prompt", "protocol or reading")]
@@ -233,7 +235,7 @@ def _in_full(one: _Headlines, headline: Headline) -> str:
     """The measure with what it is of, and its unit."""
     run = one.run
     several = (run.benchmark in FIELD or run.benchmark == "lmms") and headline.about
-    name = f"{headline.about}: {headline.measure}" if several else f"{one.name}: {headline.measure}"
+    name = f"{headline.about}: {headline.measure}" if several else f"{one.named(headline)}: {headline.measure}"
     mean = ", mean of splits" if headline.of.get("split") == "mean" else ""
     return f"{name}{mean}{', %' if headline.unit == 'share' else ''}"
 
