@@ -10,7 +10,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.run_folder import command_line
 from reports.compare.comparison import Lead
 from reports.compare.sides import Side
-from reports.compare.tables import benchmark_name, overview, pair_tables, sentence
+from reports.compare.tables import asked, overview, pair_tables, sentence
 from reports.document import Gallery, Report, Section, stamp
 from reports.gallery.making import Wanted, gallery_of
 from reports.opened import Run
@@ -27,7 +27,7 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
         Section(
             "compared",
             "Which run is better",
-            text=[f"{benchmark_name(lead.comparison)}: {sentence(lead)}." for lead in found],
+            text=[f"{asked(lead.comparison)}: {sentence(lead)}." for lead in found],
             items=[overview(found)],
         ),
         *(

@@ -12,6 +12,7 @@ from reports.compare.comparison import Comparison, Lead
 from reports.compare.flips import Flip
 from reports.compare.numbers import Group
 from reports.document import Cell, Column, Table, number, printed
+from reports.runs.headline import benchmark_name
 
 SCORES = {"accuracy": "accuracy", "f1": "F1", "yes_ratio": "yes ratio"}
 INTERVALS = (
@@ -33,15 +34,15 @@ TESTS = (
 def heading(one: Comparison) -> str:
     """Benchmark, which way round, and what differs beside the models."""
     extra = "".join(f"; {u.said(one.base, one.other)}" for u in one.unlike)
-    return f"{benchmark_name(one)}, {one.other.named} less {one.base.named}{extra}"
+    return f"{asked(one)}, {one.other.named} less {one.base.named}{extra}"
 
 
-def benchmark_name(one: Comparison) -> str:
-    """POPE; CV-Bench or CV-Scenes; and the control under which it was asked, if any."""
+def asked(one: Comparison) -> str:
+    """The benchmark's name, and the control under which it was asked, if any."""
     data = one.base.opened.manifest.get("data", ())
-    name = str(data[0]["name"]) if data and "name" in data[0] else "CV-Bench"
+    name = benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
     condition = one.base.opened.condition
-    return ("POPE" if one.base.benchmark == "pope" else name) + ("" if condition == IMAGE else f" ({condition})")
+    return name if condition == IMAGE else f"{name} ({condition})"
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -72,8 +73,8 @@ def conditions(one: Comparison) -> list[str]:
     ):
         if first or second:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
-    asked = {q.split for side in (one.base, one.other) for q in side.opened.questions}
-    lacking = asked - {shared.split for shared, _ in held.pairs}
+    splits = {q.split for side in (one.base, one.other) for q in side.opened.questions}
+    lacking = splits - {shared.split for shared, _ in held.pairs}
     if lacking and one.base.benchmark == "pope":
         said.append(f"no shared question of {', '.join(sorted(lacking))}: no mean has it")
     if held.changed:
@@ -154,7 +155,7 @@ def overview_title(found: Sequence[Lead]) -> str:
     alike = [f"{first.headline.name}, "] if len({lead.comparison.headline.name for lead in found}) == 1 else []
     what = f"{SCORES[found[0].metric]}, {''.join(alike)}%"
     varied = (u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike)
-    return "; ".join([f"{benchmark_name(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
+    return "; ".join([f"{asked(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
 
 
 def score_table(one: Comparison) -> Table:
