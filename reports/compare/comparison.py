@@ -22,11 +22,10 @@ from reports.compare.numbers import (
     family,
     in_order,
     pope_numbers,
-    verdict,
-    worded,
 )
 from reports.compare.pairing import Pairing, pair
 from reports.compare.sides import Side, Unlike, require_alike
+from reports.verdicts import HIGHER, LOWER, TIE, verdict
 
 Metric = Literal["accuracy", "f1"]
 DRAWS = 2000
@@ -135,10 +134,9 @@ class Lead:
     @property
     def verdict(self) -> str:
         """Established where the interval leaves 0 out, and among several where the adjusted p is small enough too."""
-        found = verdict(self.difference.gain)
-        if found != "a tie" and self.several and not self.p <= ALPHA:
-            return worded(self.difference.gain.value, established=False)
-        return found
+        gain = self.difference.gain
+        found = verdict(gain.value, gain.low, gain.high)
+        return TIE if found in (HIGHER, LOWER) and self.several and not self.p <= ALPHA else found
 
 
 def leads(found: Sequence[Comparison], metric: Metric) -> list[Lead]:

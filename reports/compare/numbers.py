@@ -19,6 +19,7 @@ from benchmarks.statistics.exchange import exchange_exact, holm, mcnemar_exact
 from benchmarks.statistics.paired import Difference, paired_gain
 from benchmarks.statistics.scores import FIELDS, Floats
 from reports.compare.pairing import Pair
+from reports.verdicts import HIGHER, LOWER, TIE, verdict
 
 LEVEL = 0.95
 ALPHA = 0.05
@@ -61,21 +62,9 @@ class Group:
     @property
     def verdict(self) -> str:
         """After Holm, where the group is of a family; by the interval otherwise."""
-        if self.holm is not None:
-            return worded(self.gain.value, self.holm <= ALPHA)
-        return verdict(self.gain)
-
-
-def verdict(gain: Interval) -> str:
-    """A difference in words: established where its interval leaves 0 out."""
-    return worded(gain.value, bool(gain.low > 0 or gain.high < 0))
-
-
-def worded(value: float, established: bool) -> str:
-    """The same where it is known whether it is established."""
-    if np.isnan(value):
-        return "undefined"
-    return ("higher, established" if value > 0 else "lower, established") if established else "a tie"
+        if self.holm is None:
+            return verdict(self.gain.value, self.gain.low, self.gain.high)
+        return TIE if self.holm > ALPHA else HIGHER if self.gain.value > 0 else LOWER
 
 
 class Answers:

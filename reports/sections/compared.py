@@ -8,11 +8,11 @@ from string import ascii_uppercase
 
 from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
-from reports.compare.numbers import verdict
 from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
 from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview, sentence
 from reports.document import Cell, Column, Section, Table
 from reports.opened import Run
+from reports.verdicts import verdict
 
 NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
 
@@ -103,7 +103,7 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
             row = [Cell(lead.comparison.other.named), Cell(name)]
             for score in scores:
                 gain = by_name[name].scores[score].gain
-                row += [gain_cell(gain), Cell(verdict(gain))]
+                row += [gain_cell(gain), Cell(verdict(gain.value, gain.low, gain.high))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
     title = f"{benchmark_name(first)}: differences {what}, points; each run less {first.base.named}"

@@ -17,9 +17,9 @@ from reports.sections.side_by_side import (
     differing,
     intervals_note,
     readable,
-    told,
     version_id,
 )
+from reports.verdicts import NO_INTERVAL, TIE, side
 
 SHOWN = {
     IMAGE: "the image",
@@ -75,12 +75,9 @@ def _told(one: Asked) -> Iterator[str]:
         if row is None or row.get("gain_accuracy") is None:
             yield f"{one.label}, {name}: no question was answered both with the image and {control}."
             continue
-        found = told(row["gain_accuracy"], row["gain_accuracy_low"], row["gain_accuracy_high"])
-        verdict = {
-            "higher, established": "the image helps, established",
-            "lower, established": "the image makes it worse, established",
-            "no interval": "from too few images to say",
-        }.get(found, "a tie: it is not shown that the image helps")
+        helps, worse = "the image helps, established", "the image makes it worse, established"
+        verdict = _side(row, helps, worse, f"{TIE}: it is not shown that the image helps")
+        verdict = "from too few images to say" if verdict == NO_INTERVAL else verdict
         gain = flat(row, "gain_accuracy", "points")
         unread = row["unparsed"] / row["n"] if row["n"] else 0.0
         doubt = (
@@ -94,8 +91,12 @@ def _told(one: Asked) -> Iterator[str]:
 def _verdict(row: Row) -> str:
     if "gain_accuracy" not in row:
         return NONE
-    found = told(row["gain_accuracy"], row.get("gain_accuracy_low"), row.get("gain_accuracy_high"))
-    return {"higher, established": "established", "lower, established": "makes it worse, established"}.get(found, found)
+    return _side(row, "established", "makes it worse, established", TIE)
+
+
+def _side(row: Row, above: str, below: str, neither: str) -> str:
+    limits = row.get("gain_accuracy_low"), row.get("gain_accuracy_high")
+    return side(row["gain_accuracy"], *limits, above, below, neither)
 
 
 def _conditions(asked: Sequence[Asked]) -> list[str]:

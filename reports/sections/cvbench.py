@@ -20,6 +20,7 @@ from reports.sections.side_by_side import (
     intervals_note,
     version_id,
 )
+from reports.verdicts import TIE, UNDEFINED, side
 
 OTHER_PROMPT = "* the reading's published numbers are made with another prompt than this run's."
 
@@ -72,10 +73,10 @@ def main_score(one: Asked) -> str:
 
 def against_chance(row: Row) -> str:
     """Where the whole interval lies."""
-    if row["below_chance"]:
-        return "below"
-    low, chance = row.get("accuracy_low"), row["chance"]
-    return NONE if low is None or chance is None else "above" if low > chance else "a tie"
+    chance = row["chance"]
+    if chance is None:
+        return UNDEFINED
+    return side(row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"), "above", "below", TIE, at=chance)
 
 
 def _scores(id: str, asked: Sequence[Asked]) -> Table:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agevlm.errors import DataError
-from reports.document import NONE, Cell, Column, Figure, Listing, Table
+from reports import verdicts
+from reports.document import Cell, Column, Figure, Listing, Table
 from reports.opened import SCORES, Run
 
 Content = Mapping[str, Any]
 Drawn = Figure | Listing
 Rows = Callable[[Content], Iterable[Sequence[Cell | str]]]
 """The rows of a table, of what a run's scores.json holds."""
-NO_INTERVAL = "no interval"
 ATTENTION = (
     "Attention shows where information can flow, not why an answer was given: a map on the object is neither needed "
     "nor enough for a right answer."
@@ -136,14 +136,10 @@ def numbers(*names: str) -> list[Column]:
 
 
 def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:
-    """Which side of a value the whole 95 % interval lies on; touching it is holding it."""
-    if cell["value"] is None:
-        return NONE
-    if cell["low"] is None or cell["high"] is None:
-        return NO_INTERVAL
-    return above if cell["low"] > at else below if cell["high"] < at else neither
+    """The same as `reports.verdicts.side`, of a cell of a run's scores."""
+    return verdicts.side(cell["value"], cell["low"], cell["high"], above, below, neither, at=at)
 
 
 def verdict(cell: Content) -> str:
-    """A paired difference in words: established where the interval leaves 0 out, else a tie."""
-    return side(cell, 0.0, "higher, established", "lower, established", "a tie")
+    """The same as `reports.verdicts.verdict`, of a cell of a run's scores."""
+    return verdicts.verdict(cell["value"], cell["low"], cell["high"])

@@ -140,12 +140,3 @@ def version_id(base: str, versions: Sequence[str], version: str) -> str:
     names = [slug(one) for one in versions]
     number = f"-{list(versions).index(version) + 1}" if len(set(names)) < len(names) else ""
     return f"{base}-{slug(version)}{number}"
-
-
-def told(value: Any, low: Any, high: Any) -> str:
-    """A difference in words: established where its interval leaves 0 out, else a tie."""
-    if value is None:
-        return "not defined"
-    if low is None or high is None:
-        return "no interval"
-    return "higher, established" if low > 0 else "lower, established" if high < 0 else "a tie"
