@@ -21,9 +21,8 @@ from benchmarks.pope.types import Question as PopeQuestion
 from benchmarks.records import AnswerRecord
 from benchmarks.statistics.scores import SCORES
 from reports.runs.files import answers_of, questions_of
+from reports.runs.headline import FIELD
 
-NAMES = {"pope": "protocols", "cvbench": "readings"}
-"""Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
 _TEXTS = ("data_version", "dataset", "prompt", "condition")
 _COUNTS = ("n", "images", "missing", "unparsed")
@@ -119,7 +118,7 @@ def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] |
         manifest: of the run.
         old: scores that say which protocols or readings lead; None for all of them.
     """
-    names = NAMES[str(manifest["benchmark"])]
+    names = f"{FIELD[str(manifest['benchmark'])]}s"
     settings = (old or {}).get("settings")
     settings = settings if isinstance(settings, dict) else {}
     scoring = manifest.get("scoring")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from agevlm.errors import RunFolderError
-from reports.held import NAMES, Held, check_rows, held, judged, scores_of, without_judged
+from reports.held import Held, check_rows, held, judged, scores_of, without_judged
 from reports.runs.files import in_use, manifest_of, printable
-from reports.runs.headline import headlines
+from reports.runs.headline import FIELD, headlines
 from reports.runs.listing import INNER, Left, State, left_told, look_at, scored_last, scores_in
 from reports.runs.printing import remark_lines
 
@@ -93,7 +93,7 @@ def _opened(folder: Path) -> Run:
     remarks: list[str] = []
     scores = _scores(folder, benchmark, remarks)
     found: Held | None = None
-    if benchmark in NAMES:
+    if benchmark in FIELD:
         damage: list[str] = []
         try:
             found = held(folder, manifest, damage)
@@ -174,7 +174,7 @@ def _of_what_is_held(
     if scores is not None and without_judged(scores) == mine["rows"]:
         return scores
     why = "it has none that can be used" if scores is None else "its scores.json is not of the answers that are there"
-    names = ", ".join(mine["settings"][NAMES[benchmark]])
+    names = ", ".join(mine["settings"][f"{FIELD[benchmark]}s"])
     remarks.append(f"scored here, in memory, because {why}; under {names}")
     if scores is not None and (lost := judged(scores)):
         remarks.append(

@@ -10,8 +10,8 @@ from agevlm.errors import DataError
 from reports.document import Cell, flat
 from reports.opened import Run
 from reports.published import METRICS, NOT_STATED, benchmark_of, cvbench_metric, pope_metric
+from reports.runs.headline import FIELD
 
-BENCHMARKS = ("pope", "cvbench")
 _PLACES = ("{question}", "{prompt}")
 
 
@@ -67,7 +67,7 @@ def measured(runs: Sequence[Run]) -> tuple[list[Measured], list[LeftOut]]:
     found: list[Measured] = []
     left_out: list[LeftOut] = []
     for run in runs:
-        if run.benchmark not in BENCHMARKS:
+        if run.benchmark not in FIELD:
             left_out.append(LeftOut(run.label, "", f"no published result is of this kind ({run.benchmark})"))
         elif run.scores is None:
             left_out.append(LeftOut(run.label, "", "not scored"))

@@ -22,6 +22,8 @@ from typing import Any
 from agevlm.errors import RunFolderError
 
 Content = Mapping[str, Any]
+FIELD = {"pope": "protocol", "cvbench": "reading"}
+"""Runs that ask questions -> what their rows call the way in which an answer is read."""
 VERDICTS = ("present", "absent", "undecided", "not measured")
 
 

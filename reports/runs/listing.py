@@ -14,10 +14,8 @@ from typing import Any
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.run_folder import RunFolder
 from reports.runs.files import answers_of, in_use, is_newer, questions_of
-from reports.runs.headline import Headline, headlines, lead
+from reports.runs.headline import FIELD, Headline, headlines, lead
 
-BENCHMARKS = ("pope", "cvbench")
-"""Runs that ask questions.jsonl; the others look inside models, or are a harness's."""
 INNER = ("probes", "checkpoints", "lmms-eval")
 """Folders within run folders in which no run is."""
 
@@ -181,7 +179,7 @@ def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | N
     """What is missing. Where a launch ended and its scores are of what is there they say so, and nothing is counted."""
     launch = (manifest.get("launches") or [{}])[-1]
     ended = "ended" in launch
-    if manifest["benchmark"] in BENCHMARKS:
+    if manifest["benchmark"] in FIELD:
         if settled and ended and scores is not None and scored_last(path):
             return left_told(manifest["benchmark"], scores)
         return _counted(path)

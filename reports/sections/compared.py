@@ -8,10 +8,11 @@ from string import ascii_uppercase
 
 from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
-from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
+from reports.compare.sides import NOUNS, Side, side, unlike
 from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview, sentence
 from reports.document import Cell, Column, Section, Table
 from reports.opened import Run
+from reports.runs.headline import FIELD
 from reports.verdicts import verdict
 
 NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
@@ -21,7 +22,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     """Every run of a benchmark against the first; None where no benchmark has two runs."""
     text: list[str] = []
     items: list[Table] = []
-    for benchmark in COMPARED:
+    for benchmark in FIELD:
         of_kind = [run for run in runs if run.benchmark == benchmark]
         if len(of_kind) > 1:
             said, tables = _of(benchmark, of_kind)

@@ -12,12 +12,10 @@ from benchmarks.controls import IMAGE
 from reports.document import Cell, Column, slug
 from reports.held import check_rows
 from reports.opened import SCORES, Run
-from reports.runs.headline import lead
+from reports.runs.headline import FIELD, lead
 
 Row = Mapping[str, Any]
 UNKNOWN_PROMPTS = ("not stated", "mixed", "other")
-FIELD = {"pope": "protocol", "cvbench": "reading"}
-"""What the rows of a benchmark call the way in which answers were read."""
 
 
 @dataclass(frozen=True)

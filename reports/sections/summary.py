@@ -10,8 +10,8 @@ from benchmarks.pope.rows import MEAN, POOLED
 from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, Unit, number
 from reports.opened import SCORES, Run
-from reports.runs.headline import KINDS, Headline, headlines
-from reports.sections.side_by_side import FIELD, asked_by_version, readable
+from reports.runs.headline import FIELD, KINDS, Headline, headlines
+from reports.sections.side_by_side import asked_by_version, readable
 
 BENCHMARKS = {
     "pope": "POPE",
