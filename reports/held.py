@@ -13,15 +13,14 @@ from typing import Any
 
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench import answers as cvbench_answers
-from benchmarks.cvbench.questions import Question as CvQuestion
 from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.pope import answers as pope_answers
 from benchmarks.pope.rows import Answered as PopeAnswered
-from benchmarks.pope.types import Question as PopeQuestion
 from benchmarks.records import AnswerRecord
 from benchmarks.statistics.scores import SCORES
-from reports.runs.files import answers_of, questions_of
+from reports.runs.files import answers_of
 from reports.runs.headline import FIELD
+from reports.runs.questions import questions_of
 
 DRAWS, SEED = 2000, 0
 _TEXTS = ("data_version", "dataset", "prompt", "condition")
@@ -56,43 +55,15 @@ def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
         RunFolderError: there are no questions, or run.json does not say what joins them to the answers.
     """
     benchmark = str(manifest["benchmark"])
-    path = folder / "questions.jsonl"
-    rows = [row for number, row in questions_of(folder, remarks) if _fits(row, manifest, f"{path}:{number}", remarks)]
+    rows = [row for _, row in questions_of(folder, manifest, remarks)]
     if not rows:
-        raise RunFolderError(f"{path}: holds no questions; give the run's command again")
+        raise RunFolderError(f"{folder / 'questions.jsonl'}: holds no questions; give the run's command again")
     records = answers_of(folder, remarks)
     asked, missing, errors = _counts(rows, records)
     if benchmark == "pope":
         sets = pope_answers.join_run(folder, manifest, rows, records)
         return Held([one for one in sets if one.questions.questions], (), asked, missing, errors)
     return Held((), (cvbench_answers.join_run(folder, manifest, rows, records),), asked, missing, errors)
-
-
-def _fits(row: Mapping[str, Any], manifest: Mapping[str, Any], where: str, remarks: list[str]) -> bool:
-    """Whether a row can be joined with its answers and scored; one that cannot is named."""
-    try:
-        fields = row["question"]
-        if manifest["benchmark"] == "pope":
-            PopeQuestion(**fields, where="")
-            right = isinstance(fields["label"], bool)
-            if not 0 <= row["set"] < len(manifest["data"]):
-                raise IndexError(f"set {row['set']}")
-        else:
-            CvQuestion(**fields, where="")
-            options = fields["options"]
-            right = isinstance(fields["gold"], int) and 0 <= fields["gold"] < len(options) and all(map(_text, options))
-        if not right or not all(_text(fields[name]) for name in fields if name not in ("label", "gold", "options")):
-            raise TypeError("a field is of another type")
-        if unknown := set(row["keys"]) - set(manifest["conditions"]):
-            raise KeyError(*sorted(unknown))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        remarks.append(f"{where}: not a question of {manifest['benchmark']} ({error!r}); left out")
-        return False
-    return True
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _counts(

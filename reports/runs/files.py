@@ -66,23 +66,6 @@ def json_lines(path: Path, remarks: list[str]) -> Iterator[tuple[int, dict[str, 
             yield number, row
 
 
-def questions_of(folder: Path, remarks: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of questions.jsonl with their numbers, each with its answers' keys. Damage goes to `remarks`.
-
-    Raises:
-        RunFolderError: the file cannot be read.
-    """
-    path = folder / "questions.jsonl"
-    found: list[tuple[int, dict[str, Any]]] = []
-    for number, row in json_lines(path, remarks):
-        keys = row.get("keys")
-        if isinstance(keys, dict) and all(isinstance(key, str) for key in keys.values()):
-            found.append((number, row))
-        else:
-            remarks.append(f"{path}:{number}: not a question (no keys of answers); left out")
-    return found
-
-
 def answers_of(folder: Path, remarks: list[str]) -> dict[str, AnswerRecord]:
     """All answers by key, as scoring takes them: see `benchmarks.records.load_answers`. Damage goes to `remarks`."""
     answers: dict[str, AnswerRecord] = {}

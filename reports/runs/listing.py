@@ -13,8 +13,9 @@ from typing import Any
 
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.run_folder import RunFolder
-from reports.runs.files import answers_of, in_use, is_newer, questions_of
+from reports.runs.files import answers_of, in_use, is_newer
 from reports.runs.headline import FIELD, Headline, headlines, lead
+from reports.runs.questions import questions_of
 
 INNER = ("probes", "checkpoints", "lmms-eval")
 """Folders within run folders in which no run is."""
@@ -182,7 +183,7 @@ def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | N
     if manifest["benchmark"] in FIELD:
         if settled and ended and scores is not None and scored_last(path):
             return left_told(manifest["benchmark"], scores)
-        return _counted(path)
+        return _counted(path, manifest)
     if not ended:
         return Left(what="interrupted")
     if manifest["benchmark"] == "lmms":
@@ -217,10 +218,10 @@ def left_told(benchmark: str, scores: Mapping[str, Any]) -> Left:
     return Left(missing=sum(r["missing"] for r in rows) - errors, errors=errors)
 
 
-def _counted(path: Path) -> Left:
+def _counted(path: Path, manifest: Mapping[str, Any]) -> Left:
     """The answers that the questions wait for, counted."""
     left = Left()
-    wanted = {key for _, row in questions_of(path, left.damage) for key in row["keys"].values()}
+    wanted = {key for _, row in questions_of(path, manifest, left.damage) for key in row["keys"].values()}
     answers = answers_of(path, left.damage)
     left.total = len(wanted)
     left.missing = sum(key not in answers for key in wanted)
