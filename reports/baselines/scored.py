@@ -12,13 +12,12 @@ from reports.baselines.joint import Sums, sums_of
 from reports.baselines.linking import Makers, NoRun, Point, evaluated
 from reports.document import Unit
 from reports.opened import Run
-from reports.runs.headline import FIELD, Headline, headlines, lead
+from reports.runs.headline import FIELD, UNITS, Headline, headlines, lead
 from reports.runs.listing import State, look_at
 
 LOGGED = ("loss/text", "loss/guidance", "attention/iou")
 """Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
 PERPLEXITY = "language/perplexity"
-UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _headlines(run: Run, remarks: list[str]) -> list[Headline]:
         return []
     try:
         _about(run)
-        return [one for one in headlines(run.benchmark, run.scores) if one.unit in UNITS]
+        return [one for one in headlines(run.benchmark, run.scores) if one.unit != "count"]
     except (AgeVlmError, KeyError, TypeError) as error:
         remarks.append(f"left out: {run.folder}: {error}")
         return []

@@ -8,9 +8,9 @@ from agevlm.errors import DataError, RunFolderError
 from benchmarks.cvbench.score import ROW_MEAN
 from benchmarks.pope.rows import MEAN, POOLED
 from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
-from reports.document import NONE, Cell, Column, Section, Table, Unit, number
+from reports.document import NONE, Cell, Column, Section, Table, number
 from reports.opened import SCORES, Run
-from reports.runs.headline import FIELD, KINDS, Headline, headlines
+from reports.runs.headline import FIELD, KINDS, UNITS, Headline, headlines
 from reports.sections.side_by_side import asked_by_version, readable
 
 BENCHMARKS = {
@@ -35,7 +35,6 @@ ASKED = {
     "failure-signs": "failure signs, what training did to the language model",
 }
 COUNTS = ("n", "missing", "unparsed")
-UNITS: dict[str, Unit] = {"share": "percent", "number": "number", "count": "count"}
 
 
 def section(runs: Sequence[Run]) -> Section | None:
