@@ -39,7 +39,7 @@ ALLOW = ("data", "limit", "prompt", "decoding", "protocol", "judge", "seed")
 )
 @click.option("--flips", default=5, show_default=True, type=click.IntRange(0), help="Print so many of either kind.")
 @click.option("--fail-below", type=float, metavar="X", help=f"Exit with {BELOW} if a headline is below A's by more.")
-@click.option("--established", is_flag=True, help="With --fail-below: only where the whole interval is below it.")
+@click.option("--established", is_flag=True, help="With --fail-below: only where that is established.")
 @click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @JSON

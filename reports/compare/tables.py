@@ -128,7 +128,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     title = f"{benchmark_name(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
-        "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),
+        f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
         "p by image: of exchanging the two runs on whole images, 9,999 random exchanges.",
         DETECTABLE,
         *all_conditions(found),
@@ -160,7 +160,8 @@ def test_table(one: Comparison) -> Table:
     """Discordant answers and their tests: by split of POPE, and over all questions."""
     title = f"{heading(one)}: answers right in one run alone"
     rows = [_group_row(group, family=False) for group in one.groups]
-    notes = [TESTS, "verdict: established where the 95 % interval leaves 0 out.", *conditions(one)]
+    rule = "verdict: established where the 95 % interval leaves 0 out and p by image is at most 0.05."
+    notes = [TESTS, rule, *conditions(one)]
     return Table(f"{_id(one)}-tests", title, _group_columns(one, "questions", family=False), rows, notes)
 
 
@@ -171,8 +172,8 @@ def category_table(one: Comparison) -> Table:
     title = f"{heading(one)}: accuracy by {what}, % of questions"
     rows = [_group_row(group, family=True) for group in one.categories]
     notes = [
-        f"p, Holm: p by image adjusted for all {len(rows)} rows; established where it is at most 0.05. "
-        "Intervals are not adjusted.",
+        f"p, Holm: p by image adjusted for all {len(rows)} rows; established where it is at most 0.05 "
+        "and the interval, which is not adjusted, leaves 0 out.",
         TESTS,
         *conditions(one),
     ]

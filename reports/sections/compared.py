@@ -8,12 +8,12 @@ from string import ascii_uppercase
 
 from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
+from reports.compare.numbers import verdict
 from reports.compare.sides import NOUNS, Side, side, unlike
 from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview, sentence
 from reports.document import Cell, Column, Section, Table
 from reports.opened import Run
 from reports.runs.headline import FIELD
-from reports.verdicts import verdict
 
 NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
 
@@ -32,7 +32,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         return None
     text.append(
         "Paired on the questions that both runs answered. Established: the 95 % interval over images leaves 0 out, and "
-        "among several runs the p value stays at most 0.05 after Holm's adjustment; else a tie."
+        "the p value by image (among several runs after Holm's adjustment) is at most 0.05; else a tie."
     )
     return Section("compared", "Runs compared, question by question", text, items)
 
@@ -103,11 +103,14 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
                 continue
             row = [Cell(lead.comparison.other.named), Cell(name)]
             for score in scores:
-                gain = by_name[name].scores[score].gain
-                row += [gain_cell(gain), Cell(verdict(gain.value, gain.low, gain.high))]
+                d = by_name[name].scores[score]
+                row += [gain_cell(d.gain), Cell(verdict(d.gain, d.p))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
     title = f"{benchmark_name(first)}: differences {what}, points; each run less {first.base.named}"
-    notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
+    notes = [
+        "[95 % intervals] over images; verdict: established where the interval leaves 0 out and p by image is at most "
+        "0.05, not adjusted."
+    ]
     notes += all_conditions(found)
     return Table(table_id, title, columns, rows, notes)

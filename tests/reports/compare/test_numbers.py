@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics.clusters import expanded_percentile_interval, resampling_weights
-from reports.compare.comparison import Comparison, compare, leads
+from reports.compare.comparison import Comparison, below, compare, leads
 from reports.compare.flips import margin
 from reports.compare.sides import open_sides
 from tests.reports.compare.conftest import guesses, plant, questions_of, rewrite
@@ -238,3 +238,31 @@ def test_margins(made):
     best = max(value for place, value in enumerate(given.values()) if place != right)
     unread = replace(asked.read, label="none")
     assert margin(replace(asked, options=given, read=unread)) == pytest.approx(best + right)
+
+
+def apart_on(made: Path, copy, images: int) -> Comparison:
+    """Two runs that say the same but for one question about each of so many images, all lost by the other."""
+    right, wrong = copy("pope-a", "right"), copy("pope-b", "wrong")
+    plant(right, lambda q: "Yes" if q["label"] else "No")
+    taken: dict[str, str] = {}
+    for row in questions_of(wrong):
+        question = row["question"]
+        if len(taken) < images and not question["label"]:
+            taken.setdefault(question["image"], question["text"])
+    plant(wrong, lambda q: "Yes" if q["label"] or taken.get(q["image"]) == q["text"] else "No")
+    return compared(right, wrong)
+
+
+@pytest.mark.parametrize(("images", "found"), [(4, "a tie"), (5, "a tie"), (6, "lower, established")])
+def test_what_few_images_carry_is_established_by_its_p_too(made, copy, images, found):
+    """Four images lost and none gained: the interval leaves 0 out, but one in eight coins does as much."""
+    one = apart_on(made, copy, images)
+    (lead,) = leads([one], "accuracy")
+    assert lead.difference.gain.high < 0
+    assert lead.difference.p == pytest.approx(2 * 0.5**images, abs=0.01)
+    assert lead.verdict == found
+    pooled = one.groups[-1]
+    assert (pooled.name, pooled.p) == ("pooled", pytest.approx(2 * 0.5**images))
+    assert pooled.verdict == found
+    assert (below(lead, -0.001, established=True) is None) == (found == "a tie")
+    assert below(lead, -0.001, established=False) is not None
