@@ -11,9 +11,9 @@ from agevlm.errors import DataError, RunFolderError
 from reports.baselines.beside import Chosen, arrange
 from reports.baselines.measured import measured
 from reports.baselines.parts import left_out_text, section_of
+from reports.baselines.scored_rows import open_rows
 from reports.baselines.tables import plain
 from reports.document import Section
-from reports.baselines.scored_rows import open_rows
 from reports.opened import Run, named, open_runs
 from reports.published import UNDEFINED, Published, load
 
@@ -82,8 +82,11 @@ def _opened(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         except RunFolderError as error:
             left_out.append(str(error))
     if folders:
-        opened, unreadable = open_runs(folders)
-        runs, left_out = [*opened, *runs], [*unreadable, *left_out]
+        try:
+            opened, unreadable = open_runs(folders)
+            runs, left_out = [*opened, *runs], [*unreadable, *left_out]
+        except RunFolderError as error:
+            left_out.append(str(error))
     if paths and not runs:
         raise RunFolderError("; ".join(left_out))
     return named(runs), left_out
