@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.pope.types import SPLITS
-from reports.document import NONE, interval
 from reports.scenes.summary import FIRST, SEEING, Summary
 
 Columns = Mapping[str, str]
@@ -59,7 +59,14 @@ class Table:
 
 def percent(found: Mapping[str, Any] | None, signed: bool = False) -> str:
     """97.8 [97.1, 98.4]: percent with limits; a dash where there is nothing."""
-    return NONE if found is None else str(interval(found, "points" if signed else "percent"))
+    if found is None or not math.isfinite(found["value"]):
+        return "–"
+    sign = "+" if signed else ""
+    low, high = found["low"], found["high"]
+    limits = f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if math.isfinite(low) else ""
+    # No minus before a zero.
+    value = round(100 * found["value"], 1) + 0.0
+    return f"{value:{sign}.1f}{limits}"
 
 
 def tables(summary: Summary) -> list[Table]:
