@@ -309,7 +309,7 @@ def _option_read(place: int | None, rule: str, gold: int, decided: bool) -> Read
 
 def _judged(folder: Path, name: str, condition: str, remarks: list[str]) -> dict[str, Read]:
     """What the judge made of each answer, by idx, as the run's readings.jsonl has it."""
-    from benchmarks.judge.share import BY_JUDGE, NAMED_NONE
+    from benchmarks.judge.cases import BY_JUDGE, NAMED_NONE
 
     path = folder / "readings.jsonl"
     if not path.exists():
