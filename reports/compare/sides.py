@@ -108,7 +108,7 @@ def _limit(side: Side) -> tuple[Any, str]:
 
 
 def _versions(side: Side) -> str:
-    return ", ".join(sorted(str(one.get("data_version", "not stated")) for one in _data(side)))
+    return ", ".join(sorted(str(one.get("data_version", "not stated")) for one in _data(side))) or "not stated"
 
 
 def _prompt(side: Side) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from benchmarks.controls import IMAGE
 from benchmarks.statistics.clusters import Interval
 from benchmarks.tables import shortened
 from reports.compare.comparison import Comparison, Lead
@@ -37,9 +38,11 @@ def heading(one: Comparison) -> str:
 
 
 def asked(one: Comparison) -> str:
-    """The benchmark's name."""
+    """The benchmark's name, and the control under which it was asked, if any."""
     data = one.base.opened.manifest.get("data", ())
-    return benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
+    name = benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
+    condition = one.base.opened.condition
+    return name + ("" if condition == IMAGE else f" ({condition})")
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -53,13 +56,16 @@ def conditions(one: Comparison) -> list[str]:
         "data as named in the title" if varied & {"data", "limit"} else f"data {data}",
         "prompts as named in the title" if "prompt" in varied else f"prompt {prompt}",
         f"{kind}s as named in the title" if "protocol" in varied else f"{kind} {one.base.opened.reading}",
-        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != "image" else []),
+        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != IMAGE else []),
     ]
     a, b = one.base.letter, one.other.letter
+    # With none, the line is the same for all runs.
+    more = ""
+    if held.only_base or held.only_other:
+        more = f"; {held.only_base:,} more count only in {a}, {held.only_other:,} only in {b}"
     said = [
         "; ".join(parts),
-        f"{len(held.pairs):,} questions about {one.images:,} images that both answered; {held.only_base:,} more count "
-        f"only in {a}, {held.only_other:,} only in {b}",
+        f"{len(held.pairs):,} questions about {one.images:,} images that both answered{more}",
     ]
     for (first, second), what in (
         (held.unanswered, "questions have no answer (not asked yet, or the model failed)"),
@@ -67,9 +73,14 @@ def conditions(one: Comparison) -> list[str]:
     ):
         if first or second:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
+    asked = {q.split for side in (one.base, one.other) for q in side.opened.questions}
+    lacking = asked - {shared.split for shared, _ in held.pairs}
+    if lacking and one.base.benchmark == "pope":
+        said.append(f"no shared question of {', '.join(sorted(lacking))}: no mean has it")
     if held.changed:
         said.append(
-            f"{held.changed:,} questions have one id and another text, image or official answer in {b}; left out"
+            f"{held.changed:,} questions have one id and another text, image (name or file) or official answer in {b}; "
+            "left out"
         )
     if one.same_model:
         said.append(f"{a} and {b} are of one model, to the last byte")
@@ -95,8 +106,7 @@ def all_conditions(found: Sequence[Lead]) -> list[str]:
 
 def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     """The headline of every run against A."""
-    first = found[0].comparison
-    metric, headline = SCORES[found[0].metric], first.headline.name
+    metric = SCORES[found[0].metric]
     several = len(found) > 1
     columns = [Column("run", numeric=False), *map(Column, ("questions", f"{metric} of A", "of the run", "run less A"))]
     columns += [Column("verdict", numeric=False), Column("p by image")]
@@ -108,7 +118,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
         gained = sum(f.gained for f in one.flips)
         rows.append(
             [
-                Cell(one.other.named),
+                run_cell(lead, found),
                 Cell(printed(len(one.pairing.pairs), "count")),
                 number(d.second),
                 number(d.first),
@@ -121,10 +131,6 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
                 Cell(printed(gained, "count")),
             ]
         )
-    varied = dict.fromkeys(
-        u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
-    )
-    title = f"{asked(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
@@ -132,7 +138,23 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
         DETECTABLE,
         *all_conditions(found),
     ]
-    return Table(name, "; ".join([title, *varied]), columns, rows, notes)
+    return Table(name, overview_title(found), columns, rows, notes)
+
+
+def run_cell(lead: Lead, found: Sequence[Lead]) -> Cell:
+    """A run, and its headline's name where others have another one."""
+    names = {one.comparison.headline.name for one in found}
+    own = f", {lead.comparison.headline.name}" if len(names) > 1 else ""
+    return Cell(f"{lead.comparison.other.named}{own}")
+
+
+def overview_title(found: Sequence[Lead]) -> str:
+    """What the headline is, of which runs, and what differs beside the models."""
+    first = found[0].comparison
+    alike = [f"{first.headline.name}, "] if len({lead.comparison.headline.name for lead in found}) == 1 else []
+    what = f"{SCORES[found[0].metric]}, {''.join(alike)}%"
+    varied = (u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike)
+    return "; ".join([f"{asked(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
 
 
 def score_table(one: Comparison) -> Table:
@@ -152,7 +174,7 @@ def score_table(one: Comparison) -> Table:
             row += [Cell(printed(d.detectable, "percent"))] if score != "yes_ratio" else []
         rows.append(row)
     notes = [INTERVALS, DETECTABLE, *conditions(one)]
-    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, % of questions", columns, rows, notes)
+    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, %", columns, rows, notes)
 
 
 def test_table(one: Comparison) -> Table:

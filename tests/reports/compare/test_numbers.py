@@ -89,6 +89,49 @@ def test_pope_by_longhand(made):
     assert lead.p < 0.001
 
 
+def exchanged(gains: list[int]) -> float:
+    """Share of all choices of signs with a sum at least as far from 0, by counting them sum by sum."""
+    ways = {0: 1}
+    for gain in filter(None, gains):
+        following: dict[int, int] = defaultdict(int)
+        for total, count in ways.items():
+            following[total + gain] += count
+            following[total - gain] += count
+        ways = following
+    return sum(n for total, n in ways.items() if abs(total) >= abs(sum(gains))) / sum(ways.values())
+
+
+@pytest.mark.parametrize("kind", ["pope", "cv"])
+def test_tests_of_groups_are_by_image(made, kind):
+    found = compared(made / f"{kind}-a", made / f"{kind}-b")
+    whole = found.groups[-1]
+    by_image: dict[str, list[int]] = defaultdict(list)
+    for a, b in found.pairing.pairs:
+        by_image[a.question.cluster].append((b.read.verdict == "right") - (a.read.verdict == "right"))
+    gains = [sum(one) for one in by_image.values()]
+    # Where all images have one question, a test by question would do as well.
+    assert max(map(len, by_image.values())) > 1
+    assert (whole.p, whole.n, whole.images) == (pytest.approx(exchanged(gains)), len(found.pairing.pairs), len(gains))
+    assert whole.mcnemar == pytest.approx(exchanged([1] * whole.only_other + [-1] * whole.only_base))
+    mean = whole.gain.value
+    residuals = [[gain - mean for gain in one] for one in by_image.values()]
+    naive = sum(value**2 for one in residuals for value in one)
+    assert whole.design_effect == pytest.approx(sum(sum(one) ** 2 for one in residuals) / naive)
+    assert whole.p != pytest.approx(whole.mcnemar, rel=0.01)
+    # The same model of chance as the random exchanges behind the numbers of the same questions.
+    name = {"pope": "pooled", "cv": "row mean"}[kind]
+    number = next(one for one in found.numbers if one.name == name).scores["accuracy"]
+    assert number.p == pytest.approx(whole.p, abs=0.02)
+    assert [g.holm for g in found.groups] == [None] * len(found.groups)
+    for group in found.categories:
+        own = [pair for pair in found.pairing.pairs if group.name.removeprefix("task ") == pair[0].category]
+        if own:
+            sums: dict[str, int] = defaultdict(int)
+            for a, b in own:
+                sums[a.question.cluster] += (b.read.verdict == "right") - (a.read.verdict == "right")
+            assert group.p == pytest.approx(exchanged(list(sums.values())))
+
+
 def test_cvbench_by_longhand(made):
     found = compared(made / "cv-a", made / "cv-b")
     shares: dict[str, list[float]] = {}
