@@ -74,7 +74,7 @@ class CvSeed(CvStub):
 
 
 def limits_of(each: np.ndarray, values, images: int) -> tuple[float, float]:
-    """Longhand: t with Satterthwaite's degrees of freedom, from draws of images (draws, seeds) and the seeds' values."""
+    """Longhand: t with Satterthwaite's degrees of freedom; draws of images (draws, seeds) and the seeds' values."""
     count, mean = len(values), sum(values) / len(values)
     of_seeds = sum((value - mean) ** 2 for value in values) / (count - 1) / count
     of_draws = [sum(draw) / count for draw in each]
