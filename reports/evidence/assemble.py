@@ -8,10 +8,10 @@ from pathlib import Path
 
 from reports.document import Gallery, Report, Section
 from reports.opened import Run, open_runs
+from reports.sections import summary
 
 Part = Callable[[Sequence[Run]], Section | None]
 PARTS = (
-    "summary",
     "pope",
     "cvbench",
     "controls",
@@ -26,7 +26,7 @@ PARTS = (
     "signs",
     "provenance",
 )
-"""Modules of `reports.sections`, each with a function `section`."""
+"""Modules of `reports.sections`, each with a function `section`; the summary, made of what they found, stands first."""
 
 
 def assemble(
@@ -52,7 +52,8 @@ def assemble(
     """
     runs, left_out = open_runs(folders)
     warnings = [*(f"left out: {why}" for why in left_out), *(f"{r.label}: {one}" for r in runs for one in r.remarks)]
-    sections = [found for name in PARTS if (found := _part(name)(runs)) is not None]
+    parts = [found for name in PARTS if (found := _part(name)(runs)) is not None]
+    sections = [summary.section(runs, [one for part in parts for one in part.findings]), *parts]
     title = title or " · ".join(dict.fromkeys(name for run in runs for name in run.models))
     return Report(title, made, command, tuple(warnings), tuple(sections), gallery(runs))
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agevlm.errors import RunFolderError
+from agevlm.scenes.selection import SCENES
 
 Content = Mapping[str, Any]
 VERDICTS = ("present", "absent", "undecided", "not measured")
@@ -55,6 +56,13 @@ class Headline:
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the row."""
         return {name: value for name, value in vars(self).items() if name != "of"}
+
+
+def benchmark_name(benchmark: str, dataset: str) -> str:
+    """POPE or CV-Bench, or its counterpart in the rendered world; empty for other kinds of run."""
+    if benchmark == "pope":
+        return "POPE-Scenes" if dataset == SCENES else "POPE"
+    return (dataset or "CV-Bench") if benchmark == "cvbench" else ""
 
 
 def headlines(benchmark: str, scores: Content) -> list[Headline]:

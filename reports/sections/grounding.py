@@ -10,10 +10,10 @@ from analysis.grounding.measures import SCORES
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
-from reports.document import NONE, Cell, Figure, Section, Table, interval, number
+from reports.document import NONE, Cell, Figure, Finding, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.grounding_figures import figures, scored
-from reports.sections.inside import ATTENTION, BY_ITSELF, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, BY_ITSELF, Content, Looks, finding, numbers, side, texts, verdict
 
 NAME = "grounding"
 QUERIES = {
@@ -58,7 +58,13 @@ def section(runs: Sequence[Run]) -> Section | None:
     layers = [one for one in drawn if one not in scores]
     tables = sorted((*_main(looks), *_parts(looks), *_others(looks)), key=lambda one: one.folded)
     items = [*tables[:1], *scores, *tables[1:], *layers]
-    return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items)
+    return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items, looks.findings(_findings))
+
+
+def _findings(content: Content) -> Iterator[Finding]:
+    for pair, held in content["differences"].items():
+        first, second = _pair(pair, content)
+        yield finding("grounding: IoU", first, second, held.get("iou", _NOTHING))
 
 
 def _main(looks: Looks) -> Iterator[Table]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.similarity.drawing import SPACE_NAMES
-from reports.document import Cell, Figure, Section, Table, interval, number
+from reports.document import Cell, Figure, Finding, Section, Table, interval, number
 from reports.opened import Run
-from reports.sections.inside import BY_ITSELF, Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import BY_ITSELF, Content, Looks, finding, numbers, side, texts, verdict
 from reports.sections.similarity_figures import AGAINST, figures
 
 NAME = "similarity"
@@ -43,7 +43,14 @@ def section(runs: Sequence[Run]) -> Section | None:
     head = [one for one in tables if one.id == NAME]
     layers = [one for one in drawn if isinstance(one, Figure) and "-layers-" in one.id]
     items = [*head, *(d for d in drawn if d not in layers), *(t for t in tables if t not in head), *layers]
-    return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], items)
+    return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], items, looks.findings(_findings))
+
+
+def _findings(content: Content) -> Iterator[Finding]:
+    """Of hidden states against other images' captions, raw and centred: they may part."""
+    for one in content["differences"]:
+        if (one["pooling"], one["space"], one["kind"]) == (content["pooling"], "hidden", "other"):
+            yield finding(f"similarity: AUROC, {one['form']} states", one["first"], one["second"], one["auroc"])
 
 
 def _tables(looks: Looks) -> Iterator[Table]:
