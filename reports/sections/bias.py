@@ -93,7 +93,8 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
             intervals_note(asked),
             "yes ratio: of the answers that count. false yes: of the questions with label no; missed: of those with "
             "label yes. Answers that could not be read are in none of these, and not in the lean, unless the "
-            "protocol counts them as one. A lean is established where its whole interval lies on one side of 0.",
+            "protocol counts them as one. A lean is established where its whole interval lies on one side of 0: "
+            "each row by itself, nothing is adjusted for their number.",
             *(
                 [f"No intervals of the last three for {', '.join(without)}: its answers are not there."]
                 if without
@@ -121,7 +122,9 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
             f"Data version {asked[0].version}. From the log-probabilities of yes and no, whatever the answer's text "
             "was.",
             intervals_note(asked),
-            f"AUROC: 0.5 is chance, 1 is perfect. ECE: 0 is calibrated; {BINS} bins of equal width.",
+            f"AUROC: 0.5 is chance, 1 is perfect. ECE: 0 is calibrated; {BINS} bins of equal width. Resampling makes "
+            "any model look less calibrated, so the interval of ECE is the reversed one; its lower limit is 0 where a "
+            "calibrated model could have as large an ECE.",
         ),
     )
 
@@ -147,4 +150,5 @@ def _bins_table(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> Table:
             f"Data version {curves[0][0].version}; splits {'; '.join(splits)}, pooled.",
             "In brackets: 95 % interval over images. Bins without a question are left out.",
         ),
+        folded=True,
     )

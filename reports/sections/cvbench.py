@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.readers import JUDGED, READERS
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
+from benchmarks.remarks import FEW_IMAGES
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
 from reports.opened import Run
 from reports.sections.cvbench_figure import by_score
@@ -107,8 +108,18 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
             "number.",
             "against chance: above or below where the whole interval is, else a tie. Below: the answers are worse than "
             "guesses, or were not understood.",
+            *_few(asked),
         ),
     )
+
+
+def _few(asked: Sequence[Asked]) -> Iterator[str]:
+    """Of the numbers from few images, where there are any."""
+    few = {row["score"] for one in asked for row in one.of() if 0 < row["images"] < FEW_IMAGES}
+    few &= set(scores_named(asked))
+    if few:
+        names = ", ".join(name for name in scores_named(asked) if name in few)
+        yield f"Of fewer than {FEW_IMAGES} images, and intervals over so few are rough: {names}."
 
 
 def _readings(id: str, asked: Sequence[Asked]) -> Table:
