@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from agevlm.errors import DataError, RunFolderError
 from benchmarks.cvbench.score import ROW_MEAN
 from benchmarks.pope.rows import MEAN, POOLED
 from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, Unit, number
-from reports.opened import SCORES, Run
+from reports.opened import Run, reading
 from reports.runs.headline import KINDS, Headline, headlines
-from reports.sections.side_by_side import FIELD, asked_by_version, readable
+from reports.sections.side_by_side import FIELD, asked_by_version
 
 BENCHMARKS = {
     "pope": "POPE",
@@ -80,7 +79,7 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
 def _doubts(runs: Sequence[Run]) -> Iterator[str]:
     """What makes a headline doubtful, as the benchmark's own command warns of it."""
     for asked in (one for name in FIELD for own in asked_by_version(runs, name).values() for one in own):
-        with readable(asked.run):
+        with reading(asked.run):
             rows = [row for row in asked.of() if row.get("split") not in (MEAN, POOLED)]
             if asked.run.benchmark == "cvbench":
                 rows = [row for row in rows if row["score"] == ROW_MEAN]
@@ -111,10 +110,8 @@ def _rows(run: Run) -> Iterator[list[Cell]]:
     if run.scores is None:
         yield _row(run, name, run.label, "no scores", Cell(NONE))
         return
-    try:
+    with reading(run):
         found = headlines(run.benchmark, run.scores)
-    except RunFolderError as error:
-        raise DataError(f"{run.folder / SCORES}: {error}") from None
     if not found:
         yield _row(run, name, run.label, "no headline among its scores", Cell(NONE))
     for one in found:
@@ -147,7 +144,7 @@ def _in_full(run: Run, one: Headline) -> str:
 
 def _row(run: Run, name: str, model: str, measure: str, value: Cell, one: Headline | None = None) -> list[Cell]:
     of = {} if one is None else one.of
-    with readable(run):
+    with reading(run):
         cells = [Cell(name), Cell(model), Cell(measure), value]
         cells += [number(_count(of.get(key)), unit="count") for key in COUNTS]
         how = of.get(FIELD[run.benchmark], NONE) if run.benchmark in FIELD else NONE
