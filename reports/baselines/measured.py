@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.errors import DataError
 from reports.document import Cell, flat
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.published import METRICS, NOT_STATED, benchmark_of, cvbench_metric, pope_metric
 from reports.runs.headline import FIELD
 
@@ -72,13 +71,8 @@ def measured(runs: Sequence[Run]) -> tuple[list[Measured], list[LeftOut]]:
         elif run.scores is None:
             left_out.append(LeftOut(run.label, "", "not scored"))
         else:
-            try:
+            with reading(run, "run.json or scores.json"):
                 _add(run, run.scores, found, left_out)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise DataError(
-                    f"{run.folder}: run.json or scores.json is damaged or of another version ({error!r}); give the "
-                    "run's command again to score it"
-                ) from None
     return found, left_out
 
 

@@ -169,7 +169,7 @@ def scores_in(path: Path) -> dict[str, Any] | None:
         scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"scores.json is damaged ({error}); give the run's command again to score it") from None
     if not isinstance(scores, dict):
         raise RunFolderError("scores.json is damaged (no JSON object); give the run's command again to score it")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.pope.rows import POOLED
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import pope
 from reports.sections.bias_figures import lean_figure, reliability_figure
 from reports.sections.bias_numbers import BINS, Lean, Reliability, leans, reliability
-from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, readable, version_id
+from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, version_id
 
 
 def section(runs: Sequence[Run]) -> Section | None:
@@ -56,7 +56,7 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _leans(one: Asked) -> dict[str, Lean]:
-    with readable(one.run):
+    with reading(one.run):
         return leans(one)
 
 

@@ -8,7 +8,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.pope.rows import FLOOR, POOLED
 from benchmarks.remarks import HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import cvbench, pope
 from reports.sections.side_by_side import (
     Asked,
@@ -16,7 +16,6 @@ from reports.sections.side_by_side import (
     asked_by_version,
     differing,
     intervals_note,
-    readable,
     version_id,
 )
 from reports.verdicts import NO_INTERVAL, TIE, side
@@ -38,7 +37,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         found = asked_by_version(runs, benchmark)
         for version, asked in found.items():
             for one in asked:
-                with readable(one.run):
+                with reading(one.run):
                     words += _told(one)
             tables += _TABLES[benchmark](list(found), version, asked)
     if not tables:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agevlm.errors import DataError
 from reports import verdicts
 from reports.document import NONE, Cell, Column, Figure, Finding, Listing, Table, interval
-from reports.opened import SCORES, Run
+from reports.opened import Run, reading
 
 Content = Mapping[str, Any]
 Drawn = Figure | Listing
@@ -139,22 +137,6 @@ def _without_alike(
         [[row[k] for k in kept] for row in rows],
         [f"In all rows {said}."] if said else [],
     )
-
-
-@contextlib.contextmanager
-def reading(run: Run, file: str = SCORES) -> Iterator[None]:
-    """Read a file of a run within this.
-
-    Raises:
-        DataError: it is not as that kind of run writes it.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{run.folder / file}: damaged or of another version ({type(error).__name__}: {error}); give the run's "
-            "command again, or leave the run out"
-        ) from error
 
 
 def _about(run: Run, named: bool) -> str:

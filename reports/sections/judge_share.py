@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reports.document import Cell, Column, Table, number
-from reports.opened import Run
-from reports.sections.side_by_side import readable
+from reports.opened import Run, reading
 
 COUNTS = {
     "answers": "answers",
@@ -35,7 +34,7 @@ def share_table(runs: Sequence[Run], id: str) -> Iterator[Table]:
     """
     rows, prompts = [], set()
     for run in runs:
-        with readable(run):
+        with reading(run):
             for judge in _judges(run.scores):
                 prompts.add(str(judge["prompt_version"]))
                 rows += [_row(run, judge, share) for share in judge["shares"]]

@@ -133,7 +133,9 @@ def _unread(id: str, asked: Sequence[Asked]) -> Table | None:
             cells = [Cell(split_name(split)), Cell(one.label), number(row["unparsed"], unit="count")]
             cells.append(number(row["unparsed"] / row["n"] if row["n"] else None))
             for score in ("accuracy", "f1"):
-                cells += [number(row[f"{score}{bound}"]) for bound in ("_if_unparsed_wrong", "", "_if_unparsed_right")]
+                cells += [
+                    number(row.get(f"{score}{bound}")) for bound in ("_if_unparsed_wrong", "", "_if_unparsed_right")
+                ]
             rows.append(cells)
     if not rows:
         return None

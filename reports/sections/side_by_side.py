@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.errors import DataError, RunFolderError
 from benchmarks.controls import IMAGE
 from reports.document import Cell, Column, slug
 from reports.held import check_rows
-from reports.opened import SCORES, Run
+from reports.opened import Run, reading
 from reports.runs.headline import FIELD, benchmark_name, lead
 
 Row = Mapping[str, Any]
@@ -71,31 +69,13 @@ def asked_by_version(runs: Sequence[Run], benchmark: str) -> dict[str, list[Aske
     for run in runs:
         if run.benchmark != benchmark or run.scores is None:
             continue
-        with readable(run):
+        with reading(run):
             check_rows(benchmark, run.scores)
             leading = lead(run.scores, FIELD[benchmark])
             for version in dict.fromkeys(str(row["data_version"]) for row in run.scores["rows"]):
                 rows = [row for row in run.scores["rows"] if row["data_version"] == version]
                 found.setdefault(version, []).append(Asked(run, version, str(rows[0]["dataset"]), leading, rows))
     return found
-
-
-@contextlib.contextmanager
-def readable(run: Run) -> Iterator[None]:
-    """Read a run's scores within this.
-
-    Raises:
-        DataError: in the place of errors about what is not there; it names the file.
-    """
-    try:
-        yield
-    except RunFolderError as error:
-        raise DataError(f"{run.folder}: {error}") from error
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
-        raise DataError(
-            f"{run.folder / SCORES}: not as {run.benchmark} writes it ({type(error).__name__}: {error}); give the "
-            "run's command again to score it"
-        ) from error
 
 
 @dataclass(frozen=True)
