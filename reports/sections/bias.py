@@ -76,7 +76,7 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
     rows = []
     for split in pope.splits_of(asked):
         for one, by_split in made:
-            row, lean = pope.row_of(one, split), by_split.get(split)
+            row, lean = one.row(split), by_split.get(split)
             if row is None or lean is None:
                 continue
             cells = [Cell(pope.split_name(split)), Cell(one.label), *apart.cells(one), number(row["n"], unit="count")]
@@ -109,7 +109,7 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for split in pope.splits_of(asked):
         for one in asked:
-            row = pope.row_of(one, split, how="default")
+            row = one.row(split, how="default")
             if row is not None and row.get("auroc") is not None:
                 cells = [Cell(pope.split_name(split)), Cell(one.label), number(row["n"], unit="count")]
                 rows.append([*cells, flat(row, "auroc", "number"), flat(row, "ece", "number")])

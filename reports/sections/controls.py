@@ -60,8 +60,8 @@ def section(runs: Sequence[Run]) -> Section | None:
 def _row(one: Asked, condition: str) -> Row | None:
     """The row that stands for a whole condition: all questions pooled, or the main number of CV-Bench."""
     if one.run.benchmark == "pope":
-        return pope.row_of(one, pope.main_split(one, POOLED), condition)
-    return cvbench.row_of(one, cvbench.main_score(one), condition)
+        return one.row(pope.main_split(one, POOLED), condition)
+    return one.row(cvbench.main_score(one), condition)
 
 
 def _told(one: Asked) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
     splits_there = [s for s in pope.splits_of(asked) if s not in pope.SPLITS_NAMED]
     gains = [
         [Cell(condition), Cell(one.label), *apart.cells(one)]
-        + [flat(pope.row_of(one, split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
+        + [flat(one.row(split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
         for condition in _conditions(asked)
         for one in asked
         if any("gain_accuracy" in row for row in one.of(condition))
@@ -175,7 +175,7 @@ def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> I
     for condition in _conditions(asked):
         for one in asked:
             for name in dict.fromkeys((cvbench.main_score(one), "2D", "3D")):
-                if (row := cvbench.row_of(one, name, condition)) is not None:
+                if (row := one.row(name, condition)) is not None:
                     cells = [Cell(condition), Cell(one.label), *apart.cells(one), Cell(name)]
                     cells += [number(row["n"], unit="count"), flat(row, "accuracy"), number(row["chance"])]
                     cells += [number(row["unparsed"], unit="count"), flat(row, "gain_accuracy", "points")]

@@ -53,6 +53,11 @@ class Asked:
         found = [r for r in self.rows if r["condition"] == condition]
         return [r for r in found if condition.startswith("floor:") or r[field] == (how or self.lead)]
 
+    def row(self, name: str, condition: str = IMAGE, how: str | None = None) -> Row | None:
+        """The row of a split of POPE, of a number of CV-Bench; None where there is none."""
+        field = {"pope": "split", "cvbench": "score"}[self.run.benchmark]
+        return next((row for row in self.of(condition, how) if row[field] == name), None)
+
     @property
     def ways(self) -> list[str]:
         """The protocols or readings of answers about the image."""
