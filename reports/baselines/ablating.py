@@ -15,7 +15,7 @@ from reports.baselines.linking import Makers, Point
 from reports.baselines.scored import Metric, Values, chosen, key, logged, scored
 from reports.baselines.seeds import over_seed_values
 from reports.baselines.settings import SEEDS, Settings, differing, equal, settings_of, telling
-from reports.baselines.training import Training, is_training, open_training
+from reports.baselines.training import RUN, Training, is_training, open_training
 from reports.opened import Run, open_runs
 
 
@@ -126,7 +126,8 @@ def _opened(
     others: list[Path] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
         try:
-            if is_training(folder):
+            # A folder that is no run may hold evaluations.
+            if (folder / RUN).exists() and is_training(folder):
                 trainings.append(open_training(folder))
                 remarks += trainings[-1].remarks
             else:
@@ -192,8 +193,14 @@ def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence
 
 
 def _named(points: Sequence[Point], mixed: bool) -> dict[str, Point]:
-    """The runs of a row by their seeds; by their folders where they differ in more."""
-    return {str(point.run.folder) if mixed else seed_name(point.run): point for point in points}
+    """The runs of a row by their seeds; by their folders, and steps before the end, where they differ in more."""
+    return {folder_name(point) if mixed else seed_name(point.run): point for point in points}
+
+
+def folder_name(point: Point) -> str:
+    """The folder; two points of one run differ in their steps."""
+    early = "" if point.steps == point.run.steps else f" at step {point.steps}"
+    return f"{point.run.folder}{early}"
 
 
 def seed_name(run: Training) -> str:

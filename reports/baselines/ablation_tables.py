@@ -69,9 +69,9 @@ def difference_table(found: Ablation) -> Table:
         for row in found.rows[1:]
     ]
     notes = [
-        "Seed by seed, on the seeds of both, and in draws on the same images; intervals as above.",
-        "A difference whose interval holds 0 is a tie. Of many rows and columns some will leave out 0 by chance, which "
-        "is not corrected for.",
+        "Seed by seed, on the seeds of both and on the same images; intervals as above.",
+        "A difference whose interval holds 0 is a tie: these seeds do not tell the two apart, which is not to say that "
+        "they are equal. Of many rows and columns some will leave out 0 by chance, which is not corrected for.",
     ]
     return Table("ablation-differences", f"Difference from {_name(found.rows[0])}", columns, rows, notes)
 
@@ -90,7 +90,7 @@ def runs_table(found: Ablation) -> Table:
         [
             *(Cell(row.settings.get(name, NONE)) for name in found.columns),
             *([] if found.mixed else [Cell(label)]),
-            Cell(str(folder.relative_to(root))),
+            Cell(f"{folder.relative_to(root)}{label.removeprefix(str(folder)) if found.mixed else ''}"),
             *(number(row.means[m].each.get(label) if m in row.means else None, unit=m.unit) for m in found.metrics),
         ]
         for row in found.rows
@@ -158,7 +158,7 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     kind = "runs" if found.mixed else "seeds"
     for over, how in (
         ("seeds", f"95 % intervals by Student's t over {kind}, which takes their numbers as normal"),
-        ("seeds and images", f"95 % intervals by a bootstrap over {kind} and over the images that they share"),
+        ("seeds and images", f"95 % intervals by Student's t over {kind} and a bootstrap over the images they share"),
     ):
         metrics = [m for m in found.metrics if any(m in row.means and row.means[m].over == over for row in found.rows)]
         if metrics:
@@ -167,8 +167,8 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     few = [count for count in counts if 1 < count < 5]
     if few:
         yield (
-            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: an interval by t "
-            "is wide for it, one by the bootstrap somewhat too short."
+            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: intervals are wide "
+            "for it."
         )
     if len(found.rows) > 1 and few:
         yield "Intervals are of each row alone: whether two rows differ is not read off them, but off their difference."

@@ -80,6 +80,10 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
         raise DataError("--established says when --fail-below fails; give that too")
     if options["images"] is not None and not options["images"].is_dir():
         raise DataError(f"--images {options['images']}: no such folder")
+    if options["out"] is not None:
+        from reports.writing.files import check_folder
+
+        check_folder(options["out"])
     base, *others = open_sides(runs, options["protocol"], options["reading"], options["condition"])
     if options["metric"] == "f1" and base.benchmark != "pope":
         raise DataError("--metric f1: CV-Bench's questions have options, and no F1")

@@ -13,7 +13,6 @@ from benchmarks.statistics.exchange import holm
 from benchmarks.statistics.paired import Difference
 from reports.compare.flips import Flip, flips
 from reports.compare.numbers import (
-    LOWER,
     MEAN_OF_SPLITS,
     Answers,
     Group,
@@ -26,6 +25,7 @@ from reports.compare.numbers import (
 )
 from reports.compare.pairing import Pairing, pair
 from reports.compare.sides import Side, Unlike, require_alike
+from reports.verdicts import LOWER
 
 Metric = Literal["accuracy", "f1"]
 DRAWS = 2000

@@ -18,11 +18,12 @@ from benchmarks.statistics.clusters import Interval, design_effect, resampling_w
 from benchmarks.statistics.exchange import exchange_exact, holm, mcnemar_exact
 from benchmarks.statistics.paired import Difference, paired_gain
 from benchmarks.statistics.scores import FIELDS, Floats
+from reports import verdicts
 from reports.compare.pairing import Pair
+from reports.verdicts import HIGHER, LOWER, TIE
 
 LEVEL = 0.95
 ALPHA = 0.05
-LOWER = "lower, established"
 MEAN_OF_SPLITS = "mean of splits"
 
 
@@ -71,11 +72,8 @@ def verdict(gain: Interval, p: float) -> str:
     Both, so that a verdict never contradicts the p beside it: the interval of four images lost and none won leaves 0
     out, at an exact p of 0.125. Where few images part the runs this is the more careful of the two.
     """
-    if np.isnan(gain.value):
-        return "undefined"
-    if p <= ALPHA and gain.low > 0:
-        return "higher, established"
-    return LOWER if p <= ALPHA and gain.high < 0 else "a tie"
+    found = verdicts.verdict(gain.value, gain.low, gain.high)
+    return TIE if found in (HIGHER, LOWER) and not p <= ALPHA else found
 
 
 class Answers:

@@ -28,6 +28,8 @@ MOST_BYTES = 15_000_000
 """Of the page."""
 _SVG_BYTES = 200_000
 """A larger drawing is set as PNG."""
+_SCALE = 0.72
+"""Of a figure on the page, to its PNG with 160 dots to the inch."""
 _DENSE = 115
 """Characters of a row that has room."""
 _STATIC = 20
@@ -144,8 +146,12 @@ def _source(figure: Figure) -> str:
 
 
 def _width(figure: Figure) -> int | None:
-    """Of the drawing in pixels."""
-    return struct.unpack(">I", figure.png[16:20])[0] if figure.png[:8] == _PNG and len(figure.png) >= 24 else None
+    """In pixels: type of 8 points is as large as the page's small type, and two figures stand side by side."""
+    return (
+        round(_SCALE * struct.unpack(">I", figure.png[16:20])[0])
+        if figure.png[:8] == _PNG and len(figure.png) >= 24
+        else None
+    )
 
 
 def _worst(gallery: Gallery) -> list[Any]:
