@@ -119,6 +119,20 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A paired difference between two models, for the top of the page."""
+
+    measure: str
+    """With its unit."""
+    first: str
+    second: str
+    difference: Cell
+    """The first less the second."""
+    verdict: str
+    """higher or lower, established; a tie; no interval."""
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page: paragraphs, then tables, figures and listings in their order."""
 
@@ -126,6 +140,8 @@ class Section:
     title: str
     text: Sequence[str] = ()
     items: Sequence[Table | Figure | Listing] = ()
+    findings: Sequence[Finding] = ()
+    """What the summary is to say of it."""
 
     def __post_init__(self) -> None:
         _check_id(self.id)

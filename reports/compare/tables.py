@@ -11,6 +11,7 @@ from reports.compare.comparison import Comparison, Lead
 from reports.compare.flips import Flip
 from reports.compare.numbers import Group
 from reports.document import Cell, Column, Table, number, printed
+from reports.runs.headline import benchmark_name
 
 SCORES = {"accuracy": "accuracy", "f1": "F1", "yes_ratio": "yes ratio"}
 INTERVALS = (
@@ -32,15 +33,13 @@ TESTS = (
 def heading(one: Comparison) -> str:
     """Benchmark, which way round, and what differs beside the models."""
     extra = "".join(f"; {u.said(one.base, one.other)}" for u in one.unlike)
-    return f"{benchmark_name(one)}, {one.other.named} less {one.base.named}{extra}"
+    return f"{asked(one)}, {one.other.named} less {one.base.named}{extra}"
 
 
-def benchmark_name(one: Comparison) -> str:
-    """POPE; CV-Bench or CV-Scenes."""
-    if one.base.benchmark == "pope":
-        return "POPE"
+def asked(one: Comparison) -> str:
+    """The benchmark's name."""
     data = one.base.opened.manifest.get("data", ())
-    return str(data[0]["name"]) if data and "name" in data[0] else "CV-Bench"
+    return benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -125,7 +124,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     varied = dict.fromkeys(
         u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
     )
-    title = f"{benchmark_name(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
+    title = f"{asked(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
         "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),

@@ -10,10 +10,10 @@ from pathlib import Path
 from reports.document import Gallery, Report, Section
 from reports.opened import Run, UnusableRun, open_runs
 from reports.runs.files import printable
+from reports.sections import summary
 
 Part = Callable[[Sequence[Run]], Section | None]
 PARTS = (
-    "summary",
     "pope",
     "cvbench",
     "controls",
@@ -28,7 +28,7 @@ PARTS = (
     "signs",
     "provenance",
 )
-"""Modules of `reports.sections`, each with a function `section`."""
+"""Modules of `reports.sections`, each with a function `section`; the summary, made of what they found, stands first."""
 
 
 def assemble(
@@ -58,7 +58,8 @@ def assemble(
     runs, left_out = open_runs(folders)
     while True:
         try:
-            sections = [found for name in PARTS if (found := _part(name)(runs)) is not None]
+            parts = [found for name in PARTS if (found := _part(name)(runs)) is not None]
+            sections = [summary.section(runs, [one for part in parts for one in part.findings]), *parts]
             questions = gallery(runs)
             break
         except UnusableRun as error:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agevlm.errors import RunFolderError
+from agevlm.scenes.selection import SCENES
 
 Content = Mapping[str, Any]
 VERDICTS = ("present", "absent", "undecided", "not measured")
@@ -55,6 +56,13 @@ class Headline:
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the row."""
         return {name: value for name, value in vars(self).items() if name != "of"}
+
+
+def benchmark_name(benchmark: str, dataset: str) -> str:
+    """POPE or CV-Bench, or its counterpart in the rendered world; empty for other kinds of run."""
+    if benchmark == "pope":
+        return "POPE-Scenes" if dataset == SCENES else "POPE"
+    return (dataset or "CV-Bench") if benchmark == "cvbench" else ""
 
 
 def headlines(benchmark: str, scores: Content) -> list[Headline]:
@@ -129,7 +137,7 @@ def _padding(scores: Content) -> Iterator[Headline]:
             own = "" if defined[0] == "native" else ", black"
             yield _interval(f"padding ratio{own}", model, ratios[defined[0]])
         else:
-            yield Headline("padding ratio", model, None)
+            yield Headline("padding ratio", str(model), None)
 
 
 def _linkage(scores: Content) -> Iterator[Headline]:
@@ -146,11 +154,11 @@ def _signs(scores: Content) -> Iterator[Headline]:
         counts = Counter(r["verdict"] for r in scores["readings"] if r["model"] == model)
         for verdict in (*VERDICTS, *sorted(set(counts) - set(VERDICTS))):
             if counts[verdict]:
-                yield Headline(verdict, model, counts[verdict], unit="count")
+                yield Headline(str(verdict), str(model), counts[verdict], unit="count")
 
 
 def _interval(measure: str, about: str, cell: Content) -> Headline:
-    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
+    return Headline(measure, str(about), _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
 
 
 def _number(value: Any) -> float | None:

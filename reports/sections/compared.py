@@ -10,8 +10,8 @@ from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
 from reports.compare.numbers import verdict
 from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
-from reports.compare.tables import SCORES, all_conditions, benchmark_name, gain_cell, overview, sentence
-from reports.document import Cell, Column, Section, Table
+from reports.compare.tables import SCORES, all_conditions, asked, gain_cell, overview
+from reports.document import Cell, Column, Finding, Section, Table
 from reports.opened import Run
 
 NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
@@ -19,25 +19,27 @@ NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
 
 def section(runs: Sequence[Run]) -> Section | None:
     """Every run of a benchmark against the first; None where no benchmark has two runs."""
+    findings: list[Finding] = []
     text: list[str] = []
     items: list[Table] = []
     for benchmark in COMPARED:
         of_kind = [run for run in runs if run.benchmark == benchmark]
         if len(of_kind) > 1:
-            said, tables = _of(benchmark, of_kind)
-            text += said
+            found, left, tables = _of(benchmark, of_kind)
+            findings += found
+            text += left
             items += tables
-    if not text:
+    if not findings and not text:
         return None
     text.append(
         "Paired on the questions that both runs answered. Established: the 95 % interval over images leaves 0 out, and "
         "among several runs the p value stays at most 0.05 after Holm's adjustment; else a tie."
     )
-    return Section("compared", "Runs compared, question by question", text, items)
+    return Section("compared", "Runs compared, question by question", text, items, findings)
 
 
-def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[str], list[Table]]:
-    """Sentences and tables of one benchmark. Runs that are alike but for their models are set against the first."""
+def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[Finding], list[str], list[Table]]:
+    """Findings, what is not compared, and tables of one benchmark. Runs that differ by model alone meet the first."""
     alike: list[list[Side]] = []
     text: list[str] = []
     for run in runs:
@@ -51,7 +53,7 @@ def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[str], list[Table]]:
             alike.append([found])
         else:
             group.append(found)
-    said: list[str] = []
+    said: list[Finding] = []
     tables: list[Table] = []
     first = alike[0][0] if alike else None
     for group in alike:
@@ -64,14 +66,15 @@ def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[str], list[Table]]:
             text.append(f"{NAMES[benchmark]}: {group[0].label} is compared with none: {why}.")
             continue
         number = "" if group is alike[0] else f"-{alike.index(group) + 1}"
-        more, made = _group(group, f"compared-{benchmark}{number}")
-        said += [f"{NAMES[benchmark]}: {one}" for one in more]
+        findings, left, made = _group(group, f"compared-{benchmark}{number}")
+        said += findings
+        text += [f"{NAMES[benchmark]}: {one}" for one in left]
         tables += made
-    return said + text, tables
+    return said, text, tables
 
 
-def _group(sides: Sequence[Side], name: str) -> tuple[list[str], list[Table]]:
-    """Sentences and tables of runs that are alike."""
+def _group(sides: Sequence[Side], name: str) -> tuple[list[Finding], list[str], list[Table]]:
+    """The same of runs that are alike."""
     base, *others = (replace(one, letter=letter) for one, letter in zip(sides, ascii_uppercase, strict=False))
     text = [f"{one.label} is not compared: there are too many runs." for one in sides[len(ascii_uppercase) :]]
     compared: list[Comparison] = []
@@ -81,9 +84,17 @@ def _group(sides: Sequence[Side], name: str) -> tuple[list[str], list[Table]]:
         except AgeVlmError as error:
             text.append(f"{other.label} is not compared with {base.label}: {error}.")
     if not compared:
-        return text, []
+        return [], text, []
     found = leads(compared, "accuracy")
-    return [*(f"{sentence(lead)}." for lead in found), *text], [overview(found, name), _parts(found, f"{name}-parts")]
+    said = [_finding(lead) for lead in found]
+    return said, text, [overview(found, name), _parts(found, f"{name}-parts")]
+
+
+def _finding(lead: Lead) -> Finding:
+    """The headline's difference for the top of the page."""
+    one = lead.comparison
+    measure = f"{asked(one)}: {SCORES[lead.metric]}, {one.headline.name}, points"
+    return Finding(measure, one.other.label, one.base.label, gain_cell(lead.difference.gain), lead.verdict)
 
 
 def _parts(found: Sequence[Lead], table_id: str) -> Table:
@@ -106,7 +117,7 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
                 row += [gain_cell(gain), Cell(verdict(gain))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
-    title = f"{benchmark_name(first)}: differences {what}, points; each run less {first.base.named}"
+    title = f"{asked(first)}: differences {what}, points; each run less {first.base.named}"
     notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
     notes += all_conditions(found)
     return Table(table_id, title, columns, rows, notes)

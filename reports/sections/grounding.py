@@ -9,10 +9,10 @@ from analysis.grounding.measures import SCORES
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
-from reports.document import NONE, Cell, Section, Table, interval, number
+from reports.document import NONE, Cell, Finding, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.grounding_figures import figures, scored
-from reports.sections.inside import ATTENTION, Content, Drawn, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, Content, Drawn, Looks, finding, numbers, side, texts, verdict
 
 NAME = "grounding"
 QUERIES = {
@@ -53,7 +53,13 @@ def section(runs: Sequence[Run]) -> Section | None:
     if looks is None:
         return None
     items: list[Table | Drawn] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
-    return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items)
+    return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items, looks.findings(_findings))
+
+
+def _findings(content: Content) -> Iterator[Finding]:
+    for pair, held in content["differences"].items():
+        first, _, second = pair.partition(" - ")
+        yield finding("grounding: IoU", first, second, held.get("iou", _NOTHING))
 
 
 def _main(looks: Looks) -> Iterator[Table]:

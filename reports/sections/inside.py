@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.document import NONE, Cell, Column, Figure, Listing, Table
+from reports.document import NONE, Cell, Column, Figure, Finding, Listing, Table, interval
 from reports.opened import Run, reading
 
 Content = Mapping[str, Any]
@@ -83,6 +83,24 @@ class Looks:
             for one in found:
                 yield replace(one, title=f"{run.label}: {one.title}") if several else one
 
+    def findings(self, read: Callable[[Content], Iterable[Finding]]) -> list[Finding]:
+        """What all runs found, each named where there are several.
+
+        Args:
+            read: the findings that a run's scores.json holds.
+
+        Raises:
+            DataError: a run's scores are not as that kind of run writes them.
+        """
+        said: list[Finding] = []
+        for run in self.runs:
+            with reading(run):
+                found = list(read(run.scores or {}))
+            said += (
+                [replace(one, measure=f"{one.measure} ({run.label})") for one in found] if len(self.runs) > 1 else found
+            )
+        return said
+
     @property
     def lacking(self) -> list[str]:
         """What has no scores, as a paragraph; empty where all have."""
@@ -124,6 +142,11 @@ def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:
     if cell["low"] is None or cell["high"] is None:
         return NO_INTERVAL
     return above if cell["low"] > at else below if cell["high"] < at else neither
+
+
+def finding(measure: str, first: str, second: str, cell: Content) -> Finding:
+    """A paired difference for the top of the page."""
+    return Finding(measure, str(first), str(second), interval(cell, "signed"), verdict(cell))
 
 
 def verdict(cell: Content) -> str:

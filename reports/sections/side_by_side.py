@@ -10,7 +10,7 @@ from benchmarks.controls import IMAGE
 from reports.document import Cell, Column, slug
 from reports.held import check_rows
 from reports.opened import Run, reading
-from reports.runs.headline import lead
+from reports.runs.headline import benchmark_name, lead
 
 Row = Mapping[str, Any]
 UNKNOWN_PROMPTS = ("not stated", "mixed", "other")
@@ -42,7 +42,7 @@ class Asked:
     @property
     def titled(self) -> str:
         """The questions that were asked, for titles."""
-        return f"{'POPE' if self.run.benchmark == 'pope' else self.dataset} ({self.version})"
+        return f"{benchmark_name(self.run.benchmark, self.dataset)} ({self.version})"
 
     @property
     def conditions(self) -> list[str]:

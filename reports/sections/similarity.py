@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.similarity.drawing import SPACE_NAMES
-from reports.document import Cell, Section, Table, interval, number
+from reports.document import Cell, Finding, Section, Table, interval, number
 from reports.opened import Run
-from reports.sections.inside import Content, Looks, numbers, side, texts, verdict
+from reports.sections.inside import Content, Drawn, Looks, finding, numbers, side, texts, verdict
 from reports.sections.similarity_figures import AGAINST, figures
 
 NAME = "similarity"
@@ -39,7 +39,15 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], [*_tables(looks), *looks.figures(figures)])
+    items: list[Table | Drawn] = [*_tables(looks), *looks.figures(figures)]
+    return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], items, looks.findings(_findings))
+
+
+def _findings(content: Content) -> Iterator[Finding]:
+    """Of hidden states against other images' captions, raw and centred: they may part."""
+    for one in content["differences"]:
+        if (one["pooling"], one["space"], one["kind"]) == (content["pooling"], "hidden", "other"):
+            yield finding(f"similarity: AUROC, {one['form']} states", one["first"], one["second"], one["auroc"])
 
 
 def _tables(looks: Looks) -> Iterator[Table]:

@@ -26,11 +26,11 @@ def test_runs_are_compared_with_the_first_of_their_kind(made):
         "compared-cvbench",
         "compared-cvbench-parts",
     ]
-    pope, cvbench = found.text[:2]
-    assert pope.startswith("POPE: accuracy (mean of splits, 360 questions) of B (stub (")
-    assert pope.endswith("higher, established.")
-    assert "of B (stub (cv-a)) less that of A (stub (cv-b))" in cvbench
-    assert cvbench.endswith("lower, established.")
+    pope, cvbench = found.findings
+    assert (pope.measure, pope.verdict) == ("POPE: accuracy, mean of splits, points", "higher, established")
+    assert (cvbench.first, cvbench.second) == ("stub (cv-a)", "stub (cv-b)")
+    assert cvbench.verdict == "lower, established"
+    assert cvbench.difference.text == str(found.items[2].rows[0][4].text)
     parts = found.items[1]
     assert [str(row[1]) for row in parts.rows] == ["random", "popular", "adversarial", "mean of splits", "pooled"]
     assert {len(row) for row in parts.rows} == {8}

@@ -9,7 +9,7 @@ import pytest
 
 from agevlm.errors import DataError
 from benchmarks.lmms.command import metric_rows
-from reports.document import Listing
+from reports.document import Cell, Finding, Listing
 from reports.opened import Run
 from reports.sections import bias, controls, cvbench, lmms, pope, provenance, summary
 from tests.reports.sections.conftest import opened
@@ -23,21 +23,48 @@ def one_row(folder, **wanted):
 
 def test_the_headlines_of_every_run(scored):
     folders = {name: scored / name for name in ("cvbench", "pope", "wordless")}
-    found = table(summary.section(opened(*folders.values())), "summary")
-    shown = rows(found)
-    assert [(row["benchmark"], row["measure"]) for row in shown] == [
-        ("POPE", "F1, mean of splits, %"),
-        ("POPE", "accuracy, mean of splits, %"),
-    ] * 2 + [("CV-Bench", "official, %")]
+    found = summary.section(opened(*folders.values()))
+    shown = rows(table(found, "summary"))
+    assert len({row["model"] for row in shown}) == len(shown)
     mean = one_row(folders["pope"], split="mean", condition="image", protocol="default")
-    assert (shown[0]["value"], shown[1]["value"]) == (told(mean, "f1"), told(mean, "accuracy"))
-    assert shown[0]["n"] == str(mean["n"])
-    assert (shown[0]["missing"], shown[0]["unparsed"]) == ("0", str(mean["unparsed"]))
-    assert (shown[0]["data version"], shown[0]["prompt"]) == (mean["data_version"], "default")
-    assert (shown[2]["prompt"], shown[2]["protocol or reading"]) == ("official", "default")
     official = one_row(folders["cvbench"], score="official", condition="image", reading="rules")
-    assert shown[4]["value"] == told(official, "accuracy")
-    assert shown[4]["protocol or reading"] == "rules"
+    (pope_row,) = [row for row in shown if told(mean, "f1") in row.values()]
+    assert [name for name in shown[0] if name.startswith("POPE: F1, mean of splits, %")]
+    assert [value for name, value in pope_row.items() if "accuracy, mean of splits" in name and value != "–"] == [
+        told(mean, "accuracy")
+    ]
+    assert [row["CV-Bench: official, %"] for row in shown if row["CV-Bench: official, %"] != "–"] == [
+        told(official, "accuracy")
+    ]
+    asked = {row["benchmark"] + row["prompt"]: row for row in rows(table(found, "asked"))}
+    one = asked["POPEdefault"]
+    assert (one["n"], one["missing"], one["unparsed"]) == (str(mean["n"]), "0", str(mean["unparsed"]))
+    assert (one["data version"], one["protocol or reading"]) == (mean["data_version"], "default")
+    assert asked["POPEofficial"]["model"] != one["model"]
+    (cv,) = [row for row in asked.values() if row["benchmark"] == "CV-Bench"]
+    assert cv["protocol or reading"] == "rules"
+
+
+def test_measures_of_different_data_or_prompts_are_columns_of_their_own(scored):
+    shown = rows(table(summary.section(opened(scored / "pope", scored / "wordless")), "summary"))
+    assert [name for name in shown[0] if name.startswith("POPE: F1")] == [
+        "POPE: F1, mean of splits, % · default",
+        "POPE: F1, mean of splits, % · official",
+    ]
+    for row in shown:
+        assert sum(value == "–" for value in row.values()) == 2
+    (alone,) = rows(table(summary.section(opened(scored / "pope")), "summary"))
+    assert list(alone) == ["model", "POPE: F1, mean of splits, %", "POPE: accuracy, mean of splits, %"]
+
+
+def test_findings_stand_with_the_established_ones_first():
+    tie = Finding("IoU", "a", "b", Cell("+0.1", ("-0.1", "+0.2")), "a tie")
+    found = [tie, Finding("IoU", "a", "c", Cell("+0.3", ("+0.1", "+0.4")), "higher, established")]
+    shown = rows(table(summary.section([], found), "findings"))
+    assert [(row["second"], row["first less second"], row["the first is"]) for row in shown] == [
+        ("c", "+0.3 [+0.1, +0.4]", "higher, established"),
+        ("b", "+0.1 [-0.1, +0.2]", "a tie"),
+    ]
 
 
 def test_what_makes_a_headline_doubtful_is_said(scored, tmp_path):
@@ -61,10 +88,10 @@ def test_a_kind_of_run_that_is_not_known_and_one_without_scores_have_rows_that_s
         Run(tmp_path / "a", "new thing", "telepathy", {"model": {"ckpt": "m"}}, {"rows": []}),
         Run(tmp_path / "b", "m", "grounding", {"models": {"m": {}}}, None),
     ]
-    shown = {row["model"]: row for row in rows(table(summary.section(runs), "summary"))}
-    assert shown["new thing"]["measure"] == "a kind of run that this version does not know"
+    shown = {row["model"]: row for row in rows(table(summary.section(runs), "asked"))}
+    assert shown["new thing"]["remark"] == "a kind of run that this version does not know"
     assert shown["new thing"]["benchmark"] == "telepathy"
-    assert (shown["m"]["measure"], shown["m"]["value"]) == ("no scores", "–")
+    assert (shown["m"]["remark"], shown["m"]["n"]) == ("no scores", "–")
 
 
 def test_analyses_are_named_by_model_with_what_is_measured(tmp_path):
@@ -82,11 +109,19 @@ def test_analyses_are_named_by_model_with_what_is_measured(tmp_path):
     ]
     run = Run(tmp_path / "s", "s", "similarity", {"models": {"a": {}, "b": {}}}, {"cells": cells})
     shown = rows(table(summary.section([run]), "summary"))
-    assert [(row["model"], row["value"]) for row in shown] == [
-        ("a", "0.600 [0.500, 0.700]"),
-        ("b", "0.550 [0.450, 0.650]"),
+    assert shown == [
+        {"model": "a", "similarity: AUROC": "0.600 [0.500, 0.700]"},
+        {"model": "b", "similarity: AUROC": "0.550 [0.450, 0.650]"},
     ]
-    assert shown[0]["measure"] == "AUROC of an image's own caption against others, hidden states"
+
+
+def test_signs_of_failure_are_one_column(tmp_path):
+    readings = [{"model": m, "verdict": v} for m, v in (("a", "absent"), ("a", "present"), ("a", "absent"), ("b", "x"))]
+    run = Run(tmp_path / "s", "s", "failure-signs", {}, {"readings": readings})
+    assert rows(table(summary.section([run]), "summary")) == [
+        {"model": "a", "failure signs": "1 present, 2 absent"},
+        {"model": "b", "failure signs": "1 x"},
+    ]
 
 
 @pytest.mark.parametrize("part", [summary, pope, cvbench, controls, bias, lmms])
@@ -142,8 +177,8 @@ def test_tasks_of_lmms_eval(tmp_path):
     assert shown[2]["clustered over images"] == "0.023"
     assert shown[4]["value"] == '{"a": 1}'
     assert any("0.7.3" in note and "first 20 documents" in note and "2 answers missing" in note for note in found.notes)
-    measures = {row["measure"]: row["value"] for row in rows(table(summary.section(runs), "summary"))}
-    assert measures == {"mme: total": "1234.500", "pope: f1": "0.877"}
+    for row in rows(table(summary.section(runs), "summary")):
+        assert (row["mme: total"], row["pope: f1"]) == ("1234.500", "0.877")
 
 
 def test_every_run_says_what_made_it(scored):

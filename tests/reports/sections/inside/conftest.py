@@ -142,11 +142,16 @@ def section_of(*folders: Path) -> Section:
     return found
 
 
-def tables_of(*folders: Path) -> dict[str, Table]:
-    """By id, without the time that figures take."""
+def drawn_not(*folders: Path) -> Section:
+    """The section without the time that figures take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reports.sections.inside.Looks.figures", lambda *_: iter(()))
-        found = section_of(*folders)
+        return section_of(*folders)
+
+
+def tables_of(*folders: Path) -> dict[str, Table]:
+    """By id."""
+    found = drawn_not(*folders)
     tables = {item.id: item for item in found.items if isinstance(item, Table)}
     assert len(tables) == len(found.items)
     return tables

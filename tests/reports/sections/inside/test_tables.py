@@ -7,7 +7,17 @@ import copy as copies
 import pytest
 
 from reports.sections.inside import side, verdict
-from tests.reports.sections.inside.conftest import KINDS, MODELS, row_of, rows_of, scores_of, shown, tables_of, write
+from tests.reports.sections.inside.conftest import (
+    KINDS,
+    MODELS,
+    drawn_not,
+    row_of,
+    rows_of,
+    scores_of,
+    shown,
+    tables_of,
+    write,
+)
 
 ONE, TWO = MODELS
 
@@ -82,6 +92,22 @@ def test_grounding_stands_beside_every_null(made):
     assert gap["mass inside"] == shown(pair["mass"], form="+.3f")
     assert gap["IoU of the first is"] == "higher, established"
     assert pair["iou"]["low"] > 0
+
+
+def test_findings_are_the_paired_differences_of_the_headline(made, copy):
+    (found,) = drawn_not(made / "grounding").findings
+    gap = scores_of(made / "grounding")["differences"][f"{ONE} - {TWO}"]["iou"]
+    assert (found.measure, found.first, found.second) == ("grounding: IoU", ONE, TWO)
+    assert (str(found.difference), found.verdict) == (shown(gap, form="+.3f"), verdict(gap))
+    gaps = {
+        d["form"]: d["auroc"]
+        for d in scores_of(made / "similarity")["differences"]
+        if (d["space"], d["pooling"], d["kind"]) == ("hidden", "mean", "other")
+    }
+    said = {one.measure: str(one.difference) for one in drawn_not(made / "similarity").findings}
+    assert said == {f"similarity: AUROC, {form} states": shown(gap, form="+.3f") for form, gap in gaps.items()}
+    other = copy("grounding", "again")
+    assert len({one.measure for one in drawn_not(made / "grounding", other).findings}) == 2
 
 
 def test_padding_shows_images_that_are_not_square_and_means_over_layers(made):
