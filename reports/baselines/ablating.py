@@ -113,7 +113,7 @@ def ablate(
         [] if by else [name for name in names if name not in columns],
         mixed,
         sorted({int(point.run.spec.get("log_every", 0)) for point in points}),
-        len({one.get("guidance.form") for one in every}) > 1,
+        len({one["guidance.form"] for one in every if "guidance.form" in one}) > 1,
         any(point.run.earlier is None for point in points),
         remarks,
     )
