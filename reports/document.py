@@ -85,6 +85,8 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
     """What one must know to read it: units, data version, prompt, protocol, intervals."""
+    folded: bool = False
+    """On the page its rows are shown when asked for: what is looked up, and not read through."""
 
     def __post_init__(self) -> None:
         _check_id(self.id)

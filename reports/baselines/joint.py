@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
 from benchmarks.pope.rows import IMAGE
+from benchmarks.pope.rows import Answered as PopeAnswered
 from benchmarks.statistics.clusters import Interval, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import FIELDS, Floats, divide, score_counts
 from reports.opened import Run
+from reports.runs.headline import lead
 from reports.scenes.intervals import image_draws
 
 SAME = 1e-24
@@ -97,67 +99,47 @@ def _weights(images: int) -> Floats:
 
 
 def sums_of(run: Run, measure: str, dataset: str) -> Sums | None:
-    """What a run's headline is made of, from its answers; None where these do not give it (a judge's readings).
+    """What a run's headline is made of, from its answers; None where these are not there or do not give it (a judge's
+    readings).
 
     Args:
         run: of POPE or CV-Bench; None for any other.
         measure: the headline's name.
         dataset: of POPE, where the run is of several; else empty.
-
-    Raises:
-        AgeVlmError: its answers or questions are damaged or gone.
     """
-    if run.benchmark == "pope":
-        return _pope(run, measure, dataset)
-    return _cvbench(run, measure) if run.benchmark == "cvbench" else None
-
-
-def _pope(run: Run, measure: str, dataset: str) -> Sums | None:
-    from reports.runs.headline import lead
-
-    score, _, split = measure.partition(" ")
-    # F1 and accuracy are of the same answers: read once, as long as the files stay what they are.
-    written = tuple(path.stat().st_mtime_ns for path in sorted(run.folder.glob("*.jsonl")))
-    found = _pope_cells(run.folder, written, lead(run.scores or {}, "protocol"), dataset)
-    if found is None:
+    if run.held is None:
         return None
-    questions, cells = found
-    return Sums(questions, np.stack([cells[split]] if split else list(cells.values()), axis=1), score.lower())
+    if run.benchmark == "pope":
+        return _pope(run.held.pope, lead(run.scores or {}, "protocol"), measure, dataset)
+    return _cvbench(run.held.cvbench[0], lead(run.scores or {}, "reading"), measure)
 
 
-@lru_cache(maxsize=1)
-def _pope_cells(
-    folder: Path, _written: tuple[int, ...], name: str, dataset: str
-) -> tuple[str, dict[str, Floats]] | None:
-    """Hash of the questions, and of each split (images, fields); None for a judge's readings, which are not rules."""
-    from benchmarks.pope.answers import load_run
+def _pope(sets: Sequence[PopeAnswered], name: str, measure: str, dataset: str) -> Sums | None:
     from benchmarks.pope.protocols import PROTOCOLS
     from benchmarks.pope.score import effects_of
 
+    score, _, wanted = measure.partition(" ")
     protocol = PROTOCOLS.get(name)
-    sets = [one for one in load_run(folder) if dataset in ("", one.questions.name)]
+    sets = [one for one in sets if dataset in ("", one.questions.name)]
     if protocol is None or protocol.read_question is not None or len(sets) != 1:
         return None
     (answered,) = sets
     questions, answers = answered.questions.questions, answered.answers[IMAGE]
     place = {cluster: i for i, cluster in enumerate(sorted({q.cluster for q in questions}))}
-    cells: dict[str, Floats] = {}
-    for split in dict.fromkeys(q.split for q in questions):
+    cells = []
+    for split in [wanted] if wanted else dict.fromkeys(q.split for q in questions):
         given = [(q, answers.get((q.split, q.question_id))) for q in questions if q.split == split]
         read = [(q, protocol.read(a.text, q.label).label) for q, a in given if a is not None and a.text is not None]
         effects = effects_of([label for _, label in read], [q.label for q, _ in read], protocol.count)
-        cells[split] = np.zeros((len(place), len(FIELDS)))
-        np.add.at(cells[split], [place[q.cluster] for q, _ in read], effects)
-    return answered.questions.content_sha256, cells
+        cells.append(np.zeros((len(place), len(FIELDS))))
+        np.add.at(cells[-1], [place[q.cluster] for q, _ in read], effects)
+    return Sums(answered.questions.content_sha256, np.stack(cells, axis=1), score.lower())
 
 
-def _cvbench(run: Run, measure: str) -> Sums | None:
-    from benchmarks.cvbench.answers import load_run
+def _cvbench(answered: CvAnswered, name: str, measure: str) -> Sums | None:
     from benchmarks.cvbench.readers import READERS
-    from reports.runs.headline import lead
 
-    reader = READERS.get(lead(run.scores or {}, "reading"))
-    answered = load_run(run.folder)
+    reader = READERS.get(name)
     if reader is None or measure not in (OFFICIAL, ROW_MEAN):
         return None
     answers = answered.answers[IMAGE]

@@ -8,10 +8,11 @@ from pathlib import Path
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench.prompts import KNOWN
 from benchmarks.prompts import DEFAULT, OFFICIAL
-from reports.held import NAMES, check_rows
+from reports.held import check_rows
 from reports.opened import Run
 from reports.published import NOT_STATED
 from reports.runs.files import printable
+from reports.runs.headline import FIELD
 
 ASKED = {"pope": (DEFAULT, OFFICIAL), "cvbench": KNOWN}
 UNKNOWN = (NOT_STATED, "mixed", "none")
@@ -26,7 +27,7 @@ def open_rows(path: Path) -> Run:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         benchmarks = {row["benchmark"] for row in rows}
-        if len(benchmarks) != 1 or not benchmarks <= set(NAMES):
+        if len(benchmarks) != 1 or not benchmarks <= set(FIELD):
             raise ValueError("its rows are not of one of pope and cvbench")
         (benchmark,) = benchmarks
         # Rows count an error of a model as a missing answer.

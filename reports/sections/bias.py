@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.pope.rows import POOLED
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import pope
 from reports.sections.bias_figures import lean_figure, reliability_figure
 from reports.sections.bias_numbers import BINS, Lean, Reliability, leans, reliability
-from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, readable, version_id
+from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, version_id
 
 
 def section(runs: Sequence[Run]) -> Section | None:
@@ -56,7 +56,7 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _leans(one: Asked) -> dict[str, Lean]:
-    with readable(one.run):
+    with reading(one.run):
         return leans(one)
 
 
@@ -76,7 +76,7 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
     rows = []
     for split in pope.splits_of(asked):
         for one, by_split in made:
-            row, lean = pope.row_of(one, split), by_split.get(split)
+            row, lean = one.row(split), by_split.get(split)
             if row is None or lean is None:
                 continue
             cells = [Cell(pope.split_name(split)), Cell(one.label), *apart.cells(one), number(row["n"], unit="count")]
@@ -93,7 +93,8 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
             intervals_note(asked),
             "yes ratio: of the answers that count. false yes: of the questions with label no; missed: of those with "
             "label yes. Answers that could not be read are in none of these, and not in the lean, unless the "
-            "protocol counts them as one. A lean is established where its whole interval lies on one side of 0.",
+            "protocol counts them as one. A lean is established where its whole interval lies on one side of 0: "
+            "each row by itself, nothing is adjusted for their number.",
             *(
                 [f"No intervals of the last three for {', '.join(without)}: its answers are not there."]
                 if without
@@ -108,7 +109,7 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for split in pope.splits_of(asked):
         for one in asked:
-            row = pope.row_of(one, split, how="default")
+            row = one.row(split, how="default")
             if row is not None and row.get("auroc") is not None:
                 cells = [Cell(pope.split_name(split)), Cell(one.label), number(row["n"], unit="count")]
                 rows.append([*cells, flat(row, "auroc", "number"), flat(row, "ece", "number")])
@@ -121,7 +122,9 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
             f"Data version {asked[0].version}. From the log-probabilities of yes and no, whatever the answer's text "
             "was.",
             intervals_note(asked),
-            f"AUROC: 0.5 is chance, 1 is perfect. ECE: 0 is calibrated; {BINS} bins of equal width.",
+            f"AUROC: 0.5 is chance, 1 is perfect. ECE: 0 is calibrated; {BINS} bins of equal width. Resampling makes "
+            "any model look less calibrated, so the interval of ECE is the reversed one; its lower limit is 0 where a "
+            "calibrated model could have as large an ECE.",
         ),
     )
 
@@ -147,4 +150,5 @@ def _bins_table(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> Table:
             f"Data version {curves[0][0].version}; splits {'; '.join(splits)}, pooled.",
             "In brackets: 95 % interval over images. Bins without a question are left out.",
         ),
+        folded=True,
     )

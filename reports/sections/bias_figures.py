@@ -13,6 +13,8 @@ from reports.sections.bias_numbers import BINS, Lean, Reliability
 from reports.sections.drawing import WIDTH, column_style, dots, finished, looks, places
 from reports.sections.side_by_side import Asked
 
+ENOUGH = 30
+"""Questions of a bin whose share is drawn with its interval and joined to its neighbours'."""
 NAMES = ("lean", "false_yes", "missed")
 
 
@@ -87,17 +89,23 @@ def reliability_figure(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> 
         for (_, curve), look in zip(curves, looks(seaborn, [one.label for one, _ in curves]), strict=True):
             seen = np.array([[o.value, o.low, o.high] for o in curve.observed])
             there = curve.bins.count > 0
-            x, (value, low, high) = curve.bins.mean_probability[there], seen[there].T
+            enough = curve.bins.count >= ENOUGH
+            x, (value, low, high) = curve.bins.mean_probability, seen.T
             reach = np.maximum(np.nan_to_num(np.vstack([value - low, high - value])), 0)
-            _, _, bars = above.errorbar(x, value, yerr=reach, linestyle="-", elinewidth=0.8, **look)
-            for bar in bars:  # of bins with few questions they are long
-                bar.set_alpha(0.5)
+            # What is not defined breaks the line.
+            drawn_at = np.where(enough, value, np.nan)
+            above.errorbar(x, drawn_at, yerr=reach, linestyle="-", elinewidth=0.8, **look)
+            few = there & ~enough
+            quiet = {**look, "label": None, "alpha": 0.45, "markersize": 2.5, "markerfacecolor": "white"}
+            above.plot(x[few], value[few], linestyle="none", **quiet)
             below.stairs(np.where(there, curve.bins.count, np.nan), curve.bins.edges, color=look["color"], lw=1.1)
         above.set_ylabel("share with label yes")
         above.set_ylim(-0.03, 1.03)
         below.set_yscale("log")
         below.set_ylim(bottom=0.7)
-        below.set_yticks([10**k for k in range(int(np.log10(max(c.bins.count.max() for _, c in curves))) + 1)])
+        ticks = [10**k for k in range(int(np.log10(max(c.bins.count.max() for _, c in curves))) + 1)]
+        below.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        below.minorticks_off()
         below.set_ylabel("questions")
         below.set_xlabel("P(yes) of the first answer token")
         below.set_xlim(0, 1)
@@ -107,8 +115,9 @@ def reliability_figure(id: str, curves: Sequence[tuple[Asked, Reliability]]) -> 
             id,
             f"{curves[0][0].titled}, reliability of P(yes); bars: 95 % intervals over images",
             _reliability_alt(curves),
-            f"{BINS} bins of equal width over all splits; a point stands at its bin's mean P(yes). Below: how many "
-            "questions have which P(yes), on a logarithmic scale.",
+            f"{BINS} bins of equal width over all splits; a point stands at its bin's mean P(yes). Small hollow "
+            f"points: bins of fewer than {ENOUGH} questions, which say next to nothing. Below: how many questions "
+            "have which P(yes), on a logarithmic scale.",
         )
 
 

@@ -8,7 +8,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.pope.rows import FLOOR, POOLED
 from benchmarks.remarks import HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import cvbench, pope
 from reports.sections.side_by_side import (
     Asked,
@@ -16,10 +16,9 @@ from reports.sections.side_by_side import (
     asked_by_version,
     differing,
     intervals_note,
-    readable,
-    told,
     version_id,
 )
+from reports.verdicts import NO_INTERVAL, TIE, side
 
 SHOWN = {
     IMAGE: "the image",
@@ -38,7 +37,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         found = asked_by_version(runs, benchmark)
         for version, asked in found.items():
             for one in asked:
-                with readable(one.run):
+                with reading(one.run):
                     words += _told(one)
             tables += _TABLES[benchmark](list(found), version, asked)
     if not tables:
@@ -50,7 +49,8 @@ def section(runs: Sequence[Run]) -> Section | None:
             "A control asks the same questions and shows something else than the image; a floor answers without any "
             "model. What the image adds is the accuracy with it less that under the control, paired by question. It is "
             "established where its whole 95 % interval lies above 0; else it is a tie, and the score may be made of "
-            "what the questions alone give away.",
+            "what the questions alone give away. Where so many answers under the control could not be read that the "
+            "verdict hangs on them, nothing can be told: the floors are the better measure.",
             *words,
         ),
         tables,
@@ -60,8 +60,8 @@ def section(runs: Sequence[Run]) -> Section | None:
 def _row(one: Asked, condition: str) -> Row | None:
     """The row that stands for a whole condition: all questions pooled, or the main number of CV-Bench."""
     if one.run.benchmark == "pope":
-        return pope.row_of(one, pope.main_split(one, POOLED), condition)
-    return cvbench.row_of(one, cvbench.main_score(one), condition)
+        return one.row(pope.main_split(one, POOLED), condition)
+    return one.row(cvbench.main_score(one), condition)
 
 
 def _told(one: Asked) -> Iterator[str]:
@@ -75,27 +75,43 @@ def _told(one: Asked) -> Iterator[str]:
         if row is None or row.get("gain_accuracy") is None:
             yield f"{one.label}, {name}: no question was answered both with the image and {control}."
             continue
-        found = told(row["gain_accuracy"], row["gain_accuracy_low"], row["gain_accuracy_high"])
         verdict = {
-            "higher, established": "the image helps, established",
-            "lower, established": "the image makes it worse, established",
-            "no interval": "from too few images to say",
-        }.get(found, "a tie: it is not shown that the image helps")
+            HELPED: "the image helps, established",
+            HARMED: "the image makes it worse, established",
+            UNTOLD: "whether the image helps cannot be told",
+            NO_INTERVAL: "from too few images to say",
+        }.get(_verdict(one, row), f"{TIE}: it is not shown that the image helps")
         gain = flat(row, "gain_accuracy", "points")
-        unread = row["unparsed"] / row["n"] if row["n"] else 0.0
-        doubt = (
-            f"; but {number(unread)} % of the answers under {control} could not be read and count as wrong, so the "
-            "gain overstates what the image adds: the floors are the better measure"
-        )
-        verdict += doubt if unread > HIGH_UNPARSED else ""
+        # Those that make the difference larger than it is.
+        at, where = (IMAGE, "about the image") if row["gain_accuracy"] < 0 else (control, f"under {control}")
+        if (unread := _unread(_row(one, at) or {})) > HIGH_UNPARSED:
+            verdict += f"; {number(unread)} % of the answers {where} could not be read and count as wrong"
         yield f"{one.label}, {name}: {gain} points over {control} ({SHOWN.get(control, control)}): {verdict}."
 
 
-def _verdict(row: Row) -> str:
-    if "gain_accuracy" not in row:
+HELPED, HARMED, UNTOLD = "established", "makes it worse, established", "cannot be told"
+
+
+def _verdict(one: Asked, row: Row) -> str:
+    """Established only where it would be, too, had the answers that could not be read been right."""
+    if row.get("gain_accuracy") is None:
         return NONE
-    found = told(row["gain_accuracy"], row.get("gain_accuracy_low"), row.get("gain_accuracy_high"))
-    return {"higher, established": "established", "lower, established": "makes it worse, established"}.get(found, found)
+    limits = row.get("gain_accuracy_low"), row.get("gain_accuracy_high")
+    found = side(row["gain_accuracy"], *limits, HELPED, HARMED, TIE)
+    if found == HELPED:
+        return HELPED if row["gain_accuracy_low"] > _unread(row) else UNTOLD
+    if found == HARMED:
+        image = next((r for r in one.of(IMAGE) if all(r.get(k) == row.get(k) for k in ("split", "score"))), {})
+        return HARMED if row["gain_accuracy_high"] < -_unread(image) else UNTOLD
+    return found
+
+
+def _unread(row: Row) -> float:
+    """How much of an accuracy its unreadable answers could add at most."""
+    if not row.get("n"):
+        return 0.0
+    right = row.get("accuracy_if_unparsed_right")
+    return float(max(row["unparsed"] / row["n"], 0.0 if right is None else right - row["accuracy"]))
 
 
 def _conditions(asked: Sequence[Asked]) -> list[str]:
@@ -107,7 +123,8 @@ def _conditions(asked: Sequence[Asked]) -> list[str]:
 GAIN, HELPS = "gain, points", "the image helps"
 GAIN_NOTE = (
     "gain: accuracy with the image less accuracy under this control, paired by question, with its interval. The image "
-    "helps, established, where that lies above 0."
+    "helps, established, where that lies above 0, and would still had all answers under the control that could not be "
+    "read been right."
 )
 
 
@@ -122,7 +139,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
                 cells = [Cell(condition), Cell(one.label), *apart.cells(one), number(row["n"], unit="count")]
                 cells += [flat(row, score) for score in ("accuracy", "f1", "yes_ratio")]
                 cells += [number(row["unparsed"], unit="count"), flat(row, "gain_accuracy", "points")]
-                rows.append([*cells, Cell(_verdict(row))])
+                rows.append([*cells, Cell(_verdict(one, row))])
     rows = _floors_once(rows)
     splits = ", ".join(sorted({pope.split_name(pope.main_split(one, POOLED)) for one in asked}))
     yield Table(
@@ -135,7 +152,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
     splits_there = [s for s in pope.splits_of(asked) if s not in pope.SPLITS_NAMED]
     gains = [
         [Cell(condition), Cell(one.label), *apart.cells(one)]
-        + [flat(pope.row_of(one, split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
+        + [flat(one.row(split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
         for condition in _conditions(asked)
         for one in asked
         if any("gain_accuracy" in row for row in one.of(condition))
@@ -158,11 +175,11 @@ def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> I
     for condition in _conditions(asked):
         for one in asked:
             for name in dict.fromkeys((cvbench.main_score(one), "2D", "3D")):
-                if (row := cvbench.row_of(one, name, condition)) is not None:
+                if (row := one.row(name, condition)) is not None:
                     cells = [Cell(condition), Cell(one.label), *apart.cells(one), Cell(name)]
                     cells += [number(row["n"], unit="count"), flat(row, "accuracy"), number(row["chance"])]
                     cells += [number(row["unparsed"], unit="count"), flat(row, "gain_accuracy", "points")]
-                    rows.append([*cells, Cell(_verdict(row))])
+                    rows.append([*cells, Cell(_verdict(one, row))])
     rows = _floors_once(rows)
     yield Table(
         version_id("controls-cvbench", versions, version),
@@ -181,8 +198,8 @@ def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> I
 
 
 UNREAD = (
-    "Answers that could not be read (unparsed) count as wrong under a control too: where they are many, the control is "
-    "worth less than the model could do blind."
+    "Answers that could not be read (unparsed) count as wrong under a control too, and the gain overstates what the "
+    "image adds. cannot be told: they are so many that the verdict hangs on them; compare with the floors."
 )
 FLOORS_POPE = (
     "floor: answers to the questions that the model answered, without any model: always yes, always no, and "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.readers import JUDGED, READERS
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
+from benchmarks.remarks import FEW_IMAGES
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
 from reports.opened import Run
 from reports.sections.cvbench_figure import by_score
@@ -20,6 +21,7 @@ from reports.sections.side_by_side import (
     intervals_note,
     version_id,
 )
+from reports.verdicts import TIE, UNDEFINED, side
 
 OTHER_PROMPT = "* the reading's published numbers are made with another prompt than this run's."
 
@@ -60,11 +62,6 @@ def scores_named(asked: Sequence[Asked]) -> list[str]:
     return [name for name in names if len(sources) > 1 or name not in sources]
 
 
-def row_of(one: Asked, score: str, condition: str = IMAGE, how: str | None = None) -> Row | None:
-    """A run's row of a number; None where it has none."""
-    return next((row for row in one.of(condition, how) if row["score"] == score), None)
-
-
 def main_score(one: Asked) -> str:
     """The official number, or the row mean where there is none."""
     return OFFICIAL if any(row["score"] == OFFICIAL for row in one.rows) else ROW_MEAN
@@ -72,10 +69,10 @@ def main_score(one: Asked) -> str:
 
 def against_chance(row: Row) -> str:
     """Where the whole interval lies."""
-    if row["below_chance"]:
-        return "below"
-    low, chance = row.get("accuracy_low"), row["chance"]
-    return NONE if low is None or chance is None else "above" if low > chance else "a tie"
+    chance = row["chance"]
+    if chance is None:
+        return UNDEFINED
+    return side(row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"), "above", "below", TIE, at=chance)
 
 
 def _scores(id: str, asked: Sequence[Asked]) -> Table:
@@ -86,7 +83,7 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for name in scores_named(asked):
         for one in asked:
-            if (row := row_of(one, name)) is not None:
+            if (row := one.row(name)) is not None:
                 cells = [Cell(name), Cell(one.label), *apart.cells(one)]
                 cells += [number(row[count], unit="count") for count in ("n", "images")]
                 cells += [flat(row, "accuracy"), number(row["chance"]), Cell(against_chance(row))]
@@ -106,8 +103,18 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
             "number.",
             "against chance: above or below where the whole interval is, else a tie. Below: the answers are worse than "
             "guesses, or were not understood.",
+            *_few(asked),
         ),
     )
+
+
+def _few(asked: Sequence[Asked]) -> Iterator[str]:
+    """Of the numbers from few images, where there are any."""
+    few = {row["score"] for one in asked for row in one.of() if 0 < row["images"] < FEW_IMAGES}
+    few &= set(scores_named(asked))
+    if few:
+        names = ", ".join(name for name in scores_named(asked) if name in few)
+        yield f"Of fewer than {FEW_IMAGES} images, and intervals over so few are rough: {names}."
 
 
 def _readings(id: str, asked: Sequence[Asked]) -> Table:
@@ -118,7 +125,8 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
     names = scores_named(asked)
     undecided = any(row.get("undecided") for one in asked for row in one.rows)
     columns = [Column("reading", False), Column("model", False), *apart.columns, *map(Column, names)]
-    columns.append(Column("published with it", False))
+    published = any(_published(way) for way in ways)
+    columns += [Column("published with it", False)] * published
     columns += [Column("unparsed"), Column("if these were right"), Column("missing")]
     columns += [Column("undecided"), Column("if undecided wrong"), Column("if undecided right")] * undecided
     rows = []
@@ -130,7 +138,7 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
             main = main_score(one)
             cells = [Cell(_marked(way, one.prompt)), Cell(one.label), *apart.cells(one)]
             cells += [flat(found.get(name, {}), "accuracy") for name in names]
-            cells.append(Cell(", ".join(_published(way)) or NONE))
+            cells += [Cell(", ".join(_published(way)) or NONE)] * published
             whole = found.get(ROW_MEAN, {})
             cells += [number(whole.get("unparsed"), unit="count")]
             cells += [
@@ -158,7 +166,9 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
                 else ""
             ),
             *_without(asked),
-            "published with it: the numbers that are published with this reading, by its authors.",
+            "published with it: the numbers that are published with this reading, by its authors."
+            if published
+            else "Nothing is published with these readings by their authors.",
             *([OTHER_PROMPT] if any("*" in row[0].text for row in rows) else []),
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -9,10 +10,10 @@ from analysis.grounding.measures import SCORES
 from analysis.grounding.nulls import NULLS
 from analysis.grounding.records import KINDS
 from analysis.grounding.showing import TITLES
-from reports.document import NONE, Cell, Finding, Section, Table, interval, number
+from reports.document import NONE, Cell, Figure, Finding, Section, Table, interval, number
 from reports.opened import Run
 from reports.sections.grounding_figures import figures, scored
-from reports.sections.inside import ATTENTION, Content, Drawn, Looks, finding, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, BY_ITSELF, Content, Looks, finding, numbers, side, texts, verdict
 
 NAME = "grounding"
 QUERIES = {
@@ -52,13 +53,17 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Drawn] = [*_main(looks), *_parts(looks), *_others(looks), *looks.figures(figures)]
+    drawn = list(looks.figures(figures))
+    scores = [one for one in drawn if isinstance(one, Figure) and one.id.endswith("-scores")]
+    layers = [one for one in drawn if one not in scores]
+    tables = sorted((*_main(looks), *_parts(looks), *_others(looks)), key=lambda one: one.folded)
+    items = [*tables[:1], *scores, *tables[1:], *layers]
     return Section(NAME, "Attention against masks", [*TEXT, *looks.lacking], items, looks.findings(_findings))
 
 
 def _findings(content: Content) -> Iterator[Finding]:
     for pair, held in content["differences"].items():
-        first, _, second = pair.partition(" - ")
+        first, second = _pair(pair, content)
         yield finding("grounding: IoU", first, second, held.get("iou", _NOTHING))
 
 
@@ -67,13 +72,14 @@ def _main(looks: Looks) -> Iterator[Table]:
         "",
         "Attention against masks, beside nulls and ceiling; phrases that name objects",
         [
-            *texts("model", "score"),
+            *texts("score", "model"),
             *numbers("value", *NULLS, "ceiling", "corrected"),
             *texts("against", "beyond chance"),
             *numbers("regions", "images"),
         ],
         _scores,
         (HOW, NULL, f"{STRONGEST} beyond chance: the whole interval of the corrected score lies above 0."),
+        once=("regions", "images"),
     )
     yield from looks.table(
         "corrected",
@@ -85,21 +91,25 @@ def _main(looks: Looks) -> Iterator[Table]:
             for score, cell in held["headline"].items()
         ),
         (NULL,),
+        folded=True,
     )
+    others = numbers(*(TITLES[s] for s in SCORES if s != "iou"))
     yield from looks.table(
         "differences",
         "Attention against masks: differences between models, first less second, on the same regions",
-        [*texts("first less second"), *numbers("regions", *(TITLES[s] for s in SCORES)), *texts("IoU of the first is")],
+        [*texts("first", "second"), *numbers("regions", TITLES["iou"]), *texts("IoU of the first is"), *others],
         lambda content: (
             [
-                pair,
+                *_pair(pair, content),
                 number(held["n"], unit="count"),
-                *(_gap(held, s) for s in SCORES),
+                _gap(held, "iou"),
                 verdict(held.get("iou", _NOTHING)),
+                *(_gap(held, s) for s in SCORES if s != "iou"),
             ]
             for pair, held in content["differences"].items()
         ),
-        (PAIRED,),
+        (PAIRED, BY_ITSELF),
+        once=("regions",),
     )
     yield from looks.table(
         "grid",
@@ -115,6 +125,8 @@ def _main(looks: Looks) -> Iterator[Table]:
             "gives to anything. Sinks: cells that draw attention in other images whatever they show; told from 32 "
             "images on. Entropy: 1 is an even spread. not scored: regions without a map.",
         ),
+        once=("grid, rows x columns", "regions", "best IoU of the grid", "mask's share of the image, %", "not scored"),
+        folded=True,
     )
 
 
@@ -127,17 +139,26 @@ def score_name(score: str) -> str:
 
 
 def _scores(content: Content) -> Iterator[list[Cell | str]]:
-    for model, held in scored(content).items():
-        for score, cell in held["headline"].items():
+    models = scored(content)
+    for score in dict.fromkeys(score for held in models.values() for score in held["headline"]):
+        for model, held in models.items():
+            if (cell := held["headline"].get(score)) is None:
+                continue
             nulls = (number(cell["nulls"][null], unit="number") for null in NULLS)
             ceiling = number(cell["ceiling"], unit="number")
             counts = (number(cell[name], unit="count") for name in ("n", "images"))
-            yield [model, score_name(score), interval(cell), *nulls, ceiling, *_strongest(cell), _beyond(cell), *counts]
+            yield [score_name(score), model, interval(cell), *nulls, ceiling, *_strongest(cell), _beyond(cell), *counts]
 
 
 def _strongest(cell: Content) -> tuple[Cell, str]:
     strongest = cell["strongest"]
     return _corrected(cell, strongest), strongest or NONE
+
+
+def _pair(name: str, content: Content) -> Sequence[str]:
+    """The two models of a difference; a model's own name may hold what stands between them."""
+    pairs = itertools.permutations(map(str, content["models"]), 2)
+    return next((pair for pair in pairs if " - ".join(pair) == name), (name, NONE))
 
 
 def _corrected(cell: Content, null: str | None) -> Cell:
@@ -194,6 +215,8 @@ def _parts(looks: Looks) -> Iterator[Table]:
             [*texts(head, "model"), *measures],
             partial(_split, part=part, keys=keys),
             [*filter(None, (note,)), STRONGEST],
+            once=("regions", "mass inside, uniform"),
+            folded=part == "queries",
         )
     yield from looks.table(
         "layers",
@@ -206,6 +229,7 @@ def _parts(looks: Looks) -> Iterator[Table]:
         ],
         _layers,
         ("mean: of all layers. others: the IoU of the mean map of all other images.", STRONGEST),
+        folded=True,
     )
 
 
@@ -248,6 +272,8 @@ def _others(looks: Looks) -> Iterator[Table]:
         ],
         _chosen,
         ("The best of many on the same images would look better than it is.", STRONGEST),
+        once=("images chosen on", "images reported on"),
+        folded=True,
     )
     yield from looks.table(
         "answers",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agevlm.errors import DataError
+from reports import verdicts
 from reports.document import NONE, Cell, Column, Figure, Finding, Listing, Table, interval
-from reports.opened import SCORES, Run
+from reports.opened import Run, reading
 
 Content = Mapping[str, Any]
 Drawn = Figure | Listing
 Rows = Callable[[Content], Iterable[Sequence[Cell | str]]]
 """The rows of a table, of what a run's scores.json holds."""
-NO_INTERVAL = "no interval"
+BY_ITSELF = (
+    "Each row stands by itself: nothing is adjusted for their number, and of twenty rows without any difference about "
+    "one would show one."
+)
 ATTENTION = (
     "Attention shows where information can flow, not why an answer was given: a map on the object is neither needed "
     "nor enough for a right answer."
@@ -44,7 +46,15 @@ class Looks:
         )
 
     def table(
-        self, part: str, title: str, columns: Sequence[Column], rows: Rows, notes: Sequence[str] = ()
+        self,
+        part: str,
+        title: str,
+        columns: Sequence[Column],
+        rows: Rows,
+        notes: Sequence[str] = (),
+        *,
+        once: Sequence[str] = (),
+        folded: bool = False,
     ) -> Iterator[Table]:
         """One table over all runs, each with its own rows; none where there are no rows.
 
@@ -54,6 +64,8 @@ class Looks:
             columns: without the run, which stands first where there are several.
             rows: of one run.
             notes: what is measured on what is added.
+            once: names of columns that are said below the table where they are the same in all its rows.
+            folded: as of `Table`.
 
         Raises:
             DataError: a run's scores are not as that kind of run writes them.
@@ -67,7 +79,9 @@ class Looks:
         if found:
             heads = [Column("run", numeric=False)] * several + list(columns)
             named = "-".join(filter(None, (self.name, part)))
-            yield Table(named, title, heads, found, [*notes, *(_about(run, several) for run in self.runs)])
+            kept, shown, alike = _without_alike(heads, found, once)
+            about = (_about(run, several) for run in self.runs)
+            yield Table(named, title, kept, shown, [*alike, *notes, *about], folded)
 
     def figures(self, draw: Callable[[str, Run], Iterable[Drawn]]) -> Iterator[Drawn]:
         """The figures of all runs; where one cannot be drawn, a listing that says why.
@@ -109,20 +123,20 @@ class Looks:
         return [f"Not scored, and not shown: {', '.join(self.unscored)}."] if self.unscored else []
 
 
-@contextlib.contextmanager
-def reading(run: Run, file: str = SCORES) -> Iterator[None]:
-    """Read a file of a run within this.
-
-    Raises:
-        DataError: it is not as that kind of run writes it.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{run.folder / file}: damaged or of another version ({type(error).__name__}: {error}); give the run's "
-            "command again, or leave the run out"
-        ) from error
+def _without_alike(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], once: Sequence[str]
+) -> tuple[Sequence[Column], Sequence[Sequence[Cell]], list[str]]:
+    """Columns and rows without those columns of `once` whose cells are all alike, and a note that says them."""
+    alike = {k: rows[0][k] for k, one in enumerate(columns) if one.name in once and len({row[k] for row in rows}) == 1}
+    if not alike or len(rows) < 2:
+        return columns, rows, []
+    kept = [k for k in range(len(columns)) if k not in alike]
+    said = "; ".join(f"{columns[k].name}: {cell}" for k, cell in alike.items() if cell.text != NONE)
+    return (
+        [columns[k] for k in kept],
+        [[row[k] for k in kept] for row in rows],
+        [f"In all rows {said}."] if said else [],
+    )
 
 
 def _about(run: Run, named: bool) -> str:
@@ -134,13 +148,22 @@ def _about(run: Run, named: bool) -> str:
         prompt = prompt["template"] if isinstance(prompt, Mapping) else prompt
         limit, draws = manifest.get("limit"), manifest.get("scoring", {}).get("draws")
         seed = manifest.get("seed")
+        used = [str(name) for one in manifest.get("data", []) for name in one.get("used", [])]
+        base = [str(one["base"]) for one in manifest.get("data", []) if one.get("base")]
     said = [
         f"data: {', '.join(data)}" if data else "",
         "all images" if limit is None else f"at most {limit} images a data set, drawn with seed {seed}",
         f"prompt {prompt!r}" if isinstance(prompt, str) else "",
+        f"readings of looks that were there already ({', '.join(map(_last, used))}) have the images of those"
+        * bool(used),
+        f"perplexity beside that of {', '.join(base)}: against itself a model has 1" * bool(base),
         "" if draws is None else f"95 % intervals over images, {draws} bootstrap draws, the same for all models",
     ]
     return f"{run.label}: " * named + "; ".join(filter(None, said)) + "."
+
+
+def _last(folder: str) -> str:
+    return folder.rstrip("/").rsplit("/", 1)[-1]
 
 
 def texts(*names: str) -> list[Column]:
@@ -154,19 +177,15 @@ def numbers(*names: str) -> list[Column]:
 
 
 def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:
-    """Which side of a value the whole 95 % interval lies on; touching it is holding it."""
-    if cell["value"] is None:
-        return NONE
-    if cell["low"] is None or cell["high"] is None:
-        return NO_INTERVAL
-    return above if cell["low"] > at else below if cell["high"] < at else neither
+    """The same as `reports.verdicts.side`, of a cell of a run's scores."""
+    return verdicts.side(cell["value"], cell["low"], cell["high"], above, below, neither, at=at)
 
 
 def finding(measure: str, first: str, second: str, cell: Content) -> Finding:
     """A paired difference for the top of the page."""
-    return Finding(measure, first, second, interval(cell, "signed"), verdict(cell))
+    return Finding(measure, str(first), str(second), interval(cell, "signed"), verdict(cell))
 
 
 def verdict(cell: Content) -> str:
-    """A paired difference in words: established where the interval leaves 0 out, else a tie."""
-    return side(cell, 0.0, "higher, established", "lower, established", "a tie")
+    """The same as `reports.verdicts.verdict`, of a cell of a run's scores."""
+    return verdicts.verdict(cell["value"], cell["low"], cell["high"])

@@ -21,7 +21,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         name = f"{BENCHMARKS.get(run.benchmark, run.benchmark)}, {run.label}"
         rows = [[Cell(field), Cell(value)] for field, value in _facts(run)]
         id = f"run-{place}-{slug(f'{run.benchmark} {run.label}')[:60].strip('-')}"
-        items.append(Table(id, f"Run {place}: {name}", [Column(f, False) for f in FIELDS], rows))
+        items.append(Table(id, f"Run {place}: {name}", [Column(f, False) for f in FIELDS], rows, folded=True))
         items.append(Listing(f"Run {place}: the command", _command(run), folded=False))
         items.append(Listing(f"Run {place}: run.json", json.dumps(run.manifest, indent=1, ensure_ascii=False)))
     return Section(

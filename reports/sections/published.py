@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.baselines.beside import arrange
-from reports.baselines.measured import BENCHMARKS, measured
+from reports.baselines.measured import measured
 from reports.baselines.parts import TITLE, left_out_text, section_of
 from reports.document import Section
 from reports.opened import Run
 from reports.published import load
+from reports.runs.headline import FIELD
 
 ALONE = "agevlm-eval baselines lists the published results alone."
 
@@ -20,7 +21,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     Raises:
         DataError: a run's scores are not as that kind of run writes them.
     """
-    mine = [run for run in runs if run.benchmark in BENCHMARKS]
+    mine = [run for run in runs if run.benchmark in FIELD]
     if not mine:
         return None
     found, left_out = measured(mine)

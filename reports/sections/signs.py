@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from reports.document import Cell, Section, Table, interval, number
+from reports.document import NONE, Cell, Section, Table, interval, number
 from reports.opened import Run
 from reports.runs.headline import VERDICTS
 from reports.sections.inside import Content, Looks, numbers, texts
@@ -27,7 +27,10 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    return Section(NAME, "Signs of failure", [*TEXT, *looks.lacking], [*_tables(looks), *looks.figures(figures)])
+    tables = list(_tables(looks))
+    looked_up = [one for one in tables if one.folded]
+    items = [*(one for one in tables if not one.folded), *looks.figures(figures), *looked_up]
+    return Section(NAME, "Signs of failure", [*TEXT, *looks.lacking], items)
 
 
 def _tables(looks: Looks) -> Iterator[Table]:
@@ -41,7 +44,7 @@ def _tables(looks: Looks) -> Iterator[Table]:
         "",
         "Signs of failure: measured values, thresholds and verdicts",
         [
-            *texts("sign", "measure", "what is measured", "model"),
+            *texts("sign", "model"),
             *numbers("value"),
             *texts("sign if", "verdict", "measured on", "note"),
         ],
@@ -51,11 +54,10 @@ def _tables(looks: Looks) -> Iterator[Table]:
     yield from looks.table(
         "thresholds",
         "Signs of failure: why the thresholds are there",
-        texts("measure", "sign if", "why"),
-        lambda content: (
-            [str(one["measure"]), sign_if(one, "value"), str(one["why"])] for one in content["thresholds"]
-        ),
+        texts("measure", "what is measured", "sign if", "why"),
+        _thresholds,
         ("Ours; --threshold MEASURE=VALUE sets another.",),
+        folded=True,
     )
 
 
@@ -65,10 +67,17 @@ def _verdicts(content: Content) -> Iterator[list[Cell | str]]:
         yield [str(model), *(number(counts[verdict], unit="count") for verdict in VERDICTS)]
 
 
+def _thresholds(content: Content) -> Iterator[list[Cell | str]]:
+    says = {one["measure"]: f"{one['sign']}: {one['says']}" for one in content["readings"]}
+    for one in content["thresholds"]:
+        measure = str(one["measure"])
+        yield [measure, says.get(measure, NONE), sign_if(one, "value"), str(one["why"])]
+
+
 def _readings(content: Content) -> Iterator[list[Cell | str]]:
     readings = content["readings"]
     for measure in dict.fromkeys(one["measure"] for one in readings):
         for one in (one for one in readings if one["measure"] == measure):
-            names = (str(one[name]) for name in ("sign", "measure", "says", "model"))
+            names = (f"{one['sign']}: {one['says']}", str(one["model"]))
             ends = (str(one[name]) for name in ("verdict", "n", "note"))
             yield [*names, interval(one), sign_if(one, "threshold"), *ends]

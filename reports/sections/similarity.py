@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.similarity.drawing import SPACE_NAMES
-from reports.document import Cell, Finding, Section, Table, interval, number
+from reports.document import Cell, Figure, Finding, Section, Table, interval, number
 from reports.opened import Run
-from reports.sections.inside import Content, Drawn, Looks, finding, numbers, side, texts, verdict
+from reports.sections.inside import BY_ITSELF, Content, Looks, finding, numbers, side, texts, verdict
 from reports.sections.similarity_figures import AGAINST, figures
 
 NAME = "similarity"
@@ -39,7 +39,10 @@ def section(runs: Sequence[Run]) -> Section | None:
     looks = Looks.among(runs, NAME)
     if looks is None:
         return None
-    items: list[Table | Drawn] = [*_tables(looks), *looks.figures(figures)]
+    tables, drawn = list(_tables(looks)), list(looks.figures(figures))
+    head = [one for one in tables if one.id == NAME]
+    layers = [one for one in drawn if isinstance(one, Figure) and "-layers-" in one.id]
+    items = [*head, *(d for d in drawn if d not in layers), *(t for t in tables if t not in head), *layers]
     return Section(NAME, "Image-text similarity", [*TEXT, *looks.lacking], items, looks.findings(_findings))
 
 
@@ -59,7 +62,8 @@ def _tables(looks: Looks) -> Iterator[Table]:
         "Similarity of matching against other pairs, hidden states",
         [*place, *signs, *texts("finding")],
         lambda content: ([*_place(c), *_signs(c)] for c in _headline(content) if c["space"] == "hidden"),
-        (MEASURES, layer),
+        (MEASURES, layer, BY_ITSELF),
+        once=("against",),
     )
     yield from looks.table(
         "attention",
@@ -68,7 +72,8 @@ def _tables(looks: Looks) -> Iterator[Table]:
         lambda content: (
             [SPACE_NAMES[c["space"]], *_place(c), *_signs(c)] for c in _headline(content) if c["space"] != "hidden"
         ),
-        (MEASURES, "The last layer that has them, unless a layer was chosen."),
+        (MEASURES, "The last layer that has them, unless a layer was chosen.", BY_ITSELF),
+        once=("against",),
     )
     yield from looks.table(
         "controls",
@@ -81,6 +86,8 @@ def _tables(looks: Looks) -> Iterator[Table]:
         ],
         lambda content: ([SPACE_NAMES[c["space"]], *_place(c), *_controls(c)] for c in _headline(content)),
         (CONTROL, "undefined: pairs without a cosine (a state of length 0, numbers that overflowed)."),
+        once=("against", "images", "pairs", "undefined", "AUROC of the text alone", "AUROC above it"),
+        folded=True,
     )
     yield from looks.table(
         "left-out",
@@ -94,11 +101,16 @@ def _tables(looks: Looks) -> Iterator[Table]:
         "Similarity: differences between models, first less second, on the same images",
         [
             *texts("first", "second", "space", "against", "states"),
-            *numbers("AUROC", "paired accuracy", "overlap", "Cohen's d"),
+            *numbers("AUROC"),
             *texts("AUROC of the first is"),
+            *numbers("paired accuracy", "overlap", "Cohen's d"),
         ],
         _differences,
-        ("Paired: the same draws of images. Established: the whole interval lies on one side of 0; else a tie.",),
+        (
+            "Paired: the same draws of images. Established: the whole interval lies on one side of 0; else a tie.",
+            BY_ITSELF,
+        ),
+        once=("against",),
     )
 
 
@@ -142,6 +154,6 @@ def _differences(content: Content) -> Iterator[list[Cell | str]]:
     for one in content["differences"]:
         if one["pooling"] == content["pooling"]:
             names = (str(one["first"]), str(one["second"]), SPACE_NAMES[one["space"]])
-            gains = (interval(one[name], "signed") for name in ("auroc", "paired", "overlap", "d"))
+            others = (interval(one[name], "signed") for name in ("paired", "overlap", "d"))
             kind = AGAINST.get(one["kind"], str(one["kind"]))
-            yield [*names, kind, str(one["form"]), *gains, verdict(one["auroc"])]
+            yield [*names, kind, str(one["form"]), interval(one["auroc"], "signed"), verdict(one["auroc"]), *others]

@@ -28,6 +28,8 @@ MOST_BYTES = 15_000_000
 """Of the page."""
 _SVG_BYTES = 200_000
 """A larger drawing is set as PNG."""
+_SCALE = 0.72
+"""Of a figure on the page, to its PNG with 160 dots to the inch."""
 _DENSE = 115
 """Characters of a row that has room."""
 _STATIC = 20
@@ -91,7 +93,7 @@ def _rendered(report: Report) -> str:
         scripts=scripts,
         blocks=_blocks,
         source=_source,
-        width=_width,
+        size=_size,
         dense=_dense,
         texts=Markup(script_json(texts)),
         items=Markup(items_json(report.gallery)) if report.gallery else "",
@@ -143,9 +145,12 @@ def _source(figure: Figure) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _width(figure: Figure) -> int | None:
-    """Of the drawing in pixels."""
-    return struct.unpack(">I", figure.png[16:20])[0] if figure.png[:8] == _PNG and len(figure.png) >= 24 else None
+def _size(figure: Figure) -> tuple[int, int] | None:
+    """In pixels: type of 8 points is as large as the page's small type, and two figures stand side by side."""
+    if figure.png[:8] != _PNG or len(figure.png) < 24:
+        return None
+    width, height = struct.unpack(">II", figure.png[16:24])
+    return round(_SCALE * width), round(_SCALE * height)
 
 
 def _worst(gallery: Gallery) -> list[Any]:

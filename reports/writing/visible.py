@@ -17,6 +17,9 @@ def visible(text: str, lines: bool = False) -> str:
         text: any.
         lines: line ends and tabs stay: the text is set in lines.
     """
+    # Almost every text: Python calls printable what has no character of these categories.
+    if text.isprintable():
+        return text
     if lines:
         text = text.replace("\r\n", "\n")
     return "".join(c if _harmless(c) or (lines and c in "\n\t") else _escaped(c) for c in text)

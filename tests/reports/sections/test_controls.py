@@ -51,6 +51,7 @@ def said(folder, gain: tuple[float, float, float], unparsed: int = 0) -> str:
         if row["condition"] == "blind":
             row |= dict(zip(("gain_accuracy", "gain_accuracy_low", "gain_accuracy_high"), gain, strict=True))
             row["unparsed"] = unparsed
+            row["accuracy_if_unparsed_right"] = row["accuracy"] + unparsed / row["n"]
     (folder / "scores.json").write_text(json.dumps(scores))
     (line,) = [text for text in section(opened(folder)).text if "points over blind" in text]
     return line
@@ -63,12 +64,27 @@ def test_words_follow_the_interval(scored, tmp_path):
     )
     assert "a tie: it is not shown that the image helps" in said(folder, (0.03, -0.01, 0.05))
     assert "a tie" in said(folder, (0.03, 0.0, 0.05))
-    assert "makes it worse, established" in said(folder, (-0.03, -0.05, -0.01))
-    warned = said(folder, (0.3, 0.2, 0.4), unparsed=72)
-    assert "50.0 % of the answers under blind could not be read and count as wrong" in warned
-    shown = {row["shown"]: row for row in rows(table(section(opened(folder)), "controls-pope"))}
-    assert shown["image"]["the image helps"] == shown["floor:always-no"]["the image helps"] == "–"
-    assert (shown["blind"]["the image helps"], shown["blind"]["unparsed"]) == ("established", "72")
+
+
+def test_a_gain_that_hangs_on_answers_that_could_not_be_read_is_none(scored, tmp_path):
+    folder = shutil.copytree(scored / "pope", tmp_path / "pope")
+    for low, verdict, words in (
+        (0.51, "established", "the image helps, established"),
+        (0.49, "cannot be told", "whether the image helps cannot be told"),
+    ):
+        warned = said(folder, (0.6, low, 0.7), unparsed=72)
+        assert f"{words}; 50.0 % of the answers under blind could not be read and count as wrong" in warned
+        shown = {row["shown"]: row for row in rows(table(section(opened(folder)), "controls-pope"))}
+        assert shown["image"]["the image helps"] == shown["floor:always-no"]["the image helps"] == "–"
+        assert (shown["blind"]["the image helps"], shown["blind"]["unparsed"]) == (verdict, "72")
+
+
+def test_a_loss_that_hangs_on_answers_about_the_image_that_could_not_be_read_is_none(scored, tmp_path):
+    folder = shutil.copytree(scored / "pope", tmp_path / "pope")
+    unread = next(r["unparsed"] / r["n"] for r in pooled(folder).values() if r["condition"] == "image")
+    assert unread > 0.1
+    assert "makes it worse, established" in said(folder, (-0.9, -0.95, -unread - 0.001))
+    assert "cannot be told" in said(folder, (-0.9, -0.95, -unread + 0.001))
 
 
 def test_cvbench_controls(scored):

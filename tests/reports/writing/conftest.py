@@ -76,7 +76,13 @@ def tables() -> list[Table]:
     return [
         Table("nasty", f"Everything {SCRIPT} & $x$_1", columns, rows, (f"note {CLOSING} 5 % | x", NASTY[8])),
         Table("wide", "Wide", wide, [[Cell("random"), *[number(k / 15, 0.1, 0.9) for k in range(14)]]] * 3),
-        Table("long", "Long", plain, [[Cell(f"r {k}"), Cell("x"), number(k / 99, unit="number")] for k in range(99)]),
+        Table(
+            "long",
+            "Long",
+            plain,
+            [[Cell(f"r {k}"), Cell("x"), number(k / 99, unit="number")] for k in range(99)],
+            folded=True,
+        ),
         Table(
             "texts",
             "Long texts",

@@ -271,7 +271,9 @@ def test_without_scripts_tables_figures_and_the_worst_questions_are_there(tab: B
         tab.open(written / "report.html")
         seen = "[...document.querySelectorAll('{0}')].filter((one) => one.checkVisibility()).length"
         assert tab.js(seen.format(".static li")) == 20
-        assert tab.js(seen.format("table")) == len(tables())
+        assert tab.js(seen.format("table")) == len([one for one in tables() if not one.folded])
+        tab.click("details.table > summary")
+        tab.until(f"{seen.format('table')} === {len(tables())}")
         assert tab.js(seen.format("button, #gallery_app")) == 0
     finally:
         tab.call("Emulation.setScriptExecutionDisabled", value=False)
@@ -283,6 +285,23 @@ def test_on_paper_what_is_folded_is_open(opened: Callable[..., Browser]) -> None
     tab.call("Page.printToPDF")
     tab.until("!document.querySelector('details').open")
     assert tab.js("seen") == [True]
+
+
+def test_a_link_to_questions_ends_at_the_questions(opened: Callable[..., Browser]) -> None:
+    tab = opened(kind="missed")
+    tab.js("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert abs(tab.js("document.getElementById('gallery_part').getBoundingClientRect().top")) < 40
+    assert tab.js("[...document.querySelectorAll('img.paper')].every((one) => one.width && one.height)")
+
+
+def test_no_question_that_fits_is_said(opened: Callable[..., Browser]) -> None:
+    tab = opened(q="nothing holds these letters")
+    said = "getComputedStyle(document.getElementById('gallery_cards'), '::after').content"
+    assert "No question" in tab.js(said)
+    assert tab.js("document.getElementById('clear_button').checkVisibility()") is True
+    tab.click("#clear_button")
+    tab.until(f"{CARDS} > 0")
+    assert tab.js(said) == "none"
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -134,6 +134,13 @@ def test_warnings_come_first(text: str) -> None:
     assert 'role="alert"' not in page(replace(report(), warnings=()))[0]
 
 
+def test_folded_tables_are_folded_and_others_are_not(elements: Elements) -> None:
+    folded = {one.id for one in tables() if one.folded}
+    found = {attrs["id"].removeprefix("table-"): tag for tag, attrs in elements.tags if attrs.get("class") == "table"}
+    assert folded == {"long"}
+    assert found == {one.id: "details" if one.id in folded else "div" for one in tables()}
+
+
 def test_without_scripts_the_worst_are_listed(text: str) -> None:
     listed = re.search(r"(?s)<noscript>(.*?)</noscript>", text)
     assert listed

@@ -158,9 +158,12 @@ def tables_of(*folders: Path) -> dict[str, Table]:
 
 
 def rows_of(table: Table) -> list[dict[str, str]]:
-    """Each row by the names of its columns."""
+    """Each row by the names of its columns, and of those that a note says to be alike in all rows."""
     names = [column.name for column in table.columns]
-    return [dict(zip(names, map(str, row), strict=True)) for row in table.rows]
+    said = [note.removeprefix("In all rows ").removesuffix(".") for note in table.notes if note.startswith("In all")]
+    alike = dict(one.split(": ", 1) for note in said for one in note.split("; "))
+    assert not set(alike) & set(names)
+    return [alike | dict(zip(names, map(str, row), strict=True)) for row in table.rows]
 
 
 def row_of(table: Table, **wanted: str) -> dict[str, str]:

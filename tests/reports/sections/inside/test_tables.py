@@ -89,6 +89,7 @@ def test_grounding_stands_beside_every_null(made):
     assert right == shown(held["answers"]["object"]["accuracy"], 100, ".1f")
     (gap,) = rows_of(tables["grounding-differences"])
     pair = scores_of(made / "grounding")["differences"][f"{ONE} - {TWO}"]
+    assert (gap["first"], gap["second"]) == (ONE, TWO)
     assert gap["mass inside"] == shown(pair["mass"], form="+.3f")
     assert gap["IoU of the first is"] == "higher, established"
     assert pair["iou"]["low"] > 0
@@ -185,7 +186,7 @@ def test_signs_stand_beside_their_thresholds(made):
     tables, scores = tables_of(made / "failure-signs"), scores_of(made / "failure-signs")
     assert len(tables["failure-signs"].rows) == len(scores["readings"]) == 2 * 10
     for one in scores["readings"]:
-        row = row_of(tables["failure-signs"], measure=one["measure"], model=one["model"])
+        row = row_of(tables["failure-signs"], sign=f"{one['sign']}: {one['says']}", model=one["model"])
         assert row["verdict"] == one["verdict"]
         assert row["sign if"] == f"{'>' if one['side'] == 'above' else '<'} {one['threshold']:.3f}"
         assert row["value"] == ("–" if one["value"] is None else shown(one))
@@ -317,9 +318,9 @@ def test_several_runs_have_their_own_rows_under_their_names(copy, kind):
     both = tables_of(first, second)
     assert list(alone) == list(both)
     for name, table in both.items():
-        assert [column.name for column in table.columns] == ["run", *(c.name for c in alone[name].columns)]
+        assert table.columns[0].name == "run"
         assert {row["run"] for row in rows_of(table)} == {"run (a/run)", "run (b/run)"}
-        assert [list(row[1:]) for row in table.rows] == [list(row) for row in alone[name].rows] * 2
+        assert [row | {"run": ""} for row in rows_of(table)] == [row | {"run": ""} for row in rows_of(alone[name])] * 2
         assert sum(note.startswith("run (b/run): ") for note in table.notes) == 1
 
 
@@ -350,4 +351,4 @@ def test_a_difference_is_established_only_where_its_interval_leaves_0_out(low, h
 
 
 def test_nothing_measured_is_neither_side():
-    assert side({"value": None, "low": None, "high": None}, 0.5, "above", "below", "neither") == "–"
+    assert side({"value": None, "low": None, "high": None}, 0.5, "above", "below", "neither") == "undefined"
