@@ -125,7 +125,8 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
     names = scores_named(asked)
     undecided = any(row.get("undecided") for one in asked for row in one.rows)
     columns = [Column("reading", False), Column("model", False), *apart.columns, *map(Column, names)]
-    columns.append(Column("published with it", False))
+    published = any(_published(way) for way in ways)
+    columns += [Column("published with it", False)] * published
     columns += [Column("unparsed"), Column("if these were right"), Column("missing")]
     columns += [Column("undecided"), Column("if undecided wrong"), Column("if undecided right")] * undecided
     rows = []
@@ -137,7 +138,7 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
             main = main_score(one)
             cells = [Cell(_marked(way, one.prompt)), Cell(one.label), *apart.cells(one)]
             cells += [flat(found.get(name, {}), "accuracy") for name in names]
-            cells.append(Cell(", ".join(_published(way)) or NONE))
+            cells += [Cell(", ".join(_published(way)) or NONE)] * published
             whole = found.get(ROW_MEAN, {})
             cells += [number(whole.get("unparsed"), unit="count")]
             cells += [
@@ -165,7 +166,9 @@ def _readings(id: str, asked: Sequence[Asked]) -> Table:
                 else ""
             ),
             *_without(asked),
-            "published with it: the numbers that are published with this reading, by its authors.",
+            "published with it: the numbers that are published with this reading, by its authors."
+            if published
+            else "Nothing is published with these readings by their authors.",
             *([OTHER_PROMPT] if any("*" in row[0].text for row in rows) else []),
         ),
     )

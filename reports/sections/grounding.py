@@ -93,16 +93,18 @@ def _main(looks: Looks) -> Iterator[Table]:
         (NULL,),
         folded=True,
     )
+    others = numbers(*(TITLES[s] for s in SCORES if s != "iou"))
     yield from looks.table(
         "differences",
         "Attention against masks: differences between models, first less second, on the same regions",
-        [*texts("first", "second"), *numbers("regions", *(TITLES[s] for s in SCORES)), *texts("IoU of the first is")],
+        [*texts("first", "second"), *numbers("regions", TITLES["iou"]), *texts("IoU of the first is"), *others],
         lambda content: (
             [
                 *_pair(pair, content),
                 number(held["n"], unit="count"),
-                *(_gap(held, s) for s in SCORES),
+                _gap(held, "iou"),
                 verdict(held.get("iou", _NOTHING)),
+                *(_gap(held, s) for s in SCORES if s != "iou"),
             ]
             for pair, held in content["differences"].items()
         ),

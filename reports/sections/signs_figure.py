@@ -38,7 +38,7 @@ def figures(prefix: str, run: Run) -> Iterator[Figure]:
         png,
         svg,
         "The shaded side of the dashed threshold is the sign's. Full marks: present; empty: absent; half: undecided. "
-        "Lines: 95 % intervals.",
+        "Lines: 95 % intervals. The table of thresholds says what each measure is.",
     )
 
 

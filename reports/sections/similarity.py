@@ -101,8 +101,9 @@ def _tables(looks: Looks) -> Iterator[Table]:
         "Similarity: differences between models, first less second, on the same images",
         [
             *texts("first", "second", "space", "against", "states"),
-            *numbers("AUROC", "paired accuracy", "overlap", "Cohen's d"),
+            *numbers("AUROC"),
             *texts("AUROC of the first is"),
+            *numbers("paired accuracy", "overlap", "Cohen's d"),
         ],
         _differences,
         (
@@ -153,6 +154,6 @@ def _differences(content: Content) -> Iterator[list[Cell | str]]:
     for one in content["differences"]:
         if one["pooling"] == content["pooling"]:
             names = (str(one["first"]), str(one["second"]), SPACE_NAMES[one["space"]])
-            gains = (interval(one[name], "signed") for name in ("auroc", "paired", "overlap", "d"))
+            others = (interval(one[name], "signed") for name in ("paired", "overlap", "d"))
             kind = AGAINST.get(one["kind"], str(one["kind"]))
-            yield [*names, kind, str(one["form"]), *gains, verdict(one["auroc"])]
+            yield [*names, kind, str(one["form"]), interval(one["auroc"], "signed"), verdict(one["auroc"]), *others]

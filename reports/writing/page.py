@@ -93,7 +93,7 @@ def _rendered(report: Report) -> str:
         scripts=scripts,
         blocks=_blocks,
         source=_source,
-        width=_width,
+        size=_size,
         dense=_dense,
         texts=Markup(script_json(texts)),
         items=Markup(items_json(report.gallery)) if report.gallery else "",
@@ -145,13 +145,12 @@ def _source(figure: Figure) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _width(figure: Figure) -> int | None:
+def _size(figure: Figure) -> tuple[int, int] | None:
     """In pixels: type of 8 points is as large as the page's small type, and two figures stand side by side."""
-    return (
-        round(_SCALE * struct.unpack(">I", figure.png[16:20])[0])
-        if figure.png[:8] == _PNG and len(figure.png) >= 24
-        else None
-    )
+    if figure.png[:8] != _PNG or len(figure.png) < 24:
+        return None
+    width, height = struct.unpack(">II", figure.png[16:24])
+    return round(_SCALE * width), round(_SCALE * height)
 
 
 def _worst(gallery: Gallery) -> list[Any]:

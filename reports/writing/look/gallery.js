@@ -251,13 +251,16 @@ if (document.getElementById("gallery_app")) (() => {
       const button = el("button", "", name);
       button.type = "button";
       button.disabled = !found[place + by] && found[place + by] !== 0;
-      button.addEventListener("click", () => { open(place + by); dialog.focus(); });
+      button.addEventListener("click", () => open(place + by));
       return button;
     };
     const bar = el("div", "bar-top");
     bar.append(step("Previous", -1), at, step("Next", 1), close);
     dialog.replaceChildren(bar, card(found[place], "article"));
+    dialog.setAttribute("aria-label", `Question ${at.textContent}`);
     if (!dialog.open) dialog.showModal();
+    // Not on a button, which the next question would take away.
+    dialog.focus();
   }
   dialog.tabIndex = -1;
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
@@ -309,5 +312,5 @@ if (document.getElementById("gallery_app")) (() => {
 
   const asked = fromAddress();
   apply();
-  if (asked) byId("gallery_part").scrollIntoView();
+  if (asked) byId("gallery_part").scrollIntoView({ behavior: "instant" });
 })();

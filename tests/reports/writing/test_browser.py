@@ -287,6 +287,23 @@ def test_on_paper_what_is_folded_is_open(opened: Callable[..., Browser]) -> None
     assert tab.js("seen") == [True]
 
 
+def test_a_link_to_questions_ends_at_the_questions(opened: Callable[..., Browser]) -> None:
+    tab = opened(kind="missed")
+    tab.js("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert abs(tab.js("document.getElementById('gallery_part').getBoundingClientRect().top")) < 40
+    assert tab.js("[...document.querySelectorAll('img.paper')].every((one) => one.width && one.height)")
+
+
+def test_no_question_that_fits_is_said(opened: Callable[..., Browser]) -> None:
+    tab = opened(q="nothing holds these letters")
+    said = "getComputedStyle(document.getElementById('gallery_cards'), '::after').content"
+    assert "No question" in tab.js(said)
+    assert tab.js("document.getElementById('clear_button').checkVisibility()") is True
+    tab.click("#clear_button")
+    tab.until(f"{CARDS} > 0")
+    assert tab.js(said) == "none"
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_the_page_itself_never_scrolls_sideways(opened: Callable[..., Browser], width: int) -> None:
     tab = opened()
