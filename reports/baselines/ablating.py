@@ -18,6 +18,9 @@ from reports.baselines.settings import SEEDS, Settings, differing, equal, settin
 from reports.baselines.training import RUN, Training, is_training, open_training
 from reports.opened import Run, open_runs
 
+LOOKING = ("guidance.layers", "guidance.tokens", "guidance.answers", "guidance.noise")
+"""Where training measures attention, and against which regions: its loss and looks are of these."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -60,6 +63,8 @@ class Ablation:
     """Steps between the rows of the logs."""
     forms: bool
     """Whether the form of the guidance loss differs."""
+    looking: Sequence[str]
+    """Of `LOOKING` those that differ."""
     lost: bool
     """Whether the settings of earlier stages are not at hand of every run."""
     remarks: Sequence[str]
@@ -113,7 +118,8 @@ def ablate(
         [] if by else [name for name in names if name not in columns],
         mixed,
         sorted({int(point.run.spec.get("log_every", 0)) for point in points}),
-        len({one.get("guidance.form") for one in every}) > 1,
+        bool(_differing(every, ("guidance.form",))),
+        _differing(every, LOOKING),
         any(point.run.earlier is None for point in points),
         remarks,
     )
@@ -164,6 +170,11 @@ def _points(makers: Makers, evaluated: Sequence[Point], remarks: list[str]) -> l
         found.setdefault(key(point), point)
     remarks += [f"{run.folder}: read too, as what was evaluated is of it" for run in makers.added]
     return list(found.values())
+
+
+def _differing(every: Sequence[Settings], names: Sequence[str]) -> list[str]:
+    """Those in which runs that have them differ."""
+    return [name for name in names if len({one[name] for one in every if name in one}) > 1]
 
 
 def _known(by: Sequence[str], every: Sequence[Settings]) -> None:

@@ -248,6 +248,41 @@ def test_differences_are_on_the_seeds_of_both(call, tmp_path):
     assert "A difference whose interval holds 0 is a tie" in " ".join(differences.split())
 
 
+def test_a_run_without_guidance_is_no_form_of_its_loss(call, tmp_path):
+    log = '{"step": 10, "loss/text": 1.0, "loss/guidance": 0.5}\n'
+    guidances = [None if weight is None else {"weight": weight, "form": "squared"} for weight in (1.0, 0.0, None)]
+    runs = [
+        written(tmp_path / f"{place}-{seed}", seed, guidance=guidance, log=log)
+        for place, guidance in enumerate(guidances)
+        for seed in (0, 1)
+    ]
+    code, out, _ = call("ablation", *runs)
+    assert code == 0
+    assert "another quantity" not in out
+    _, _, differences = out.partition("Difference from")
+    assert "loss/guidance" in differences.partition("Each training run")[0]
+
+
+@pytest.mark.parametrize("setting", [{"noise": 0.5}, {"answers": True}, {"tokens": "all"}, {"layers": [1]}])
+def test_attention_that_is_measured_elsewhere_is_not_compared(call, tmp_path, setting):
+    usual = {"weight": 1.0, "form": "squared", "noise": 0.0, "answers": False, "tokens": "last", "layers": [1, 4]}
+    runs = [
+        written(tmp_path / f"{place}-{seed}", seed, guidance=guidance)
+        for place, guidance in enumerate((usual, usual | setting))
+        for seed in (0, 1)
+    ]
+    code, out, _ = call("ablation", *runs)
+    assert code == 0
+    (name,) = setting
+    assert f"rows that differ in guidance.{name} are not to be compared by them" in " ".join(out.split())
+    head, _, differences = out.partition("Difference from")
+    assert "attention/iou" in head
+    assert "loss/text" in differences
+    assert "attention/iou" not in differences.partition("Each training run")[0]
+    code, out, _ = call("ablation", *runs, "--json", "-")
+    assert [one["metric"] for one in json.loads(out)[1]["minus_first"]] == ["loss/text"]
+
+
 def test_by_a_setting_says_what_else_is_averaged_over(call, tmp_path):
     runs = [
         written(tmp_path / f"{form}-{weight}", guidance={"weight": weight, "form": form}, loss=weight)
