@@ -136,7 +136,7 @@ def _padding(scores: Content) -> Iterator[Headline]:
             own = "" if defined[0] == "native" else ", black"
             yield _interval(f"padding ratio{own}", model, ratios[defined[0]])
         else:
-            yield Headline("padding ratio", model, None)
+            yield Headline("padding ratio", str(model), None)
 
 
 def _linkage(scores: Content) -> Iterator[Headline]:
@@ -153,11 +153,11 @@ def _signs(scores: Content) -> Iterator[Headline]:
         counts = Counter(r["verdict"] for r in scores["readings"] if r["model"] == model)
         for verdict in (*VERDICTS, *sorted(set(counts) - set(VERDICTS))):
             if counts[verdict]:
-                yield Headline(verdict, model, counts[verdict], unit="count")
+                yield Headline(str(verdict), str(model), counts[verdict], unit="count")
 
 
 def _interval(measure: str, about: str, cell: Content) -> Headline:
-    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
+    return Headline(measure, str(about), _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
 
 
 def _number(value: Any) -> float | None:

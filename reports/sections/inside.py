@@ -183,7 +183,7 @@ def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:
 
 def finding(measure: str, first: str, second: str, cell: Content) -> Finding:
     """A paired difference for the top of the page."""
-    return Finding(measure, first, second, interval(cell, "signed"), verdict(cell))
+    return Finding(measure, str(first), str(second), interval(cell, "signed"), verdict(cell))
 
 
 def verdict(cell: Content) -> str:
