@@ -44,7 +44,7 @@ ALLOW = ("data", "limit", "prompt", "decoding", "protocol", "judge", "seed")
 )
 @click.option("--flips", default=2, show_default=True, type=click.IntRange(0), help="Print so many of either kind.")
 @click.option("--full", is_flag=True, help="Print every table of --out: all scores, tests and categories.")
-@click.option("--fail-below", type=float, metavar="X", help=f"Exit with {BELOW} if a headline is below A's by more.")
+@click.option("--fail-below", type=float, metavar="X", help=f"Exit with {BELOW} if a difference is below X (-0.01).")
 @click.option("--established", is_flag=True, help="With --fail-below: only where that is established.")
 @click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
@@ -52,7 +52,11 @@ ALLOW = ("data", "limit", "prompt", "decoding", "protocol", "judge", "seed")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for a page with the flips, and the tables as files."
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the image files.  [where the runs had them]")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="With --out: folder of the image files.  [where the runs had them]",
+)
 def compare(runs: tuple[Path, ...], **options: Any) -> None:
     """Is B better than A? POPE or CV-Bench runs, paired on the questions that both answered.
 

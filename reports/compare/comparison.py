@@ -106,7 +106,7 @@ def compare(base: Side, other: Side, allowed: Collection[str] = (), *, draws: in
         found,
         pairing,
         answers.weights.shape[1],
-        numbers,
+        _exact(numbers, [*groups, *categories]),
         _rounded_alike(groups, numbers),
         family(categories),
         flips(pairs),
@@ -117,6 +117,17 @@ def _rounded_alike(groups: Sequence[Group], numbers: Sequence[Number]) -> list[G
     """Groups whose differences are those of the numbers of their names to the last bit, which both print."""
     gains = {one.name: one.scores["accuracy"].gain for one in numbers}
     return [replace(one, gain=gains[one.name]) for one in groups]
+
+
+def _exact(numbers: Sequence[Number], groups: Sequence[Group]) -> list[Number]:
+    """Numbers with the exact p of the groups of their names: of a share of the same questions it needs no draws."""
+    exact = {one.name: one.p for one in groups}
+    return [
+        replace(one, scores={**one.scores, "accuracy": replace(one.scores["accuracy"], p=exact[one.name])})
+        if one.name in exact
+        else one
+        for one in numbers
+    ]
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ class Group:
 def verdict(gain: Interval, p: float) -> str:
     """A difference in words: established where its interval leaves 0 out and its p by image is at most 0.05.
 
-    Both, as bootstrap intervals are too short where few images part the runs: four images that are lost and none won
-    leave 0 out, with an exact p of 0.125.
+    Both, so that a verdict never contradicts the p beside it: the interval of four images lost and none won leaves 0
+    out, at an exact p of 0.125. Where few images part the runs this is the more careful of the two.
     """
     found = verdicts.verdict(gain.value, gain.low, gain.high)
     return TIE if found in (HIGHER, LOWER) and not p <= ALPHA else found

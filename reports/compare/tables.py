@@ -42,7 +42,7 @@ def asked(one: Comparison) -> str:
     data = one.base.opened.manifest.get("data", ())
     name = benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
     condition = one.base.opened.condition
-    return name + ("" if condition == IMAGE else f" ({condition})")
+    return name if condition == IMAGE else f"{name} ({condition})"
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -73,8 +73,8 @@ def conditions(one: Comparison) -> list[str]:
     ):
         if first or second:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
-    asked = {q.split for side in (one.base, one.other) for q in side.opened.questions}
-    lacking = asked - {shared.split for shared, _ in held.pairs}
+    splits = {q.split for side in (one.base, one.other) for q in side.opened.questions}
+    lacking = splits - {shared.split for shared, _ in held.pairs}
     if lacking and one.base.benchmark == "pope":
         said.append(f"no shared question of {', '.join(sorted(lacking))}: no mean has it")
     if held.changed:
@@ -134,7 +134,8 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     notes = [
         INTERVALS,
         f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
-        "p by image: of exchanging the two runs on whole images, 9,999 random exchanges.",
+        "p by image: of exchanging the two runs on whole images; exact for a share of questions, of means and F1 by "
+        "9,999 random exchanges.",
         DETECTABLE,
         *all_conditions(found),
     ]
@@ -163,8 +164,9 @@ def score_table(one: Comparison) -> Table:
     scores = [score for score in SCORES if score in one.numbers[0].scores]
     columns = [Column("questions", numeric=False)]
     for score in scores:
-        columns += [Column(f"{SCORES[score]} {a}"), Column(b), Column(f"{b} less {a}")]
-        columns += [Column("detectable")] if score != "yes_ratio" else []
+        # Each by its whole name: in a CSV file there is nothing else to tell it from the other scores'.
+        columns += [Column(f"{SCORES[score]} {what}") for what in (a, b, f"{b} less {a}")]
+        columns += [Column(f"{SCORES[score]} detectable")] if score != "yes_ratio" else []
     rows = []
     for line in one.numbers:
         row = [Cell(line.name)]

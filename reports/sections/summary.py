@@ -45,9 +45,9 @@ INTERVALS = (
     f"{NONE}: not measured here."
 )
 PAIRED = (
-    "On the same questions or images. Established: the 95 % interval over images leaves 0 out, and where several runs "
-    "of a benchmark are compared with one, the p value stays at most 0.05 after Holm's adjustment; else a tie. The "
-    "differences of analyses are not adjusted for how many there are."
+    "On the same questions or images. Established: the 95 % interval over images leaves 0 out, and of benchmarks the "
+    "p value by image (where several runs are compared with one, after Holm's adjustment) is at most 0.05; else a tie. "
+    "The differences of analyses are not adjusted for how many there are."
 )
 READ = (
     "n: questions with an answer; of an analysis, what it looked at. missing: without an answer, in no number. "

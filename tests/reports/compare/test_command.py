@@ -280,6 +280,9 @@ def test_the_page_has_the_tables_and_the_flips(made, tmp_path):
         "compared",
         *(f"b-less-a-{name}" for name in ("scores", "tests", "categories", "right-in-a", "right-in-b")),
     }
+    for path in (out / "tables").glob("*.csv"):
+        heads = next(csv.reader(io.StringIO(path.read_text())))
+        assert len(set(heads)) == len(heads), path
     (found,) = json.loads(done.stdout)
     row = next(csv.DictReader(io.StringIO((out / "tables" / "compared.csv").read_text())))
     assert row["run less A"] == f"{100 * found['headline']['difference']:+.1f}"
