@@ -120,10 +120,21 @@ def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
     """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
     if benchmark not in FIELDS:
         return
+    check_each_row(benchmark, scores["rows"])
+    settings = scores.get("settings")
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(name), int) for name in ("draws", "seed")):
+        raise RunFolderError("scores.json is of another version or damaged: it does not say draws and seed")
+    left = [scores.get(name) for name in ("missing", "errors")] if benchmark == "cvbench" else []
+    if not all(isinstance(one, dict) and all(isinstance(count, int) for count in one.values()) for one in left):
+        raise RunFolderError("scores.json is of another version or damaged: it does not count what is missing")
+
+
+def check_each_row(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RunFolderError where a row of POPE's or CV-Bench's scores lacks what tables show."""
     number: tuple[type, ...] = (int, float, type(None))
     kinds = zip(FIELDS[benchmark], (str, int, number), strict=True)
     wanted: dict[str, Any] = {name: kind for names, kind in kinds for name in names} | {"benchmark": str}
-    for place, row in enumerate(scores["rows"]):
+    for place, row in enumerate(rows):
         # What else a row has are numbers too: limits, bounds, gains.
         wrong = [name for name in wanted if name not in row]
         wrong += [name for name, value in row.items() if not isinstance(value, wanted.get(name, number))]
@@ -131,12 +142,6 @@ def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
             raise RunFolderError(
                 f"scores.json is of another version or damaged: row {place}, {', '.join(map(str, wrong))}"
             )
-    settings = scores.get("settings")
-    if not isinstance(settings, dict) or not all(isinstance(settings.get(name), int) for name in ("draws", "seed")):
-        raise RunFolderError("scores.json is of another version or damaged: it does not say draws and seed")
-    left = [scores.get(name) for name in ("missing", "errors")] if benchmark == "cvbench" else []
-    if not all(isinstance(one, dict) and all(isinstance(count, int) for count in one.values()) for one in left):
-        raise RunFolderError("scores.json is of another version or damaged: it does not count what is missing")
 
 
 def judged(scores: Mapping[str, Any]) -> set[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench.prompts import KNOWN
 from benchmarks.prompts import DEFAULT, OFFICIAL
-from reports.held import check_rows
+from reports.held import check_each_row
 from reports.opened import Run
 from reports.published import NOT_STATED
 from reports.runs.files import printable
@@ -31,8 +31,8 @@ def open_rows(path: Path) -> Run:
             raise ValueError("its rows are not of one of pope and cvbench")
         (benchmark,) = benchmarks
         # Rows count an error of a model as a missing answer.
-        scores = {"rows": rows, "missing": {}, "errors": {"image": 0}}
-        check_rows(benchmark, scores)
+        scores = {"rows": rows, "errors": {"image": 0}}
+        check_each_row(benchmark, rows)
         prompts = {row["prompt"] for row in rows if row["condition"] == "image"}
     except (OSError, ValueError, KeyError, TypeError, RunFolderError) as error:
         raise RunFolderError(

@@ -37,6 +37,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     """
     try:
         found = RunFolder(folder).manifest()
+    except NotADirectoryError:
+        raise RunFolderError(f"{folder}: a file, not a run folder") from None
     except OSError as error:
         raise RunFolderError(f"{folder / 'run.json'}: cannot be read: {error.strerror}") from None
     except RecursionError:

@@ -222,6 +222,8 @@ def test_runs_that_cannot_be_opened_are_left_out_and_named(copy, tmp_path):
     assert "newer version" in left_out[0]
     with pytest.raises(RunFolderError, match="newer version"):
         open_runs([newer])
+    with pytest.raises(RunFolderError, match=r"scores\.json: a file, not a run folder"):
+        open_runs([good / "scores.json"])
 
 
 def test_a_folder_of_runs_stands_for_them(copy):
