@@ -251,6 +251,18 @@ def test_nine_thousand_questions_take_little() -> None:
     assert len(text.encode()) < MOST_BYTES / 10
 
 
+def test_an_answer_without_end_does_not_fill_the_page() -> None:
+    one, *others = items()
+    gallery = Gallery(
+        [replace(one, kind="false yes", margin=99.0, answer="<x>\ud800" * 1_000_000, category="c" * 100_000), *others]
+    )
+    text, said = page(replace(report(), gallery=gallery))
+    assert said == []
+    assert len(text) < 1_000_000
+    assert text.count("(cut: 4,000,000 characters)") == 2, "the gallery's, and the list's for where scripts do not run"
+    assert "(cut: 100,000 characters)" in text
+
+
 def test_all_that_is_nasty_is_there(text: str) -> None:
     assert len(NASTY) > 15
     assert "{{ 7 * 7 }} {% raw %}" in text
