@@ -70,6 +70,7 @@ TRAIN_COMMANDS = {
 
 REASONS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "no room to write the output"),
+    errno.EFBIG: "the output is larger than a file may be here",
     errno.ENAMETOOLONG: "a name is too long for the file system",
 }
 """Troubles of the operating system that are the user's to mend, wherever they arise."""

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from agevlm.data.checkpoint_files import embedded_names
+from reports.document import interval
+from reports.sections.inside import side, verdict
 
 Step = Callable[[str, list[str]], None]
 Cell = Mapping[str, Any]
@@ -61,9 +63,9 @@ def similarity_told(content: Cell) -> Iterator[str]:
         for cell in content["cells"]:
             if cell["headline"] and _main(cell, form):
                 auroc = cell["auroc"]
-                apart = "told apart" if _over(auroc, 0.5) else "the wrong way round" if _under(auroc, 0.5) else None
-                found = apart or "not told apart: the interval holds 0.5"
-                yield f"{form} states, {cell['model']}: AUROC {number(auroc)}: {found}"
+                neither = "not told apart: the interval holds 0.5"
+                found = side(auroc, 0.5, "told apart", "the wrong way round", neither)
+                yield f"{form} states, {cell['model']}: AUROC {interval(auroc)}: {found}"
         for one in content["differences"]:
             if _main(one, form):
                 yield f"{form} states, " + compared(one["first"], one["second"], "AUROC", one["auroc"])
@@ -78,10 +80,11 @@ def grounding_told(content: Cell) -> Iterator[str]:
     for name, held in content["models"].items():
         iou, mass = (held["headline"][score] for score in ("iou", "mass"))
         chance = iou["corrected"]["others"]
-        beyond = "beyond chance" if _over(chance, 0) else "not shown to be beyond chance"
+        not_shown = "not shown to be beyond chance"
+        beyond = side(chance, 0.0, "beyond chance", not_shown, not_shown)
         yield (
-            f"{name}: IoU {number(iou)}, of the way from chance (maps of other images) to the grid's best "
-            f"{number(chance)}: {beyond}; {number(mass)} of the attention on the object"
+            f"{name}: IoU {interval(iou)}, of the way from chance (maps of other images) to the grid's best "
+            f"{interval(chance)}: {beyond}; {interval(mass)} of the attention on the object"
         )
     for pair, held in content["differences"].items():
         first, _, second = pair.partition(" - ")
@@ -90,25 +93,7 @@ def grounding_told(content: Cell) -> Iterator[str]:
 
 def compared(first: str, second: str, what: str, cell: Cell) -> str:
     """A paired difference in words: established where the interval leaves 0 out, else a tie."""
-    verdict = "higher, established" if _over(cell, 0) else "lower, established" if _under(cell, 0) else "a tie"
-    return f"{what} of {first} less that of {second}: {number(cell, sign=True)}: {verdict}"
-
-
-def number(cell: Cell, sign: bool = False) -> str:
-    """Value and limits; a dash where undefined."""
-    if cell["value"] is None:
-        return "–"
-    plus = "+" if sign else ""
-    limits = "" if cell["low"] is None else f" [{cell['low']:{plus}.3f}, {cell['high']:{plus}.3f}]"
-    return f"{cell['value']:{plus}.3f}{limits}"
-
-
-def _over(cell: Cell, limit: float) -> bool:
-    return cell["low"] is not None and bool(cell["low"] > limit)
-
-
-def _under(cell: Cell, limit: float) -> bool:
-    return cell["high"] is not None and bool(cell["high"] < limit)
+    return f"{what} of {first} less that of {second}: {interval(cell, 'signed')}: {verdict(cell)}"
 
 
 def _scores(folder: Path) -> Cell:

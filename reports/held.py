@@ -13,17 +13,15 @@ from typing import Any
 
 from agevlm.errors import RunFolderError
 from benchmarks.cvbench import answers as cvbench_answers
-from benchmarks.cvbench.questions import Question as CvQuestion
 from benchmarks.cvbench.results import Answered as CvAnswered
 from benchmarks.pope import answers as pope_answers
 from benchmarks.pope.rows import Answered as PopeAnswered
-from benchmarks.pope.types import Question as PopeQuestion
 from benchmarks.records import AnswerRecord
 from benchmarks.statistics.scores import SCORES
-from reports.runs.files import answers_of, questions_of
+from reports.runs.files import answers_of
+from reports.runs.headline import FIELD
+from reports.runs.questions import questions_of
 
-NAMES = {"pope": "protocols", "cvbench": "readings"}
-"""Runs that ask questions -> what their scores.json calls the ways in which answers are read."""
 DRAWS, SEED = 2000, 0
 _TEXTS = ("data_version", "dataset", "prompt", "condition")
 _COUNTS = ("n", "images", "missing", "unparsed")
@@ -57,43 +55,15 @@ def held(folder: Path, manifest: Mapping[str, Any], remarks: list[str]) -> Held:
         RunFolderError: there are no questions, or run.json does not say what joins them to the answers.
     """
     benchmark = str(manifest["benchmark"])
-    path = folder / "questions.jsonl"
-    rows = [row for number, row in questions_of(folder, remarks) if _fits(row, manifest, f"{path}:{number}", remarks)]
+    rows = [row for _, row in questions_of(folder, manifest, remarks)]
     if not rows:
-        raise RunFolderError(f"{path}: holds no questions; give the run's command again")
+        raise RunFolderError(f"{folder / 'questions.jsonl'}: holds no questions; give the run's command again")
     records = answers_of(folder, remarks)
     asked, missing, errors = _counts(rows, records)
     if benchmark == "pope":
         sets = pope_answers.join_run(folder, manifest, rows, records)
         return Held([one for one in sets if one.questions.questions], (), asked, missing, errors)
     return Held((), (cvbench_answers.join_run(folder, manifest, rows, records),), asked, missing, errors)
-
-
-def _fits(row: Mapping[str, Any], manifest: Mapping[str, Any], where: str, remarks: list[str]) -> bool:
-    """Whether a row can be joined with its answers and scored; one that cannot is named."""
-    try:
-        fields = row["question"]
-        if manifest["benchmark"] == "pope":
-            PopeQuestion(**fields, where="")
-            right = isinstance(fields["label"], bool)
-            if not 0 <= row["set"] < len(manifest["data"]):
-                raise IndexError(f"set {row['set']}")
-        else:
-            CvQuestion(**fields, where="")
-            options = fields["options"]
-            right = isinstance(fields["gold"], int) and 0 <= fields["gold"] < len(options) and all(map(_text, options))
-        if not right or not all(_text(fields[name]) for name in fields if name not in ("label", "gold", "options")):
-            raise TypeError("a field is of another type")
-        if unknown := set(row["keys"]) - set(manifest["conditions"]):
-            raise KeyError(*sorted(unknown))
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        remarks.append(f"{where}: not a question of {manifest['benchmark']} ({error!r}); left out")
-        return False
-    return True
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _counts(
@@ -119,7 +89,7 @@ def scores_of(found: Held, manifest: Mapping[str, Any], old: Mapping[str, Any] |
         manifest: of the run.
         old: scores that say which protocols or readings lead; None for all of them.
     """
-    names = NAMES[str(manifest["benchmark"])]
+    names = f"{FIELD[str(manifest['benchmark'])]}s"
     settings = (old or {}).get("settings")
     settings = settings if isinstance(settings, dict) else {}
     scoring = manifest.get("scoring")
@@ -150,13 +120,20 @@ def check_rows(benchmark: str, scores: Mapping[str, Any]) -> None:
     """Raise RunFolderError where rows of scores lack what tables show; kinds of run without rows are not looked at."""
     if benchmark not in FIELDS:
         return
-    types: tuple[Any, ...] = (str, int, (int, float, type(None)))
-    kinds = zip(FIELDS[benchmark], types, strict=True)
-    wanted = {name: kind for names, kind in kinds for name in names}
-    for number, row in enumerate(scores["rows"]):
-        wrong = [name for name, kind in wanted.items() if name not in row or not isinstance(row[name], kind)]
+    number: tuple[type, ...] = (int, float, type(None))
+    kinds = zip(FIELDS[benchmark], (str, int, number), strict=True)
+    wanted: dict[str, Any] = {name: kind for names, kind in kinds for name in names} | {"benchmark": str}
+    for place, row in enumerate(scores["rows"]):
+        # What else a row has are numbers too: limits, bounds, gains.
+        wrong = [name for name in wanted if name not in row]
+        wrong += [name for name, value in row.items() if not isinstance(value, wanted.get(name, number))]
         if wrong:
-            raise RunFolderError(f"scores.json is of another version or damaged: row {number}, {', '.join(wrong)}")
+            raise RunFolderError(
+                f"scores.json is of another version or damaged: row {place}, {', '.join(map(str, wrong))}"
+            )
+    settings = scores.get("settings")
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(name), int) for name in ("draws", "seed")):
+        raise RunFolderError("scores.json is of another version or damaged: it does not say draws and seed")
     left = [scores.get(name) for name in ("missing", "errors")] if benchmark == "cvbench" else []
     if not all(isinstance(one, dict) and all(isinstance(count, int) for count in one.values()) for one in left):
         raise RunFolderError("scores.json is of another version or damaged: it does not count what is missing")

@@ -6,16 +6,17 @@ memory, from the answers. Nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agevlm.errors import RunFolderError
-from reports.held import NAMES, Held, check_rows, held, judged, scores_of, without_judged
+from agevlm.errors import DataError, RunFolderError
+from reports.held import Held, check_rows, held, judged, scores_of, without_judged
 from reports.runs.files import in_use, manifest_of, printable
-from reports.runs.headline import headlines
+from reports.runs.headline import FIELD, headlines
 from reports.runs.listing import INNER, Left, State, left_told, look_at, scored_last, scores_in
 from reports.runs.printing import remark_lines
 
@@ -48,6 +49,44 @@ class Run:
         return (str(_model(self.manifest) or "not stated"),)
 
 
+class UnusableRun(DataError):
+    """A file of a run that is not as that kind of run writes it.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path, message: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
+@contextlib.contextmanager
+def reading(run: Run, file: str = SCORES) -> Iterator[None]:
+    """Read what a file of a run holds within this, and do nothing else: errors of other things would be mistaken.
+
+    Raises:
+        UnusableRun: it is not as that kind of run writes it.
+    """
+    try:
+        yield
+    except (
+        RunFolderError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        StopIteration,
+    ) as error:
+        why = str(error) if isinstance(error, RunFolderError) else f"{type(error).__name__}: {error}"
+        raise UnusableRun(
+            run.folder,
+            f"{run.folder / file}: damaged or of another version ({why}); give the run's command again, or leave the "
+            "run out",
+        ) from error
+
+
 def open_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Open run folders in their order; a folder that is no run stands for the runs directly below it, by name.
 
@@ -59,7 +98,13 @@ def open_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """
     runs: list[Run] = []
     left_out: list[str] = []
-    for folder in dict.fromkeys(run for path in folders for run in _runs_at(path.resolve())):
+    found: dict[Path, None] = {}
+    for path in folders:
+        try:
+            found |= dict.fromkeys(_runs_at(path.resolve()))
+        except OSError as error:
+            left_out.append(printable(f"{path.resolve()}: cannot be read: {error.strerror}"))
+    for folder in found:
         try:
             runs.append(_opened(folder))
         except RunFolderError as error:
@@ -93,7 +138,7 @@ def _opened(folder: Path) -> Run:
     remarks: list[str] = []
     scores = _scores(folder, benchmark, remarks)
     found: Held | None = None
-    if benchmark in NAMES:
+    if benchmark in FIELD:
         damage: list[str] = []
         try:
             found = held(folder, manifest, damage)
@@ -174,7 +219,7 @@ def _of_what_is_held(
     if scores is not None and without_judged(scores) == mine["rows"]:
         return scores
     why = "it has none that can be used" if scores is None else "its scores.json is not of the answers that are there"
-    names = ", ".join(mine["settings"][NAMES[benchmark]])
+    names = ", ".join(mine["settings"][f"{FIELD[benchmark]}s"])
     remarks.append(f"scored here, in memory, because {why}; under {names}")
     if scores is not None and (lost := judged(scores)):
         remarks.append(

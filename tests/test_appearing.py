@@ -86,6 +86,42 @@ def test_a_killed_writer_never_leaves_a_part_under_the_name(tmp_path):
     assert done.returncode == -signal.SIGKILL
     (left,) = names(tmp_path)
     assert left.startswith(".made.unfinished-")
+    # The next writer clears up, and takes nothing that is not a writer's.
+    (tmp_path / ".made.unfinished-by-hand").mkdir()
+    with folder_appears(tmp_path / "made") as hidden:
+        (hidden / "file").write_text("whole")
+    assert names(tmp_path) == [".made.unfinished-by-hand", "made"]
+
+
+def test_what_another_writer_is_at_is_left_alone(tmp_path):
+    with folder_appears(tmp_path / "made") as first:
+        (first / "file").write_text("one")
+        with folder_appears(tmp_path / "made") as second:
+            (second / "file").write_text("two")
+        assert (first / "file").read_text() == "one"
+    assert (tmp_path / "made" / "file").read_text() == "one"
+    assert names(tmp_path) == ["made"]
+
+
+def test_a_writer_that_is_killed_between_two_renames_loses_nothing(tmp_path):
+    target = tmp_path / "made"
+    with folder_appears(target) as hidden:
+        (hidden / "file").write_text("old")
+    code = (
+        "import os, pathlib, signal, sys; from agevlm.appearing import folder_appears\n"
+        "rename = pathlib.Path.rename\n"
+        "def killed(self, to): rename(self, to); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.rename = killed\n"
+        "with folder_appears(pathlib.Path(sys.argv[1])) as hidden:\n"
+        "    (hidden / 'file').write_text('new')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert len(names(tmp_path)) == 2
+    assert "made" not in names(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(target)
+    assert names(tmp_path) == ["made"]
+    assert (target / "file").read_text() == "old"
 
 
 def test_a_file_appears_whole(tmp_path):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
 from agevlm.errors import DataError
 from agevlm.scenes.selection import is_selector
 from agevlm.scenes.world import WORLD_VERSION
@@ -163,6 +164,26 @@ def load_questions(source: str | Path) -> QuestionSet:
             f"{FULL['2D']:,} and {FULL['3D']:,}; the download is not whole or the data set has changed"
         )
     return _set(questions, images)
+
+
+def image_source(questions: QuestionSet, images: Path | None, sources: Sequence[str | Path]) -> ImageSource:
+    """The images' folder, the questions' own container, or the folder of the question file as it is published.
+
+    Raises:
+        DataError: none of these has them.
+    """
+    if images is not None:
+        return FolderImages(images)
+    if questions.image_bytes is not None:
+        return ContainerImages(questions.image_bytes)
+    for path in map(Path, sources):
+        folder = path if path.is_dir() else path.parent
+        if path.exists() and not FolderImages(folder).missing([questions.questions[0].image]):
+            return FolderImages(folder)
+    raise DataError(
+        f"{questions.data_version}: the questions name images ({questions.questions[0].image}) but hold none, and "
+        "there are none beside them; give their folder with --images DIR"
+    )
 
 
 def _set(questions: tuple[Question, ...], images: Mapping[str, bytes] | None) -> QuestionSet:

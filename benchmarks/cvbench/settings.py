@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agevlm.data.sources import ContainerImages, FolderImages, ImageSource
-from agevlm.errors import DataError
+from agevlm.data.sources import ImageSource
 from agevlm.scenes.selection import is_selector
 from agevlm.vlm.contract import Fingerprint
 from benchmarks.cvbench.planning import plan_cvbench
 from benchmarks.cvbench.prompts import CvPrompt
-from benchmarks.cvbench.questions import QuestionSet, load_all
+from benchmarks.cvbench.questions import QuestionSet, image_source, load_all
 from benchmarks.cvbench.readers import Reader
 from benchmarks.judge.options import JudgeSettings
 from benchmarks.plan import Plan
@@ -45,26 +43,6 @@ def load_data(settings: CvBenchSettings) -> Loaded:
     """Questions and their images. Raises DataError."""
     questions = load_all(settings.questions).of_tasks(settings.tasks).limited(settings.limit, settings.seed)
     return Loaded(questions, image_source(questions, settings.images, settings.questions))
-
-
-def image_source(questions: QuestionSet, images: Path | None, sources: Sequence[str | Path]) -> ImageSource:
-    """The images' folder, the questions' own container, or the folder of the question file as it is published.
-
-    Raises:
-        DataError: none of these has them.
-    """
-    if images is not None:
-        return FolderImages(images)
-    if questions.image_bytes is not None:
-        return ContainerImages(questions.image_bytes)
-    for path in map(Path, sources):
-        folder = path if path.is_dir() else path.parent
-        if path.exists() and not FolderImages(folder).missing([questions.questions[0].image]):
-            return FolderImages(folder)
-    raise DataError(
-        f"{questions.data_version}: the questions name images ({questions.questions[0].image}) but hold none, and "
-        "there are none beside them; give their folder with --images DIR"
-    )
 
 
 def make_plan(settings: CvBenchSettings, loaded: Loaded, fingerprint: Fingerprint) -> Plan:

@@ -20,6 +20,10 @@ HEAD, TAIL = 2000, 6000
 QUOTED = 500
 """Characters of a reply that are shown to the judge when it is asked once more."""
 NONE = "none"
+BY_JUDGE = "judge"
+"""What the rule's name of a reading begins with where a judge read the answer, or was to."""
+NAMED_NONE = f"{BY_JUDGE}-none"
+"""The rule's name where its verdict is that no option is meant."""
 _BRACKET_MARK = re.compile(r"\[(?=/?[A-Z_]+\])")
 
 Message = Mapping[str, str]

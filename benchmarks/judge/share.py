@@ -10,13 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.judge.agreement import kappa
-from benchmarks.judge.cases import PROMPT_VERSION
+from benchmarks.judge.cases import BY_JUDGE, NAMED_NONE, PROMPT_VERSION
 from benchmarks.judge.judging import Judged, Outcome
 from benchmarks.tables import empty_table
 
-BY_JUDGE = "judge"
-"""What the rule's name begins with where a judge read the answer, or was to."""
-NAMED_NONE = f"{BY_JUDGE}-none"
 _WITHOUT_VERDICT = {"undecided": "judge-undecided", "over the cap": "judge-over-cap", "not judged": "judge-failed"}
 
 

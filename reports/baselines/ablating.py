@@ -15,8 +15,11 @@ from reports.baselines.linking import Makers, Point
 from reports.baselines.scored import Metric, Values, chosen, key, logged, scored
 from reports.baselines.seeds import over_seed_values
 from reports.baselines.settings import SEEDS, Settings, differing, equal, settings_of, telling
-from reports.baselines.training import Training, is_training, open_training
+from reports.baselines.training import RUN, Training, is_training, open_training
 from reports.opened import Run, open_runs
+
+LOOKING = ("guidance.layers", "guidance.tokens", "guidance.answers", "guidance.noise")
+"""Where training measures attention, and against which regions: its loss and looks are of these."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Ablation:
     """Steps between the rows of the logs."""
     forms: bool
     """Whether the form of the guidance loss differs."""
+    looking: Sequence[str]
+    """Of `LOOKING` those that differ."""
     lost: bool
     """Whether the settings of earlier stages are not at hand of every run."""
     remarks: Sequence[str]
@@ -113,7 +118,8 @@ def ablate(
         [] if by else [name for name in names if name not in columns],
         mixed,
         sorted({int(point.run.spec.get("log_every", 0)) for point in points}),
-        len({one.get("guidance.form") for one in every}) > 1,
+        bool(_differing(every, ("guidance.form",))),
+        _differing(every, LOOKING),
         any(point.run.earlier is None for point in points),
         remarks,
     )
@@ -126,7 +132,8 @@ def _opened(
     others: list[Path] = []
     for folder in dict.fromkeys(path.resolve() for path in folders):
         try:
-            if is_training(folder):
+            # A folder that is no run may hold evaluations.
+            if (folder / RUN).exists() and is_training(folder):
                 trainings.append(open_training(folder))
                 remarks += trainings[-1].remarks
             else:
@@ -165,6 +172,11 @@ def _points(makers: Makers, evaluated: Sequence[Point], remarks: list[str]) -> l
     return list(found.values())
 
 
+def _differing(every: Sequence[Settings], names: Sequence[str]) -> list[str]:
+    """Those in which runs that have them differ."""
+    return [name for name in names if len({one[name] for one in every if name in one}) > 1]
+
+
 def _known(by: Sequence[str], every: Sequence[Settings]) -> None:
     known = list(dict.fromkeys(name for one in every for name in one))
     for name in by:
@@ -192,8 +204,14 @@ def _grouped(points: Sequence[Point], every: Sequence[Settings], names: Sequence
 
 
 def _named(points: Sequence[Point], mixed: bool) -> dict[str, Point]:
-    """The runs of a row by their seeds; by their folders where they differ in more."""
-    return {str(point.run.folder) if mixed else seed_name(point.run): point for point in points}
+    """The runs of a row by their seeds; by their folders, and steps before the end, where they differ in more."""
+    return {folder_name(point) if mixed else seed_name(point.run): point for point in points}
+
+
+def folder_name(point: Point) -> str:
+    """The folder; two points of one run differ in their steps."""
+    early = "" if point.steps == point.run.steps else f" at step {point.steps}"
+    return f"{point.run.folder}{early}"
 
 
 def seed_name(run: Training) -> str:

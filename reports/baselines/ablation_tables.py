@@ -28,7 +28,7 @@ def section(found: Ablation) -> Section:
     shared = Listing("Settings that all runs share", settings)
     single = all(len(row.runs) == 1 for row in found.rows)
     each = [] if single else [runs_table(found)]
-    compared = any(mean.over for row in found.rows for mean in row.over_first.values())
+    compared = any(m.over for row in found.rows for name, m in row.over_first.items() if not _another(name, found))
     differences = [difference_table(found)] if compared else []
     return Section("ablation", TITLE, list(found.remarks), [table(found), *differences, *each, shared])
 
@@ -56,7 +56,7 @@ def table(found: Ablation) -> Table:
 
 def difference_table(found: Ablation) -> Table:
     """Each row minus the first, on the seeds that both have."""
-    metrics = [m for m in found.metrics if not (found.forms and m.name in OF_FORM)]
+    metrics = [metric for metric in found.metrics if not _another(metric, found)]
     columns = [
         *(Column(name, numeric=_numeric(name, found.rows)) for name in found.columns),
         *(Column(_heading(metric, found.metrics).replace(", %", ", points")) for metric in metrics),
@@ -69,11 +69,20 @@ def difference_table(found: Ablation) -> Table:
         for row in found.rows[1:]
     ]
     notes = [
-        "Seed by seed, on the seeds of both, and in draws on the same images; intervals as above.",
-        "A difference whose interval holds 0 is a tie. Of many rows and columns some will leave out 0 by chance, which "
-        "is not corrected for.",
+        "Seed by seed, on the seeds of both and on the same images; intervals as above.",
+        "A difference whose interval holds 0 is a tie: these seeds do not tell the two apart, which is not to say that "
+        "they are equal. Of many rows and columns some will leave out 0 by chance, which is not corrected for.",
     ]
     return Table("ablation-differences", f"Difference from {_name(found.rows[0])}", columns, rows, notes)
+
+
+def _another(metric: Metric, found: Ablation) -> bool:
+    """Whether it is another quantity in each row."""
+    if metric.about:
+        return False
+    if found.looking and (metric.name in OF_FORM or metric.name.startswith("attention/")):
+        return True
+    return found.forms and metric.name in OF_FORM
 
 
 def runs_table(found: Ablation) -> Table:
@@ -90,7 +99,7 @@ def runs_table(found: Ablation) -> Table:
         [
             *(Cell(row.settings.get(name, NONE)) for name in found.columns),
             *([] if found.mixed else [Cell(label)]),
-            Cell(str(folder.relative_to(root))),
+            Cell(f"{folder.relative_to(root)}{label.removeprefix(str(folder)) if found.mixed else ''}"),
             *(number(row.means[m].each.get(label) if m in row.means else None, unit=m.unit) for m in found.metrics),
         ]
         for row in found.rows
@@ -131,6 +140,12 @@ def _notes(found: Ablation) -> Iterator[str]:
         )
     if found.forms and any(metric.name in OF_FORM for metric in logged):
         yield "loss/guidance is another quantity under each guidance.form: compare it within a form alone."
+    if found.looking and any(_another(metric, found) for metric in logged):
+        yield (
+            "loss/guidance and attention/... are measured where each run's guidance looks, against its own regions: "
+            f"rows that differ in {', '.join(found.looking)} are not to be compared by them (agevlm-eval grounding "
+            "measures all alike)."
+        )
     for metric in found.metrics:
         if metric.about:
             yield f"{_heading(metric, found.metrics)}: {metric.about}"
@@ -158,7 +173,7 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     kind = "runs" if found.mixed else "seeds"
     for over, how in (
         ("seeds", f"95 % intervals by Student's t over {kind}, which takes their numbers as normal"),
-        ("seeds and images", f"95 % intervals by a bootstrap over {kind} and over the images that they share"),
+        ("seeds and images", f"95 % intervals by Student's t over {kind} and a bootstrap over the images they share"),
     ):
         metrics = [m for m in found.metrics if any(m in row.means and row.means[m].over == over for row in found.rows)]
         if metrics:
@@ -167,8 +182,8 @@ def _interval_notes(found: Ablation) -> Iterator[str]:
     few = [count for count in counts if 1 < count < 5]
     if few:
         yield (
-            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: an interval by t "
-            "is wide for it, one by the bootstrap somewhat too short."
+            f"So few {kind} ({' or '.join(map(str, sorted(few)))}) say little of how they differ: intervals are wide "
+            "for it."
         )
     if len(found.rows) > 1 and few:
         yield "Intervals are of each row alone: whether two rows differ is not read off them, but off their difference."
@@ -197,7 +212,7 @@ def plain(found: Ablation) -> list[dict[str, Any]]:
             "settings": dict(row.settings),
             "runs": {label: str(folder) for label, folder in row.runs.items()},
             "metrics": [_plain(metric, mean) for metric, mean in row.means.items()],
-            "minus_first": [_plain(metric, mean) for metric, mean in row.over_first.items()],
+            "minus_first": [_plain(m, mean) for m, mean in row.over_first.items() if not _another(m, found)],
         }
         for row in found.rows
     ]

@@ -59,13 +59,14 @@ def baselines(
 ) -> None:
     """Set published results of POPE and CV-Bench beside those of runs, a table for each metric.
 
+    RUN is a run folder, or a file that `agevlm-eval score pope|cvbench --json FILE` wrote of answers made elsewhere.
     Without a run, the published results alone. A run stands beside nothing if it is of rendered scenes, of a part of
     the questions or of one's own.
 
     \b
     agevlm-eval baselines
     agevlm-eval baselines runs/pope-A runs/cvbench-A --size 0-4B
-    agevlm-eval baselines runs/pope-A --metric "F1 mean of three splits" --out tables
+    agevlm-eval baselines llava-1.5-13b.json --metric "F1 mean of three splits" --out tables
     """
     from reports.baselines.beside import Chosen, size_range
     from reports.baselines.finding import find
@@ -81,7 +82,10 @@ def baselines(
     write_json(found.rows, json_out)
     if csv_out is not None:
         write_csv(found.rows, csv_out)
-    _show(found.section, json_out, out)
+    _show(found.printed, json_out)
+    if found.unprinted and json_out != "-":
+        notes.print(found.unprinted)
+    _write(found.section, out)
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,19 +98,23 @@ def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _show(section: Section, json_out: str | None, out: Path | None) -> None:
-    """The tables on the terminal, and in a folder where one is given."""
-    from reports.document import Report, Table, stamp
-
+def _show(section: Section, json_out: str | None) -> None:
+    """The tables on the terminal, unless rows go there."""
     if json_out != "-":
+        from reports.document import Table
         from reports.writing.terminal import terminal_table
 
         console, _ = consoles()
         for item in section.items:
             if isinstance(item, Table):
                 console.print(terminal_table(item))
+
+
+def _write(section: Section, out: Path | None) -> None:
+    """The tables in a folder, where one is given."""
     if out is not None:
         from benchmarks.run_folder import command_line
+        from reports.document import Report, stamp
         from reports.writing.files import write_report
 
         page = write_report(Report(section.title, stamp(), command_line(), (), (section,)), out)
@@ -163,4 +171,6 @@ def ablation(
     for remark in found.remarks:
         notes.print(remark)
     write_json(plain(found), json_out)
-    _show(section(found), json_out, out)
+    made = section(found)
+    _show(made, json_out)
+    _write(made, out)

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.errors import DataError
 from reports.document import Cell, flat
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.published import METRICS, NOT_STATED, benchmark_of, cvbench_metric, pope_metric
+from reports.runs.headline import FIELD
 
-BENCHMARKS = ("pope", "cvbench")
 _PLACES = ("{question}", "{prompt}")
 
 
@@ -67,18 +66,13 @@ def measured(runs: Sequence[Run]) -> tuple[list[Measured], list[LeftOut]]:
     found: list[Measured] = []
     left_out: list[LeftOut] = []
     for run in runs:
-        if run.benchmark not in BENCHMARKS:
+        if run.benchmark not in FIELD:
             left_out.append(LeftOut(run.label, "", f"no published result is of this kind ({run.benchmark})"))
         elif run.scores is None:
             left_out.append(LeftOut(run.label, "", "not scored"))
         else:
-            try:
+            with reading(run, "run.json or scores.json"):
                 _add(run, run.scores, found, left_out)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                raise DataError(
-                    f"{run.folder}: run.json or scores.json is damaged or of another version ({error!r}); give the "
-                    "run's command again to score it"
-                ) from None
     return found, left_out
 
 

@@ -1,37 +1,15 @@
-"""Published results beside measured ones as a part of a report."""
+"""Groups of published and measured figures as a part of a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.baselines.beside import Beside, arrange
-from reports.baselines.measured import BENCHMARKS, LeftOut, measured
+from reports.baselines.beside import Beside
+from reports.baselines.measured import LeftOut
 from reports.baselines.tables import table
 from reports.document import Section
-from reports.opened import Run
-from reports.published import load
 
 TITLE = "Published results of other models"
-ALONE = "agevlm-eval baselines lists the published results alone."
-
-
-def published_section(runs: Sequence[Run]) -> Section | None:
-    """Tables of published and measured figures; why there are none where nothing may be compared.
-
-    Raises:
-        DataError: a run's scores are not as that kind of run writes them.
-    """
-    mine = [run for run in runs if run.benchmark in BENCHMARKS]
-    if not mine:
-        return None
-    found, left_out = measured(mine)
-    groups = [group for group in arrange(found, load()) if group.measured and group.published]
-    text = left_out_text(left_out)
-    if not groups:
-        if found:
-            text.append("What was measured, nobody in our list publishes: no figure of the same metric and questions.")
-        return Section("published", TITLE, ["None stands beside these runs.", *text, ALONE])
-    return section_of(groups, text)
 
 
 def section_of(groups: Sequence[Beside], text: Sequence[str]) -> Section:

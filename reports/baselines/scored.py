@@ -12,15 +12,12 @@ from reports.baselines.joint import Sums, sums_of
 from reports.baselines.linking import Makers, NoRun, Point, evaluated
 from reports.document import Unit
 from reports.opened import Run
-from reports.runs.headline import Headline, headlines, lead
+from reports.runs.headline import FIELD, UNITS, Headline, headlines, lead
 from reports.runs.listing import State, look_at
 
 LOGGED = ("loss/text", "loss/guidance", "attention/iou")
 """Columns of the log unless others are chosen. `loss` itself has weights in it that runs may differ in."""
 PERPLEXITY = "language/perplexity"
-ONE_MODEL = ("pope", "cvbench")
-"""Runs of one model; those of analyses are of several."""
-UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def scored(runs: Sequence[Run], makers: Makers, remarks: list[str]) -> tuple[dic
             points += own
             for headline in every:
                 # Where a run is of one model, what a headline is about is its data.
-                of_data = headline.about if run.benchmark in ONE_MODEL else ""
+                of_data = headline.about if run.benchmark in FIELD else ""
                 if of_data or headline.about in ("", name):
                     about = ", ".join(filter(None, (of_data, _about(run), *_loaded(parts))))
                     metric = Metric(f"{run.benchmark}/{headline.measure}", about, UNITS[headline.unit])
@@ -114,11 +111,7 @@ def _put(values: Values, point: Point, run: Run, headline: Headline, remarks: li
     if headline.value is None:
         return
     values.of[place], values.folders[place] = headline.value, run
-    try:
-        sums = sums_of(run, headline.measure, headline.about)
-    except (AgeVlmError, OSError, KeyError) as error:
-        remarks.append(f"{run.folder}: its answers cannot be read ({error}): no interval over images")
-        return
+    sums = sums_of(run, headline.measure, headline.about)
     # Made of the same answers by another version of the program, it may not be the same number.
     if sums is not None and abs(sums.value - headline.value) < 1e-9:
         values.sums[place] = sums
@@ -130,7 +123,7 @@ def _headlines(run: Run, remarks: list[str]) -> list[Headline]:
         return []
     try:
         _about(run)
-        return [one for one in headlines(run.benchmark, run.scores) if one.unit in UNITS]
+        return [one for one in headlines(run.benchmark, run.scores) if one.unit != "count"]
     except (AgeVlmError, KeyError, TypeError) as error:
         remarks.append(f"left out: {run.folder}: {error}")
         return []
@@ -167,8 +160,8 @@ def _about(run: Run) -> str:
     """What two evaluations must share to be in one column."""
     data = ", ".join(map(_data, run.manifest.get("data", ())))
     said = [data]
-    if run.benchmark in ONE_MODEL:
-        field_name = "protocol" if run.benchmark == "pope" else "reading"
+    if run.benchmark in FIELD:
+        field_name = FIELD[run.benchmark]
         said += [f"prompt {run.manifest['prompt']['name']}", f"{field_name} {lead(run.scores or {}, field_name)}"]
     elif isinstance(prompt := run.manifest.get("prompt"), str):
         said.append(f"prompt “{' '.join(prompt.split())}”")

@@ -25,11 +25,12 @@ def table(group: Beside) -> Table:
     """One group: measured rows first, then published ones with the digits that their sources print."""
     prompts = _Names("prompt {}")
     sources = _sources([*group.published, *group.unavailable])
+    measured = _alike(group.measured)
     rows = [
-        *(_measured(one, prompts) for one in group.measured),
+        *(_measured(one, readings, prompts) for one, readings in measured),
         *(_published(row, prompts, sources) for row in (*group.published, *group.unavailable)),
     ]
-    notes = [*_about(group), *_read(group), *prompts.told(), *_remarks(group), *_told(sources)]
+    notes = [*_about(group), *_read(measured), *prompts.told(), *_remarks(group), *_told(sources)]
     parts = [group.benchmark, group.metric, *([group.split] if group.metric in UNDEFINED else [])]
     kept = [i for i, name in enumerate(NAMES) if group.measured or name != OF_MEASURED]
     columns = [Column(NAMES[i], numeric=NAMES[i] == "%") for i in kept]
@@ -63,10 +64,28 @@ class _Names:
             yield f"{name}: “{text}”"
 
 
-def _measured(one: Measured, prompts: _Names) -> list[Cell]:
+def _alike(measured: Sequence[Measured]) -> list[tuple[Measured, list[str]]]:
+    """Numbers of a model that are the same in several readings of its answers, once, with these readings' names."""
+    found: dict[tuple[object, ...], tuple[Measured, list[str]]] = {}
+    for one in measured:
+        same = (one.model, one.fingerprint, one.data_version, one.prompt, str(one.cell), _counts(one))
+        found.setdefault(same, (one, []))[1].append(one.reading)
+    return list(found.values())
+
+
+def _counts(one: Measured) -> str:
+    row = one.row
+    failed = f", {row['missing']:,} that the model failed on left out" if row["missing"] else ""
+    undecided = f", {row['undecided']:,} undecided" if row.get("undecided") else ""
+    return f"{row['n']:,} questions, {row['unparsed']:,} unparsed{undecided}{failed}"
+
+
+def _measured(one: Measured, readings: Sequence[str], prompts: _Names) -> list[Cell]:
     prompt = one.prompt if one.prompt == NOT_STATED else prompts.of(one.prompt) if one.prompt else "nothing added"
-    kind = f"{MEASURED}, {one.reading}"
-    texts = (kind, one.data_version, prompt, f"model {one.fingerprint[:8]}", one.date or NONE)
+    others = f" and {len(readings) - 1} alike" if len(readings) > 1 else ""
+    kind = f"{MEASURED}, {readings[0]}{others}"
+    source = f"model {one.fingerprint[:8]}" if one.fingerprint else "scored answers"
+    texts = (kind, one.data_version, prompt, source, one.date or NONE)
     return [Cell(one.model), Cell(NONE), one.cell, *map(Cell, texts)]
 
 
@@ -126,15 +145,11 @@ def _about(group: Beside) -> Iterator[str]:
         yield "A size with LLM is the language model's alone."
 
 
-def _read(group: Beside) -> Iterator[str]:
-    if group.measured:
-        yield "In brackets 95 % bootstrap intervals over images, of measured rows alone."
-    for one in group.measured:
-        row = one.row
-        failed = f", {row['missing']:,} that the model failed on left out" if row["missing"] else ""
-        undecided = f", {row['undecided']:,} undecided" if row.get("undecided") else ""
-        counts = f"{row['n']:,} questions, {row['unparsed']:,} unparsed{undecided}{failed}"
-        yield f"{one.model}, read by {one.reading}: {counts}."
+def _read(measured: Sequence[tuple[Measured, Sequence[str]]]) -> Iterator[str]:
+    if measured:
+        yield "Limits are 95 % bootstrap intervals over images; published rows have none."
+    for one, readings in measured:
+        yield f"{one.model}, read by {', '.join(readings)}: {_counts(one)}."
 
 
 def _remarks(group: Beside) -> Iterator[str]:

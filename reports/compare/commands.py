@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ from agevlm.errors import DataError
 from agevlm.terminal import JSON, consoles, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from reports.compare.comparison import Lead
 
 BELOW = 5
@@ -37,16 +42,21 @@ ALLOW = ("data", "limit", "prompt", "decoding", "protocol", "judge", "seed")
     type=click.Choice(ALLOW),
     help="Compare although this differs, and say so in every title; repeatable.",
 )
-@click.option("--flips", default=5, show_default=True, type=click.IntRange(0), help="Print so many of either kind.")
-@click.option("--fail-below", type=float, metavar="X", help=f"Exit with {BELOW} if a headline is below A's by more.")
-@click.option("--established", is_flag=True, help="With --fail-below: only where the whole interval is below it.")
+@click.option("--flips", default=2, show_default=True, type=click.IntRange(0), help="Print so many of either kind.")
+@click.option("--full", is_flag=True, help="Print every table of --out: all scores, tests and categories.")
+@click.option("--fail-below", type=float, metavar="X", help=f"Exit with {BELOW} if a difference is below X (-0.01).")
+@click.option("--established", is_flag=True, help="With --fail-below: only where that is established.")
 @click.option("--draws", default=2000, show_default=True, type=click.IntRange(100), help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @JSON
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for a page with the flips, and the tables as files."
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the image files.  [where the runs had them]")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="With --out: folder of the image files.  [where the runs had them]",
+)
 def compare(runs: tuple[Path, ...], **options: Any) -> None:
     """Is B better than A? POPE or CV-Bench runs, paired on the questions that both answered.
 
@@ -57,15 +67,11 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
     agevlm-eval compare runs/pope-A runs/pope-B runs/pope-C --out compared
     agevlm-eval compare runs/pope-main runs/pope-branch --fail-below -0.01 --established
     """
-    from dataclasses import replace
-
     from reports.compare.comparison import below, leads
     from reports.compare.comparison import compare as compare_sides
     from reports.compare.plain import to_json
     from reports.compare.sides import open_sides
-    from reports.compare.tables import overview, pair_tables
     from reports.runs.printing import remark_lines
-    from reports.writing.terminal import terminal_table
 
     limit = options["fail_below"]
     if limit is not None and not -1 <= limit <= 1:
@@ -74,6 +80,10 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
         raise DataError("--established says when --fail-below fails; give that too")
     if options["images"] is not None and not options["images"].is_dir():
         raise DataError(f"--images {options['images']}: no such folder")
+    if options["out"] is not None:
+        from reports.writing.files import check_folder
+
+        check_folder(options["out"])
     base, *others = open_sides(runs, options["protocol"], options["reading"], options["condition"])
     if options["metric"] == "f1" and base.benchmark != "pope":
         raise DataError("--metric f1: CV-Bench's questions have options, and no F1")
@@ -87,14 +97,7 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
     write_json([to_json(lead) for lead in found], options["json_out"])
     if options["json_out"] != "-":
         console, _ = consoles()
-        said: set[str] = set()
-        # The overview last, so that it stands above the prompt.
-        tables = [table for lead in found for table in pair_tables(lead.comparison, options["flips"])]
-        for table in [*tables, overview(found)]:
-            # Files need every note below every table; one screen needs it once.
-            console.print(terminal_table(replace(table, notes=[note for note in table.notes if note not in said])))
-            console.print()
-            said.update(table.notes)
+        _print(console, found, options["flips"], options["full"])
     if options["out"] is not None:
         page = _write(found, options["out"], options["images"])
         click.echo(f"the page: {page}", err=True)
@@ -104,6 +107,33 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
             click.secho(f"--fail-below: {why}", fg="red", err=True)
         if failed:
             sys.exit(BELOW)
+
+
+def _print(console: Console, found: Sequence[Lead], flips: int, full: bool) -> None:
+    """What fits a screen, or in `full` every table with every note once."""
+    from rich.text import Text
+
+    from reports.compare import brief
+    from reports.compare.tables import overview, pair_tables
+    from reports.runs.files import printable
+    from reports.writing.terminal import fitted, terminal_table
+
+    if full:
+        said: set[str] = set()
+        for table in [overview(found), *(t for lead in found for t in pair_tables(lead.comparison, flips))]:
+            console.print(terminal_table(replace(table, notes=[note for note in table.notes if note not in said])))
+            console.print()
+            said.update(table.notes)
+        return
+    columns = shutil.get_terminal_size((console.width, 0)).columns
+    console.print(fitted(terminal_table(brief.headlines(found), inline=True), console, columns))
+    for lead in found:
+        console.print(fitted(terminal_table(brief.parts(lead), inline=True), console, columns))
+        for line in brief.flip_lines(lead.comparison, flips):
+            console.print(Text(printable(line)), soft_wrap=True)
+        console.print()
+    for line in brief.notes(found):
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 def _write(found: list[Lead], out: Path, images: Path | None) -> Path:

@@ -13,7 +13,6 @@ from benchmarks.statistics.exchange import holm
 from benchmarks.statistics.paired import Difference
 from reports.compare.flips import Flip, flips
 from reports.compare.numbers import (
-    ALPHA,
     MEAN_OF_SPLITS,
     Answers,
     Group,
@@ -23,10 +22,10 @@ from reports.compare.numbers import (
     in_order,
     pope_numbers,
     verdict,
-    worded,
 )
 from reports.compare.pairing import Pairing, pair
 from reports.compare.sides import Side, Unlike, require_alike
+from reports.verdicts import LOWER
 
 Metric = Literal["accuracy", "f1"]
 DRAWS = 2000
@@ -107,7 +106,7 @@ def compare(base: Side, other: Side, allowed: Collection[str] = (), *, draws: in
         found,
         pairing,
         answers.weights.shape[1],
-        numbers,
+        _exact(numbers, [*groups, *categories]),
         _rounded_alike(groups, numbers),
         family(categories),
         flips(pairs),
@@ -120,6 +119,17 @@ def _rounded_alike(groups: Sequence[Group], numbers: Sequence[Number]) -> list[G
     return [replace(one, gain=gains[one.name]) for one in groups]
 
 
+def _exact(numbers: Sequence[Number], groups: Sequence[Group]) -> list[Number]:
+    """Numbers with the exact p of the groups of their names: of a share of the same questions it needs no draws."""
+    exact = {one.name: one.p for one in groups}
+    return [
+        replace(one, scores={**one.scores, "accuracy": replace(one.scores["accuracy"], p=exact[one.name])})
+        if one.name in exact
+        else one
+        for one in numbers
+    ]
+
+
 @dataclass(frozen=True)
 class Lead:
     """The headline's difference of one run from A, among all that are compared with it."""
@@ -129,23 +139,18 @@ class Lead:
     difference: Difference
     p: float
     """Adjusted for the number of runs that are compared with A."""
-    several: bool
-    """Whether there are more than one."""
 
     @property
     def verdict(self) -> str:
-        """Established where the interval leaves 0 out, and among several where the adjusted p is small enough too."""
-        found = verdict(self.difference.gain)
-        if found != "a tie" and self.several and not self.p <= ALPHA:
-            return worded(self.difference.gain.value, established=False)
-        return found
+        """By the adjusted p: see `reports.compare.numbers.verdict`."""
+        return verdict(self.difference.gain, self.p)
 
 
 def leads(found: Sequence[Comparison], metric: Metric) -> list[Lead]:
     """The headline's difference of each run, with p values adjusted for one another."""
     own = [one.headline.scores[metric] for one in found]
     adjusted = holm([one.p for one in own])
-    return [Lead(one, metric, d, p, len(found) > 1) for one, d, p in zip(found, own, adjusted, strict=True)]
+    return [Lead(one, metric, d, p) for one, d, p in zip(found, own, adjusted, strict=True)]
 
 
 def below(lead: Lead, limit: float, established: bool) -> str | None:
@@ -154,7 +159,8 @@ def below(lead: Lead, limit: float, established: bool) -> str | None:
     Args:
         lead: the difference.
         limit: the least that it may be, as a fraction.
-        established: whether it fails only where its whole interval lies below the limit.
+        established: whether it fails only where its whole interval lies below the limit, and where the limit is 0 or
+            less, so that the run is worse, only where that is established.
     """
     gain = lead.difference.gain
     name = f"{lead.comparison.other.named}: {lead.metric}, {lead.comparison.headline.name}"
@@ -166,5 +172,6 @@ def below(lead: Lead, limit: float, established: bool) -> str | None:
     if established:
         if math.isnan(gain.high):
             return f"{name}: the difference has no interval"
-        return f"{name}: {said}, all of it below {100 * limit:+.2f}" if gain.high < limit - _ROUNDING else None
+        sure = gain.high < limit - _ROUNDING and (limit > 0 or lead.verdict == LOWER)
+        return f"{name}: {said}, all of it below {100 * limit:+.2f}" if sure else None
     return f"{name}: {said}, below {100 * limit:+.2f}" if gain.value < limit - _ROUNDING else None

@@ -10,7 +10,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.run_folder import command_line
 from reports.compare.comparison import Lead
 from reports.compare.sides import Side
-from reports.compare.tables import overview, pair_tables, sentence
+from reports.compare.tables import asked, overview, pair_tables, sentence
 from reports.document import Gallery, Report, Section, stamp
 from reports.gallery.making import Wanted, gallery_of
 from reports.opened import Run
@@ -24,7 +24,12 @@ def page(found: Sequence[Lead], images: Path | None) -> Report:
     base = found[0].comparison.base
     others = [lead.comparison.other for lead in found]
     sections = [
-        Section("compared", "Which run is better", text=[sentence(lead) for lead in found], items=[overview(found)]),
+        Section(
+            "compared",
+            "Which run is better",
+            text=[f"{asked(lead.comparison)}: {sentence(lead)}." for lead in found],
+            items=[overview(found)],
+        ),
         *(
             Section(
                 f"{lead.comparison.other.letter.lower()}-less-a",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agevlm.errors import DataError
+from benchmarks.controls import IMAGE
 from reports.compare.sides import Side
 from reports.runs.files import printable
 from reports.runs.showing import Opened, Shown
@@ -28,7 +29,8 @@ class Pairing:
     """Answers that count in A, to questions that the other has no counted answer to."""
     only_other: int
     changed: int
-    """Questions with one id and another text, image or official answer: not the same, so in neither of the above."""
+    """Questions with one id and another text, image (name or file) or official answer: they are not the same, so in
+    neither of the above."""
     not_counted: tuple[int, int]
     """Answers of A and of the other that the protocol or reading does not count."""
     unanswered: tuple[int, int]
@@ -43,10 +45,11 @@ def pair(base: Side, other: Side, allow_changed: bool) -> Pairing:
             false; nothing is shared.
     """
     first, second = by_key(base), by_key(other)
-    changed = {key for key in first.keys() & second.keys() if _content(first[key]) != _content(second[key])}
+    whole = base.opened.condition == other.opened.condition == IMAGE
+    changed = {key for key in first.keys() & second.keys() if _changed(first[key], second[key], whole)}
     if changed and not allow_changed:
         key = min(changed)
-        texts = " / ".join(printable(repr(_content(one[key]))) for one in (first, second))
+        texts = " / ".join(printable(repr((*_content(one[key]), one[key].shown))) for one in (first, second))
         raise DataError(
             f"question {' '.join(filter(None, key))} is not the same in {base.folder} and {other.folder}: {texts} "
             f"({len(changed)} such questions): another data version. --allow data leaves them out and compares the rest"
@@ -101,6 +104,12 @@ def _set_names(side: Side) -> list[str]:
     if len(set(names)) == len(names):
         return names
     return [str(one.get("data_version")) for one in data]
+
+
+def _changed(one: Shown, other: Shown, whole: bool) -> bool:
+    """Whether two questions of one id differ; where the `whole` image was shown, in the content of its file too."""
+    shown = (one.shown, other.shown)
+    return _content(one) != _content(other) or (whole and None not in shown and shown[0] != shown[1])
 
 
 def _content(one: Shown) -> tuple[object, ...]:

@@ -12,10 +12,8 @@ from typing import Any
 from agevlm.errors import DataError, NotSupported
 from reports.opened import Run, named
 from reports.runs.files import manifest_of, printable
+from reports.runs.headline import FIELD
 from reports.runs.showing import Opened, open_run
-
-COMPARED = ("pope", "cvbench")
-"""Kinds of runs whose answers can be paired by question."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def open_sides(folders: Sequence[Path], protocol: str | None, reading: str | Non
             raise DataError(f"{folders[place]}: given twice; a run does not differ from itself")
     runs = named([_run(folder) for folder in real])
     for run in runs:
-        if run.benchmark not in COMPARED:
+        if run.benchmark not in FIELD:
             raise NotSupported(
                 f"{run.folder}: a run of {printable(run.benchmark)}; compare pairs the questions of pope runs or of "
                 "cvbench runs. Analyses compare models within one run: give them several --ckpt"
@@ -110,7 +108,7 @@ def _limit(side: Side) -> tuple[Any, str]:
 
 
 def _versions(side: Side) -> str:
-    return ", ".join(sorted(str(one.get("data_version", "not stated")) for one in _data(side)))
+    return ", ".join(sorted(str(one.get("data_version", "not stated")) for one in _data(side))) or "not stated"
 
 
 def _prompt(side: Side) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from benchmarks.controls import IMAGE
 from benchmarks.statistics.clusters import Interval
 from benchmarks.tables import shortened
 from reports.compare.comparison import Comparison, Lead
@@ -37,9 +38,11 @@ def heading(one: Comparison) -> str:
 
 
 def asked(one: Comparison) -> str:
-    """The benchmark's name."""
+    """The benchmark's name, and the control under which it was asked, if any."""
     data = one.base.opened.manifest.get("data", ())
-    return benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
+    name = benchmark_name(one.base.benchmark, str(data[0]["name"]) if data and "name" in data[0] else "")
+    condition = one.base.opened.condition
+    return name if condition == IMAGE else f"{name} ({condition})"
 
 
 def conditions(one: Comparison) -> list[str]:
@@ -53,13 +56,16 @@ def conditions(one: Comparison) -> list[str]:
         "data as named in the title" if varied & {"data", "limit"} else f"data {data}",
         "prompts as named in the title" if "prompt" in varied else f"prompt {prompt}",
         f"{kind}s as named in the title" if "protocol" in varied else f"{kind} {one.base.opened.reading}",
-        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != "image" else []),
+        *([f"condition {one.base.opened.condition}"] if one.base.opened.condition != IMAGE else []),
     ]
     a, b = one.base.letter, one.other.letter
+    # With none, the line is the same for all runs.
+    more = ""
+    if held.only_base or held.only_other:
+        more = f"; {held.only_base:,} more count only in {a}, {held.only_other:,} only in {b}"
     said = [
         "; ".join(parts),
-        f"{len(held.pairs):,} questions about {one.images:,} images that both answered; {held.only_base:,} more count "
-        f"only in {a}, {held.only_other:,} only in {b}",
+        f"{len(held.pairs):,} questions about {one.images:,} images that both answered{more}",
     ]
     for (first, second), what in (
         (held.unanswered, "questions have no answer (not asked yet, or the model failed)"),
@@ -67,9 +73,14 @@ def conditions(one: Comparison) -> list[str]:
     ):
         if first or second:
             said.append(f"{first:,} {what} in {a}, {second:,} in {b}; they are left out")
+    splits = {q.split for side in (one.base, one.other) for q in side.opened.questions}
+    lacking = splits - {shared.split for shared, _ in held.pairs}
+    if lacking and one.base.benchmark == "pope":
+        said.append(f"no shared question of {', '.join(sorted(lacking))}: no mean has it")
     if held.changed:
         said.append(
-            f"{held.changed:,} questions have one id and another text, image or official answer in {b}; left out"
+            f"{held.changed:,} questions have one id and another text, image (name or file) or official answer in {b}; "
+            "left out"
         )
     if one.same_model:
         said.append(f"{a} and {b} are of one model, to the last byte")
@@ -95,8 +106,7 @@ def all_conditions(found: Sequence[Lead]) -> list[str]:
 
 def overview(found: Sequence[Lead], name: str = "compared") -> Table:
     """The headline of every run against A."""
-    first = found[0].comparison
-    metric, headline = SCORES[found[0].metric], first.headline.name
+    metric = SCORES[found[0].metric]
     several = len(found) > 1
     columns = [Column("run", numeric=False), *map(Column, ("questions", f"{metric} of A", "of the run", "run less A"))]
     columns += [Column("verdict", numeric=False), Column("p by image")]
@@ -108,7 +118,7 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
         gained = sum(f.gained for f in one.flips)
         rows.append(
             [
-                Cell(one.other.named),
+                run_cell(lead, found),
                 Cell(printed(len(one.pairing.pairs), "count")),
                 number(d.second),
                 number(d.first),
@@ -121,18 +131,31 @@ def overview(found: Sequence[Lead], name: str = "compared") -> Table:
                 Cell(printed(gained, "count")),
             ]
         )
-    varied = dict.fromkeys(
-        u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike
-    )
-    title = f"{asked(first)}: {metric}, {headline}, % of questions; each run less {first.base.named}"
     notes = [
         INTERVALS,
-        "established: the interval leaves 0 out" + (", and p after Holm is at most 0.05." if several else "."),
-        "p by image: of exchanging the two runs on whole images, 9,999 random exchanges.",
+        f"established: the interval leaves 0 out, and p{', Holm,' if several else ' by image'} is at most 0.05.",
+        "p by image: of exchanging the two runs on whole images; exact for a share of questions, of means and F1 by "
+        "9,999 random exchanges.",
         DETECTABLE,
         *all_conditions(found),
     ]
-    return Table(name, "; ".join([title, *varied]), columns, rows, notes)
+    return Table(name, overview_title(found), columns, rows, notes)
+
+
+def run_cell(lead: Lead, found: Sequence[Lead]) -> Cell:
+    """A run, and its headline's name where others have another one."""
+    names = {one.comparison.headline.name for one in found}
+    own = f", {lead.comparison.headline.name}" if len(names) > 1 else ""
+    return Cell(f"{lead.comparison.other.named}{own}")
+
+
+def overview_title(found: Sequence[Lead]) -> str:
+    """What the headline is, of which runs, and what differs beside the models."""
+    first = found[0].comparison
+    alike = [f"{first.headline.name}, "] if len({lead.comparison.headline.name for lead in found}) == 1 else []
+    what = f"{SCORES[found[0].metric]}, {''.join(alike)}%"
+    varied = (u.said(lead.comparison.base, lead.comparison.other) for lead in found for u in lead.comparison.unlike)
+    return "; ".join([f"{asked(first)}: {what}; each run less {first.base.named}", *dict.fromkeys(varied)])
 
 
 def score_table(one: Comparison) -> Table:
@@ -141,8 +164,9 @@ def score_table(one: Comparison) -> Table:
     scores = [score for score in SCORES if score in one.numbers[0].scores]
     columns = [Column("questions", numeric=False)]
     for score in scores:
-        columns += [Column(f"{SCORES[score]} {a}"), Column(b), Column(f"{b} less {a}")]
-        columns += [Column("detectable")] if score != "yes_ratio" else []
+        # Each by its whole name: in a CSV file there is nothing else to tell it from the other scores'.
+        columns += [Column(f"{SCORES[score]} {what}") for what in (a, b, f"{b} less {a}")]
+        columns += [Column(f"{SCORES[score]} detectable")] if score != "yes_ratio" else []
     rows = []
     for line in one.numbers:
         row = [Cell(line.name)]
@@ -152,14 +176,15 @@ def score_table(one: Comparison) -> Table:
             row += [Cell(printed(d.detectable, "percent"))] if score != "yes_ratio" else []
         rows.append(row)
     notes = [INTERVALS, DETECTABLE, *conditions(one)]
-    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, % of questions", columns, rows, notes)
+    return Table(f"{_id(one)}-scores", f"{heading(one)}: scores, %", columns, rows, notes)
 
 
 def test_table(one: Comparison) -> Table:
     """Discordant answers and their tests: by split of POPE, and over all questions."""
     title = f"{heading(one)}: answers right in one run alone"
     rows = [_group_row(group, family=False) for group in one.groups]
-    notes = [TESTS, "verdict: established where the 95 % interval leaves 0 out.", *conditions(one)]
+    rule = "verdict: established where the 95 % interval leaves 0 out and p by image is at most 0.05."
+    notes = [TESTS, rule, *conditions(one)]
     return Table(f"{_id(one)}-tests", title, _group_columns(one, "questions", family=False), rows, notes)
 
 
@@ -170,8 +195,8 @@ def category_table(one: Comparison) -> Table:
     title = f"{heading(one)}: accuracy by {what}, % of questions"
     rows = [_group_row(group, family=True) for group in one.categories]
     notes = [
-        f"p, Holm: p by image adjusted for all {len(rows)} rows; established where it is at most 0.05. "
-        "Intervals are not adjusted.",
+        f"p, Holm: p by image adjusted for all {len(rows)} rows; established where it is at most 0.05 "
+        "and the interval, which is not adjusted, leaves 0 out.",
         TESTS,
         *conditions(one),
     ]

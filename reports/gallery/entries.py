@@ -10,8 +10,9 @@ from agevlm.errors import AgeVlmError, DataError
 from benchmarks.run_folder import RunFolder
 from reports.document import Item, ItemKind
 from reports.opened import Run
+from reports.runs.headline import FIELD
 from reports.runs.printing import remark_lines
-from reports.runs.showing import KINDS, Opened, Shown, open_run
+from reports.runs.showing import Opened, Shown, open_run
 
 JUDGED = ("judged", "judged-all")
 """Protocols of POPE that cannot be shown question by question."""
@@ -46,7 +47,7 @@ def benchmark_entries(run: Run, notes: list[str], opened: Opened | None = None) 
     """The questions of a POPE or CV-Bench run, or those that are given; none of other runs.
 
     What cannot be read is said in `notes`."""
-    if run.benchmark not in KINDS:
+    if run.benchmark not in FIELD:
         return []
     try:
         opened = opened or _opened(run, notes)
@@ -69,7 +70,7 @@ def _opened(run: Run, notes: list[str]) -> Opened:
     from benchmarks.cvbench.readers import MAIN
 
     pope = run.benchmark == "pope"
-    named = RunFolder(run.folder).last_scored("protocols" if pope else "readings")
+    named = RunFolder(run.folder).last_scored(f"{FIELD[run.benchmark]}s")
     ways = [name for name in named if not (pope and name in JUDGED)]
     trouble = "a judge's verdicts on POPE's answers are not kept question by question"
     for name in dict.fromkeys([*ways, "default" if pope else MAIN]):

@@ -141,8 +141,7 @@ def _pope_images(source: str | Path) -> Reader:
 
 
 def _cvbench_images(source: str | Path) -> Reader:
-    from benchmarks.cvbench.questions import load_questions
-    from benchmarks.cvbench.settings import image_source
+    from benchmarks.cvbench.questions import image_source, load_questions
 
     return image_source(load_questions(source), None, [source])
 

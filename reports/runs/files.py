@@ -13,6 +13,21 @@ from agevlm.errors import RunFolderError
 from benchmarks.records import AnswerRecord
 from benchmarks.run_folder import SCHEMA, RunFolder
 
+TYPES: dict[str, tuple[type | tuple[type, ...], type]] = {
+    "model": (dict, object),
+    "models": (dict, dict),
+    "data": (list, dict),
+    "launches": (list, dict),
+    "conditions": (list, str),
+    "prompt": ((dict, str), object),
+    "decoding": (dict, object),
+    "scoring": (dict, object),
+    "choices": (dict, object),
+}
+"""Fields of manifests -> what they are, and what is in them."""
+PROMPT_IS_TEXT = ("similarity", "grounding")
+"""Kinds of runs whose manifests may have the prompt as a text."""
+
 
 def manifest_of(folder: Path) -> dict[str, Any]:
     """A run's manifest.
@@ -24,6 +39,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         found = RunFolder(folder).manifest()
     except OSError as error:
         raise RunFolderError(f"{folder / 'run.json'}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise RunFolderError(f"{folder / 'run.json'}: damaged (nested too deeply)") from None
     if not found:
         raise RunFolderError(f"{folder}: not a run folder (it has no run.json)")
     if is_newer(found):
@@ -31,7 +48,20 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             f"{folder}: written by a newer version of agevlm (schema {printable(str(found['schema']))}; this one reads "
             f"up to {SCHEMA}): update agevlm"
         )
+    if "benchmark" in found and (wrong := _of_another_type(found)):
+        raise RunFolderError(f"{folder / 'run.json'}: damaged ({', '.join(wrong)} of another type than a run writes)")
     return found
+
+
+def _of_another_type(manifest: dict[str, Any]) -> list[str]:
+    """The fields whose type is not what every kind of run writes."""
+
+    def right(value: object, of: type | tuple[type, ...], parts: type) -> bool:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return isinstance(value, of) and all(isinstance(one, parts) for one in inner)
+
+    kinds = TYPES if manifest["benchmark"] in PROMPT_IS_TEXT else {**TYPES, "prompt": (dict, str)}
+    return [name for name, held in kinds.items() if name in manifest and not right(manifest[name], *held)]
 
 
 def is_newer(manifest: dict[str, Any]) -> bool:
@@ -64,23 +94,6 @@ def json_lines(path: Path, remarks: list[str]) -> Iterator[tuple[int, dict[str, 
                 remarks.append(f"{path}:{number}: damaged ({error}); left out")
                 continue
             yield number, row
-
-
-def questions_of(folder: Path, remarks: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of questions.jsonl with their numbers, each with its answers' keys. Damage goes to `remarks`.
-
-    Raises:
-        RunFolderError: the file cannot be read.
-    """
-    path = folder / "questions.jsonl"
-    found: list[tuple[int, dict[str, Any]]] = []
-    for number, row in json_lines(path, remarks):
-        keys = row.get("keys")
-        if isinstance(keys, dict) and all(isinstance(key, str) for key in keys.values()):
-            found.append((number, row))
-        else:
-            remarks.append(f"{path}:{number}: not a question (no keys of answers); left out")
-    return found
 
 
 def answers_of(folder: Path, remarks: list[str]) -> dict[str, AnswerRecord]:

@@ -21,8 +21,13 @@ from typing import Any
 
 from agevlm.errors import RunFolderError
 from agevlm.scenes.selection import SCENES
+from reports.document import Unit, number
 
 Content = Mapping[str, Any]
+FIELD = {"pope": "protocol", "cvbench": "reading"}
+"""Runs that ask questions -> what their rows call the way in which an answer is read."""
+UNITS: Mapping[str, Unit] = {"share": "percent", "number": "number", "count": "count"}
+"""A headline's unit -> how it is printed."""
 VERDICTS = ("present", "absent", "undecided", "not measured")
 
 
@@ -45,13 +50,7 @@ class Headline:
     def __str__(self) -> str:
         if self.unit == "count":
             return f"{self.value:g} {self.measure}"
-        if self.value is None:
-            return f"{self.measure} –"
-        scale, places = (100, 1) if self.unit == "share" else (1, 3)
-        text = f"{self.measure} {scale * self.value:.{places}f}"
-        if self.low is None or self.high is None:
-            return text
-        return f"{text} [{scale * self.low:.{places}f}, {scale * self.high:.{places}f}]"
+        return f"{self.measure} {number(self.value, self.low, self.high, UNITS[self.unit])}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the row."""
@@ -137,7 +136,7 @@ def _padding(scores: Content) -> Iterator[Headline]:
             own = "" if defined[0] == "native" else ", black"
             yield _interval(f"padding ratio{own}", model, ratios[defined[0]])
         else:
-            yield Headline("padding ratio", model, None)
+            yield Headline("padding ratio", str(model), None)
 
 
 def _linkage(scores: Content) -> Iterator[Headline]:
@@ -154,11 +153,11 @@ def _signs(scores: Content) -> Iterator[Headline]:
         counts = Counter(r["verdict"] for r in scores["readings"] if r["model"] == model)
         for verdict in (*VERDICTS, *sorted(set(counts) - set(VERDICTS))):
             if counts[verdict]:
-                yield Headline(verdict, model, counts[verdict], unit="count")
+                yield Headline(str(verdict), str(model), counts[verdict], unit="count")
 
 
 def _interval(measure: str, about: str, cell: Content) -> Headline:
-    return Headline(measure, about, _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
+    return Headline(measure, str(about), _number(cell["value"]), _number(cell["low"]), _number(cell["high"]), of=cell)
 
 
 def _number(value: Any) -> float | None:

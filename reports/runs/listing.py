@@ -13,11 +13,10 @@ from typing import Any
 
 from agevlm.errors import DataError, RunFolderError
 from benchmarks.run_folder import RunFolder
-from reports.runs.files import answers_of, in_use, is_newer, questions_of
-from reports.runs.headline import Headline, headlines, lead
+from reports.runs.files import answers_of, in_use, is_newer
+from reports.runs.headline import FIELD, Headline, headlines, lead
+from reports.runs.questions import questions_of
 
-BENCHMARKS = ("pope", "cvbench")
-"""Runs that ask questions.jsonl; the others look inside models, or are a harness's."""
 INNER = ("probes", "checkpoints", "lmms-eval")
 """Folders within run folders in which no run is."""
 
@@ -170,7 +169,7 @@ def scores_in(path: Path) -> dict[str, Any] | None:
         scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"scores.json is damaged ({error}); give the run's command again to score it") from None
     if not isinstance(scores, dict):
         raise RunFolderError("scores.json is damaged (no JSON object); give the run's command again to score it")
@@ -181,10 +180,10 @@ def _left(path: Path, manifest: Mapping[str, Any], scores: Mapping[str, Any] | N
     """What is missing. Where a launch ended and its scores are of what is there they say so, and nothing is counted."""
     launch = (manifest.get("launches") or [{}])[-1]
     ended = "ended" in launch
-    if manifest["benchmark"] in BENCHMARKS:
+    if manifest["benchmark"] in FIELD:
         if settled and ended and scores is not None and scored_last(path):
             return left_told(manifest["benchmark"], scores)
-        return _counted(path)
+        return _counted(path, manifest)
     if not ended:
         return Left(what="interrupted")
     if manifest["benchmark"] == "lmms":
@@ -219,10 +218,10 @@ def left_told(benchmark: str, scores: Mapping[str, Any]) -> Left:
     return Left(missing=sum(r["missing"] for r in rows) - errors, errors=errors)
 
 
-def _counted(path: Path) -> Left:
+def _counted(path: Path, manifest: Mapping[str, Any]) -> Left:
     """The answers that the questions wait for, counted."""
     left = Left()
-    wanted = {key for _, row in questions_of(path, left.damage) for key in row["keys"].values()}
+    wanted = {key for _, row in questions_of(path, manifest, left.damage) for key in row["keys"].values()}
     answers = answers_of(path, left.damage)
     left.total = len(wanted)
     left.missing = sum(key not in answers for key in wanted)

@@ -17,6 +17,7 @@ from benchmarks.plan import lot
 from benchmarks.records import Answer, AnswerRecord
 from benchmarks.run_folder import RunFolder
 from reports.runs.files import answers_of, json_lines, manifest_of, printable
+from reports.runs.questions import questions_of
 
 if TYPE_CHECKING:
     from benchmarks.cvbench.questions import Question as CvQuestion
@@ -188,12 +189,9 @@ def open_run(folder: Path, protocol: str | None, reading: str | None, condition:
     if not path.exists():
         remarks.append(f"{path}: not there; give the benchmark's command again to write it")
     else:
-        for line, row in json_lines(path, remarks):
-            try:
-                # A question that was not asked under this condition has no key.
-                shown.append(read(row, answers.get(row["keys"].get(condition)), f"{path}:{line}"))
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                remarks.append(f"{path}:{line}: not a question of {benchmark} ({error!r}); left out")
+        for line, row in questions_of(folder, manifest, remarks):
+            # A question that was not asked under this condition has no key.
+            shown.append(read(row, answers.get(row["keys"].get(condition)), f"{path}:{line}"))
     model = manifest.get("model", {}).get("ckpt", "?")
     data = ", ".join(str(one.get("data_version")) for one in manifest.get("data", ()))
     prompt = manifest.get("prompt", {}).get("name", "not stated")
@@ -311,7 +309,7 @@ def _option_read(place: int | None, rule: str, gold: int, decided: bool) -> Read
 
 def _judged(folder: Path, name: str, condition: str, remarks: list[str]) -> dict[str, Read]:
     """What the judge made of each answer, by idx, as the run's readings.jsonl has it."""
-    from benchmarks.judge.share import BY_JUDGE, NAMED_NONE
+    from benchmarks.judge.cases import BY_JUDGE, NAMED_NONE
 
     path = folder / "readings.jsonl"
     if not path.exists():

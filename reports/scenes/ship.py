@@ -37,9 +37,9 @@ SCORES = {
 def card(name: str, seed: int, measured: Mapping[str, Mapping[str, Any]], images: int) -> str:
     """A checkpoint's README.md."""
     from agevlm.scenes.world import WORLD_VERSION
-    from reports.scenes.tables import percent
+    from reports.scenes.tables import cell
 
-    rows = [f"| {said} | {percent(measured[key])} |" for said, key in SCORES.items() if key in measured]
+    rows = [f"| {said} | {cell(measured[key])} |" for said, key in SCORES.items() if key in measured]
     table = "\n".join(["| | % |", "|---|---:|", *rows])
     return f"""# scenes/{name}
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.pope.types import SPLITS
+from reports.document import NONE, Cell, Column, Table, interval, slug
 from reports.scenes.summary import FIRST, SEEING, Summary
 
 Columns = Mapping[str, str]
 """Score -> its heading."""
+Row = Sequence[Cell | str]
 
 EXISTENCE: Columns = {
     "random/accuracy": "random",
@@ -47,26 +47,16 @@ COMPARED: Columns = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+def cell(found: Mapping[str, Any] | None, signed: bool = False) -> Cell:
+    """Percent with limits, signed for points; a dash where there is nothing."""
+    return Cell(NONE) if found is None else interval(found, "points" if signed else "percent")
 
 
-def percent(found: Mapping[str, Any] | None, signed: bool = False) -> str:
-    """97.8 [97.1, 98.4]: percent with limits; a dash where there is nothing."""
-    if found is None or not math.isfinite(found["value"]):
-        return "–"
-    sign = "+" if signed else ""
-    low, high = found["low"], found["high"]
-    limits = f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if math.isfinite(low) else ""
-    # No minus before a zero.
-    value = round(100 * found["value"], 1) + 0.0
-    return f"{value:{sign}.1f}{limits}"
+def _table(title: str, headings: Sequence[str], rows: Sequence[Row], note: str = "") -> Table:
+    """All columns but the first are set as numbers."""
+    columns = [Column(heading, numeric=bool(place)) for place, heading in enumerate(headings)]
+    cells = [[Cell(one) if isinstance(one, str) else one for one in row] for row in rows]
+    return Table(slug(title), title, columns, cells, [note] if note else [])
 
 
 def tables(summary: Summary) -> list[Table]:
@@ -90,10 +80,10 @@ def tables(summary: Summary) -> list[Table]:
             HIDING,
             "Hidden: the cells of the object and those beside them, from every layer; control: as many other cells.",
         ),
-        Table(
+        _table(
             f"{FIRST} minus another arm, in points, on the same images",
             ["arm", *COMPARED.values()],
-            [[arm, *(percent(own.get(n), True) for n in COMPARED)] for arm, own in summary.differences.items()],
+            [[arm, *(cell(own.get(n), True) for n in COMPARED)] for arm, own in summary.differences.items()],
         ),
         _step_table(summary),
         _step_differences(summary),
@@ -108,9 +98,9 @@ def _scores(summary: Summary, title: str, columns: Columns, note: str, signed: b
     for arm, own in summary.arms.items():
         # All of cross-attention is on the image: nothing that was found out.
         given = summary.attention[arm] == "cross-attention"
-        cells = ["all" if given and n.endswith("on_image") else percent(own.get(n), signed) for n in columns]
+        cells = ["all" if given and n.endswith("on_image") else cell(own.get(n), signed) for n in columns]
         rows.append([arm, *cells])
-    return Table(title, ["arm", *columns.values()], rows, note)
+    return _table(title, ["arm", *columns.values()], rows, note)
 
 
 def _looking_note(summary: Summary) -> str:
@@ -124,24 +114,24 @@ def _looking_note(summary: Summary) -> str:
 
 def _step_table(summary: Summary) -> Table:
     columns = (*(f"{split}/accuracy" for split in SPLITS), "relation/accuracy", "cv/accuracy", "looks/word_iou")
-    rows = [
-        [arm, f"{step:,}", *(percent(found.get(name)) for name in columns)]
+    rows: list[Row] = [
+        [arm, f"{step:,}", *(cell(found.get(name)) for name in columns)]
         for arm, own in summary.steps.items()
         for step, found in own.items()
     ]
     headings = ["arm", "steps", *SPLITS, "relation", "CV-Scenes", "word: IoU"]
-    return Table("After so many steps of stage 4, in %", headings, rows)
+    return _table("After so many steps of stage 4, in %", headings, rows)
 
 
 def _step_differences(summary: Summary) -> Table:
     columns = {name: title for name, title in COMPARED.items() if not name.startswith("looks/answer")}
-    rows = [
-        [arm, f"{step:,}", *(percent(found.get(name), True) for name in columns)]
+    rows: list[Row] = [
+        [arm, f"{step:,}", *(cell(found.get(name), True) for name in columns)]
         for arm, own in summary.step_differences.items()
         for step, found in own.items()
     ]
     title = f"{FIRST} minus another arm after so many steps of stage 4, in points, on the same images"
-    return Table(title, ["arm", "steps", *columns.values()], rows)
+    return _table(title, ["arm", "steps", *columns.values()], rows)
 
 
 def _cost_table(summary: Summary) -> Table:
@@ -150,10 +140,10 @@ def _cost_table(summary: Summary) -> Table:
         stages = sorted({stage for own in seeds.values() for stage in own})
         each = {s: [own[s] for own in seeds.values() if s in own] for s in stages}
         minutes = {s: sum(c["seconds"] for c in found) / len(found) / 60 for s, found in each.items()}
-        cells = [f"{each[s][0]['steps']:,} · {minutes[s]:.1f} min" if s in each else "–" for s in (1, 2, 3, 4)]
+        cells = [f"{each[s][0]['steps']:,} · {minutes[s]:.1f} min" if s in each else NONE for s in (1, 2, 3, 4)]
         rows.append([arm, *cells, f"{sum(minutes.values()):.1f} min"])
     note = "Steps and time by the clock, mean over seeds; a stage that arms share counts for each of them."
-    return Table("Cost of training", ["arm", "stage 1", "stage 2", "stage 3", "stage 4", "together"], rows, note)
+    return _table("Cost of training", ["arm", "stage 1", "stage 2", "stage 3", "stage 4", "together"], rows, note)
 
 
 def _language_table(summary: Summary) -> Table:
@@ -164,10 +154,10 @@ def _language_table(summary: Summary) -> Table:
                 before, after = report.get("perplexity_before"), report.get("perplexity_after")
                 same = "every logit the same" if report.get("identical") else f"{report['largest_difference']:.3g}"
                 frozen = "frozen" if report.get("frozen") else "trained"
-                cells = [f"{v:.1f}" if v is not None else "–" for v in (before, after)]
+                cells = [f"{v:.1f}" if v is not None else NONE for v in (before, after)]
                 rows.append([arm, str(seed), str(stage), frozen, same, *cells])
     headings = ["arm", "seed", "stage", "language model", "largest difference", "perplexity before", "after"]
-    return Table("The language model without an image, before and after each stage", headings, rows)
+    return _table("The language model without an image, before and after each stage", headings, rows)
 
 
 def remarks(summary: Summary) -> list[str]:
@@ -191,27 +181,16 @@ def remarks(summary: Summary) -> list[str]:
 
 def markdown(summary: Summary) -> str:
     """All tables for a page."""
-    parts = ["".join(f"{said}\n" for said in remarks(summary))]
-    for table in tables(summary):
-        rule = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines = [f"| {' | '.join(cells)} |" for cells in (table.columns, rule, *table.rows)]
-        parts.append("\n".join([f"### {table.title}", "", *lines, *(["", table.note] if table.note else [])]) + "\n")
-    return "\n".join(parts)
+    from reports.writing.tables import markdown as written
+
+    said = "".join(f"{one}\n" for one in remarks(summary))
+    return "\n".join([said, *(written(table, 3) for table in tables(summary))])
 
 
 def rich_tables(summary: Summary) -> list[Any]:
     """All tables for a terminal, and the remarks."""
-    from rich.markup import escape
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    found: list[Any] = []
-    for table in tables(summary):
-        shown = RichTable(title=escape(table.title), title_justify="left", caption=escape(table.note) or None)
-        shown.caption_justify = "left"
-        for number, heading in enumerate(table.columns):
-            shown.add_column(escape(heading), justify="right" if number else "left")
-        for row in table.rows:
-            shown.add_row(*(escape(cell) for cell in row))
-        found.append(shown)
-    return [*found, *(Text(said) for said in remarks(summary))]
+    from reports.writing.terminal import terminal_table
+
+    return [*map(terminal_table, tables(summary)), *(Text(said) for said in remarks(summary))]

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.pope.rows import POOLED
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import pope
 from reports.sections.bias_figures import lean_figure, reliability_figure
 from reports.sections.bias_numbers import BINS, Lean, Reliability, leans, reliability
-from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, readable, version_id
+from reports.sections.side_by_side import Asked, asked_by_version, differing, intervals_note, version_id
 
 
 def section(runs: Sequence[Run]) -> Section | None:
@@ -56,7 +56,7 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _leans(one: Asked) -> dict[str, Lean]:
-    with readable(one.run):
+    with reading(one.run):
         return leans(one)
 
 
@@ -76,7 +76,7 @@ def _lean_table(id: str, made: Sequence[tuple[Asked, dict[str, Lean]]]) -> Table
     rows = []
     for split in pope.splits_of(asked):
         for one, by_split in made:
-            row, lean = pope.row_of(one, split), by_split.get(split)
+            row, lean = one.row(split), by_split.get(split)
             if row is None or lean is None:
                 continue
             cells = [Cell(pope.split_name(split)), Cell(one.label), *apart.cells(one), number(row["n"], unit="count")]
@@ -109,7 +109,7 @@ def _ranking_table(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for split in pope.splits_of(asked):
         for one in asked:
-            row = pope.row_of(one, split, how="default")
+            row = one.row(split, how="default")
             if row is not None and row.get("auroc") is not None:
                 cells = [Cell(pope.split_name(split)), Cell(one.label), number(row["n"], unit="count")]
                 rows.append([*cells, flat(row, "auroc", "number"), flat(row, "ece", "number")])

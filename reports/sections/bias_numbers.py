@@ -17,9 +17,10 @@ from benchmarks.reading import Reading
 from benchmarks.statistics.calibration import ReliabilityBins, reliability_bins
 from benchmarks.statistics.clusters import Interval, resampling_weights, score_interval, sum_by_cluster
 from benchmarks.statistics.scores import FIELDS, Floats, divide
-from reports.document import NONE, Cell, number
+from reports.document import Cell, number
 from reports.held import DRAWS, SEED
 from reports.sections.side_by_side import Asked, Row
+from reports.verdicts import side
 
 BINS = 15
 """As many as the calibration error of the scores has."""
@@ -127,9 +128,7 @@ def _made(labels: float, lean: Interval, false_yes: Interval, missed: Interval) 
     def cell(one: Interval, unit: Any = "percent") -> Cell:
         return number(one.value, one.low, one.high, unit)
 
-    told = "leans to yes" if lean.low > 0 else "leans to no" if lean.high < 0 else "neither is established"
-    if np.isnan(lean.low):
-        told = NONE if np.isnan(lean.value) else "no interval"
+    told = side(lean.value, lean.low, lean.high, "leans to yes", "leans to no", "neither is established")
     return Lean(labels, cell(lean, "points"), cell(false_yes), cell(missed), told, (lean, false_yes, missed))
 
 

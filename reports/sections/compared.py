@@ -9,12 +9,11 @@ from string import ascii_uppercase
 from agevlm.errors import AgeVlmError
 from reports.compare.comparison import Comparison, Lead, compare, leads
 from reports.compare.numbers import verdict
-from reports.compare.sides import COMPARED, NOUNS, Side, side, unlike
+from reports.compare.sides import NOUNS, Side, side, unlike
 from reports.compare.tables import SCORES, all_conditions, asked, gain_cell, overview
 from reports.document import Cell, Column, Finding, Section, Table
 from reports.opened import Run
-
-NAMES = {"pope": "POPE", "cvbench": "CV-Bench"}
+from reports.runs.headline import FIELD, benchmark_name
 
 
 def section(runs: Sequence[Run]) -> Section | None:
@@ -22,7 +21,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     findings: list[Finding] = []
     text: list[str] = []
     items: list[Table] = []
-    for benchmark in COMPARED:
+    for benchmark in FIELD:
         of_kind = [run for run in runs if run.benchmark == benchmark]
         if len(of_kind) > 1:
             found, left, tables = _of(benchmark, of_kind)
@@ -33,7 +32,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         return None
     text.append(
         "Paired on the questions that both runs answered. Established: the 95 % interval over images leaves 0 out, and "
-        "among several runs the p value stays at most 0.05 after Holm's adjustment; else a tie."
+        "the p value by image (among several runs after Holm's adjustment) is at most 0.05; else a tie."
     )
     return Section("compared", "Runs compared, question by question", text, items, findings)
 
@@ -46,7 +45,7 @@ def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[Finding], list[str], 
         try:
             found = side("A", run)
         except AgeVlmError as error:
-            text.append(f"{NAMES[benchmark]}: {run.label} is not compared: {error}.")
+            text.append(f"{benchmark_name(benchmark, '')}: {run.label} is not compared: {error}.")
             continue
         group = next((one for one in alike if not unlike(one[0], found)), None)
         if group is None:
@@ -63,12 +62,12 @@ def _of(benchmark: str, runs: Sequence[Run]) -> tuple[list[Finding], list[str], 
                 f"different {NOUNS[one.aspect]} ({one.other}, those of {other.label} {one.base})"
                 for one in unlike(other, group[0])
             )
-            text.append(f"{NAMES[benchmark]}: {group[0].label} is compared with none: {why}.")
+            text.append(f"{benchmark_name(benchmark, '')}: {group[0].label} is compared with none: {why}.")
             continue
         number = "" if group is alike[0] else f"-{alike.index(group) + 1}"
         findings, left, made = _group(group, f"compared-{benchmark}{number}")
         said += findings
-        text += [f"{NAMES[benchmark]}: {one}" for one in left]
+        text += [f"{benchmark_name(benchmark, '')}: {one}" for one in left]
         tables += made
     return said, text, tables
 
@@ -113,11 +112,14 @@ def _parts(found: Sequence[Lead], table_id: str) -> Table:
                 continue
             row = [Cell(lead.comparison.other.named), Cell(name)]
             for score in scores:
-                gain = by_name[name].scores[score].gain
-                row += [gain_cell(gain), Cell(verdict(gain))]
+                d = by_name[name].scores[score]
+                row += [gain_cell(d.gain), Cell(verdict(d.gain, d.p))]
             rows.append(row)
     what = "by split" if first.base.benchmark == "pope" else "by number"
     title = f"{asked(first)}: differences {what}, points; each run less {first.base.named}"
-    notes = ["[95 % intervals] over images; verdict: established where the interval leaves 0 out, not adjusted."]
+    notes = [
+        "[95 % intervals] over images; verdict: established where the interval leaves 0 out and p by image is at most "
+        "0.05, not adjusted."
+    ]
     notes += all_conditions(found)
     return Table(table_id, title, columns, rows, notes)

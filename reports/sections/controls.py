@@ -8,7 +8,7 @@ from benchmarks.controls import IMAGE
 from benchmarks.pope.rows import FLOOR, POOLED
 from benchmarks.remarks import HIGH_UNPARSED
 from reports.document import NONE, Cell, Column, Section, Table, flat, number
-from reports.opened import Run
+from reports.opened import Run, reading
 from reports.sections import cvbench, pope
 from reports.sections.side_by_side import (
     Asked,
@@ -16,10 +16,9 @@ from reports.sections.side_by_side import (
     asked_by_version,
     differing,
     intervals_note,
-    readable,
-    told,
     version_id,
 )
+from reports.verdicts import NO_INTERVAL, TIE, side
 
 SHOWN = {
     IMAGE: "the image",
@@ -38,7 +37,7 @@ def section(runs: Sequence[Run]) -> Section | None:
         found = asked_by_version(runs, benchmark)
         for version, asked in found.items():
             for one in asked:
-                with readable(one.run):
+                with reading(one.run):
                     words += _told(one)
             tables += _TABLES[benchmark](list(found), version, asked)
     if not tables:
@@ -61,8 +60,8 @@ def section(runs: Sequence[Run]) -> Section | None:
 def _row(one: Asked, condition: str) -> Row | None:
     """The row that stands for a whole condition: all questions pooled, or the main number of CV-Bench."""
     if one.run.benchmark == "pope":
-        return pope.row_of(one, pope.main_split(one, POOLED), condition)
-    return cvbench.row_of(one, cvbench.main_score(one), condition)
+        return one.row(pope.main_split(one, POOLED), condition)
+    return one.row(cvbench.main_score(one), condition)
 
 
 def _told(one: Asked) -> Iterator[str]:
@@ -80,8 +79,8 @@ def _told(one: Asked) -> Iterator[str]:
             HELPED: "the image helps, established",
             HARMED: "the image makes it worse, established",
             UNTOLD: "whether the image helps cannot be told",
-            "no interval": "from too few images to say",
-        }.get(_verdict(one, row), "a tie: it is not shown that the image helps")
+            NO_INTERVAL: "from too few images to say",
+        }.get(_verdict(one, row), f"{TIE}: it is not shown that the image helps")
         gain = flat(row, "gain_accuracy", "points")
         # Those that make the difference larger than it is.
         at, where = (IMAGE, "about the image") if row["gain_accuracy"] < 0 else (control, f"under {control}")
@@ -97,10 +96,11 @@ def _verdict(one: Asked, row: Row) -> str:
     """Established only where it would be, too, had the answers that could not be read been right."""
     if row.get("gain_accuracy") is None:
         return NONE
-    found = told(row["gain_accuracy"], row.get("gain_accuracy_low"), row.get("gain_accuracy_high"))
-    if found == "higher, established":
+    limits = row.get("gain_accuracy_low"), row.get("gain_accuracy_high")
+    found = side(row["gain_accuracy"], *limits, HELPED, HARMED, TIE)
+    if found == HELPED:
         return HELPED if row["gain_accuracy_low"] > _unread(row) else UNTOLD
-    if found == "lower, established":
+    if found == HARMED:
         image = next((r for r in one.of(IMAGE) if all(r.get(k) == row.get(k) for k in ("split", "score"))), {})
         return HARMED if row["gain_accuracy_high"] < -_unread(image) else UNTOLD
     return found
@@ -152,7 +152,7 @@ def _pope(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> Iter
     splits_there = [s for s in pope.splits_of(asked) if s not in pope.SPLITS_NAMED]
     gains = [
         [Cell(condition), Cell(one.label), *apart.cells(one)]
-        + [flat(pope.row_of(one, split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
+        + [flat(one.row(split, condition) or {}, "gain_accuracy", "points") for split in splits_there]
         for condition in _conditions(asked)
         for one in asked
         if any("gain_accuracy" in row for row in one.of(condition))
@@ -175,7 +175,7 @@ def _cvbench(versions: Sequence[str], version: str, asked: Sequence[Asked]) -> I
     for condition in _conditions(asked):
         for one in asked:
             for name in dict.fromkeys((cvbench.main_score(one), "2D", "3D")):
-                if (row := cvbench.row_of(one, name, condition)) is not None:
+                if (row := one.row(name, condition)) is not None:
                     cells = [Cell(condition), Cell(one.label), *apart.cells(one), Cell(name)]
                     cells += [number(row["n"], unit="count"), flat(row, "accuracy"), number(row["chance"])]
                     cells += [number(row["unparsed"], unit="count"), flat(row, "gain_accuracy", "points")]

@@ -21,6 +21,7 @@ from reports.sections.side_by_side import (
     intervals_note,
     version_id,
 )
+from reports.verdicts import TIE, UNDEFINED, side
 
 OTHER_PROMPT = "* the reading's published numbers are made with another prompt than this run's."
 
@@ -61,11 +62,6 @@ def scores_named(asked: Sequence[Asked]) -> list[str]:
     return [name for name in names if len(sources) > 1 or name not in sources]
 
 
-def row_of(one: Asked, score: str, condition: str = IMAGE, how: str | None = None) -> Row | None:
-    """A run's row of a number; None where it has none."""
-    return next((row for row in one.of(condition, how) if row["score"] == score), None)
-
-
 def main_score(one: Asked) -> str:
     """The official number, or the row mean where there is none."""
     return OFFICIAL if any(row["score"] == OFFICIAL for row in one.rows) else ROW_MEAN
@@ -73,10 +69,10 @@ def main_score(one: Asked) -> str:
 
 def against_chance(row: Row) -> str:
     """Where the whole interval lies."""
-    if row["below_chance"]:
-        return "below"
-    low, chance = row.get("accuracy_low"), row["chance"]
-    return NONE if low is None or chance is None else "above" if low > chance else "a tie"
+    chance = row["chance"]
+    if chance is None:
+        return UNDEFINED
+    return side(row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"), "above", "below", TIE, at=chance)
 
 
 def _scores(id: str, asked: Sequence[Asked]) -> Table:
@@ -87,7 +83,7 @@ def _scores(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for name in scores_named(asked):
         for one in asked:
-            if (row := row_of(one, name)) is not None:
+            if (row := one.row(name)) is not None:
                 cells = [Cell(name), Cell(one.label), *apart.cells(one)]
                 cells += [number(row[count], unit="count") for count in ("n", "images")]
                 cells += [flat(row, "accuracy"), number(row["chance"]), Cell(against_chance(row))]

@@ -8,7 +8,7 @@ from analysis.figures import figure
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
 from reports.document import Figure, printed
 from reports.sections.drawing import WIDTH, column_style, finished, looks, places, strokes
-from reports.sections.side_by_side import Asked, Row
+from reports.sections.side_by_side import Asked
 
 
 def by_score(id: str, asked: Sequence[Asked]) -> Figure:
@@ -26,7 +26,7 @@ def by_score(id: str, asked: Sequence[Asked]) -> Figure:
         for shift, one, look in zip(
             places(len(asked)), asked, looks(seaborn, [one.label for one in asked]), strict=True
         ):
-            strokes(axes, [y + shift for y in range(len(names))], [_row(one, name) for name in names], "accuracy", look)
+            strokes(axes, [y + shift for y in range(len(names))], [one.row(name) for name in names], "accuracy", look)
         axes.set_yticks(range(len(names)), [name.removeprefix("task ") for name in names])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
@@ -41,15 +41,11 @@ def by_score(id: str, asked: Sequence[Asked]) -> Figure:
         )
 
 
-def _row(one: Asked, name: str) -> Row | None:
-    return next((row for row in one.of() if row["score"] == name), None)
-
-
 def _alt(asked: Sequence[Asked]) -> str:
     said = []
     for one in asked:
-        name = OFFICIAL if _row(one, OFFICIAL) is not None else ROW_MEAN
-        row = _row(one, name)
+        name = OFFICIAL if one.row(OFFICIAL) is not None else ROW_MEAN
+        row = one.row(name)
         if row is not None:
             chance = printed(row["chance"], "percent")
             said.append(f"{one.label}: {name} {printed(row['accuracy'], 'percent')} %, chance {chance} %")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agevlm.errors import DataError
+from reports import verdicts
 from reports.document import NONE, Cell, Column, Figure, Finding, Listing, Table, interval
-from reports.opened import SCORES, Run
+from reports.opened import Run, reading
 
 Content = Mapping[str, Any]
 Drawn = Figure | Listing
 Rows = Callable[[Content], Iterable[Sequence[Cell | str]]]
 """The rows of a table, of what a run's scores.json holds."""
-NO_INTERVAL = "no interval"
 BY_ITSELF = (
     "Each row stands by itself: nothing is adjusted for their number, and of twenty rows without any difference about "
     "one would show one."
@@ -141,22 +139,6 @@ def _without_alike(
     )
 
 
-@contextlib.contextmanager
-def reading(run: Run, file: str = SCORES) -> Iterator[None]:
-    """Read a file of a run within this.
-
-    Raises:
-        DataError: it is not as that kind of run writes it.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{run.folder / file}: damaged or of another version ({type(error).__name__}: {error}); give the run's "
-            "command again, or leave the run out"
-        ) from error
-
-
 def _about(run: Run, named: bool) -> str:
     """What a run was measured on, and how."""
     with reading(run, "run.json"):
@@ -195,19 +177,15 @@ def numbers(*names: str) -> list[Column]:
 
 
 def side(cell: Content, at: float, above: str, below: str, neither: str) -> str:
-    """Which side of a value the whole 95 % interval lies on; touching it is holding it."""
-    if cell["value"] is None:
-        return NONE
-    if cell["low"] is None or cell["high"] is None:
-        return NO_INTERVAL
-    return above if cell["low"] > at else below if cell["high"] < at else neither
+    """The same as `reports.verdicts.side`, of a cell of a run's scores."""
+    return verdicts.side(cell["value"], cell["low"], cell["high"], above, below, neither, at=at)
 
 
 def finding(measure: str, first: str, second: str, cell: Content) -> Finding:
     """A paired difference for the top of the page."""
-    return Finding(measure, first, second, interval(cell, "signed"), verdict(cell))
+    return Finding(measure, str(first), str(second), interval(cell, "signed"), verdict(cell))
 
 
 def verdict(cell: Content) -> str:
-    """A paired difference in words: established where the interval leaves 0 out, else a tie."""
-    return side(cell, 0.0, "higher, established", "lower, established", "a tie")
+    """The same as `reports.verdicts.verdict`, of a cell of a run's scores."""
+    return verdicts.verdict(cell["value"], cell["low"], cell["high"])

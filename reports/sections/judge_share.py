@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reports.document import Cell, Column, Table, number
-from reports.opened import Run
-from reports.sections.side_by_side import readable
+from reports.opened import Run, reading
+from reports.runs.headline import benchmark_name
 
 COUNTS = {
     "answers": "answers",
@@ -35,7 +35,7 @@ def share_table(runs: Sequence[Run], id: str) -> Iterator[Table]:
     """
     rows, prompts = [], set()
     for run in runs:
-        with readable(run):
+        with reading(run):
             for judge in _judges(run.scores):
                 prompts.add(str(judge["prompt_version"]))
                 rows += [_row(run, judge, share) for share in judge["shares"]]
@@ -53,10 +53,7 @@ def share_table(runs: Sequence[Run], id: str) -> Iterator[Table]:
         "same as by rules: of the answers that both the judge and the rules read as an option. A judge need not be "
         f"right: see its audit. Judge's prompt {', '.join(sorted(prompts))}.",
     )
-    yield Table(f"{id}-judge", f"{TITLES.get(id, id)}, the judge's share; numbers of answers", columns, rows, notes)
-
-
-TITLES = {"pope": "POPE", "cvbench": "CV-Bench"}
+    yield Table(f"{id}-judge", f"{benchmark_name(id, '')}, the judge's share; numbers of answers", columns, rows, notes)
 
 
 def _judges(scores: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -70,6 +67,4 @@ def _row(run: Run, judge: Mapping[str, Any], share: Mapping[str, Any]) -> list[C
     cells += [number(share[name], unit="count") for name in COUNTS]
     parts = (("to_judge", "answers"), ("right_by_judge_alone", "right"), ("alike", "both"))
     cells += [number(share[part] / share[of] if share[of] else None) for part, of in parts]
-    return (
-        [*cells, number(share["kappa"])] if share["kappa"] is None else [*cells, number(share["kappa"], unit="number")]
-    )
+    return [*cells, number(share["kappa"], unit="number")]

@@ -11,7 +11,8 @@ from analysis.linkage.signals import BY_COLUMN, SIGNALS
 from analysis.linkage.targets import FEWEST, TARGETS
 from reports.document import Cell, Figure, Section, Table, interval, number, slug
 from reports.opened import Run
-from reports.sections.inside import ATTENTION, NO_INTERVAL, Content, Drawn, Looks, numbers, side, texts, verdict
+from reports.sections.inside import ATTENTION, Content, Drawn, Looks, numbers, side, texts, verdict
+from reports.verdicts import NO_INTERVAL
 
 NAME = "linkage"
 TEXT = (

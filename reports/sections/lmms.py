@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reports.document import NONE, Cell, Column, Section, Table, number
-from reports.opened import Run
-from reports.sections.side_by_side import readable
+from reports.opened import Run, reading
 
 
 def section(runs: Sequence[Run]) -> Section | None:
@@ -19,7 +18,7 @@ def section(runs: Sequence[Run]) -> Section | None:
     rows: dict[tuple[str, str, str], list[tuple[Run, Any]]] = {}
     for run in found:
         assert run.scores is not None
-        with readable(run):
+        with reading(run):
             for row in run.scores["rows"]:
                 rows.setdefault((str(row["task"]), str(row["metric"]), str(row["filter"])), []).append((run, row))
     columns = [Column("task", False), Column("metric", False), Column("better", False), Column("model", False)]
@@ -40,7 +39,7 @@ def section(runs: Sequence[Run]) -> Section | None:
 
 
 def _row(task: str, metric: str, filtered: str, run: Run, row: Any) -> list[Cell]:
-    with readable(run):
+    with reading(run):
         error = row["stderr_clt"] if row["stderr"] is None else row["stderr"]
         name = metric if filtered == "none" else f"{metric} ({filtered})"
         better = {True: "higher", False: "lower"}.get(row.get("higher_is_better"), NONE)

@@ -15,7 +15,6 @@ from reports.sections.pope_figure import by_split
 from reports.sections.side_by_side import (
     UNKNOWN_PROMPTS,
     Asked,
-    Row,
     asked_by_version,
     differing,
     intervals_note,
@@ -79,11 +78,6 @@ def splits_of(asked: Sequence[Asked]) -> list[str]:
     return [s for s in found if s not in SPLITS_NAMED] + [s for s in (MEAN, POOLED) if s in found]
 
 
-def row_of(one: Asked, split: str, condition: str = "image", how: str | None = None) -> Row | None:
-    """A run's row of a split; None where it has none."""
-    return next((row for row in one.of(condition, how) if row["split"] == split), None)
-
-
 def main_split(one: Asked, whole: str = MEAN) -> str:
     """Mean or pooled (`whole`); the split itself where there is one alone."""
     names = [row["split"] for row in one.of()]
@@ -98,7 +92,7 @@ def _splits(id: str, asked: Sequence[Asked]) -> Table:
     rows = []
     for split in splits_of(asked):
         for one in asked:
-            if (row := row_of(one, split)) is not None:
+            if (row := one.row(split)) is not None:
                 cells = [Cell(split_name(split)), Cell(one.label), *apart.cells(one), number(row["n"], unit="count")]
                 cells += [flat(row, s) for s in scores]
                 rows.append([*cells, *(number(row[c], unit="count") for c in ("unparsed", "missing"))])
@@ -127,13 +121,15 @@ def _unread(id: str, asked: Sequence[Asked]) -> Table | None:
     rows = []
     for split in splits_of(asked):
         for one in asked:
-            row = row_of(one, split, how="default")
+            row = one.row(split, how="default")
             if row is None or not row["unparsed"] or row.get("f1_if_unparsed_wrong") is None:
                 continue
             cells = [Cell(split_name(split)), Cell(one.label), number(row["unparsed"], unit="count")]
             cells.append(number(row["unparsed"] / row["n"] if row["n"] else None))
             for score in ("accuracy", "f1"):
-                cells += [number(row[f"{score}{bound}"]) for bound in ("_if_unparsed_wrong", "", "_if_unparsed_right")]
+                cells += [
+                    number(row.get(f"{score}{bound}")) for bound in ("_if_unparsed_wrong", "", "_if_unparsed_right")
+                ]
             rows.append(cells)
     if not rows:
         return None
@@ -162,7 +158,7 @@ def _protocols(id: str, asked: Sequence[Asked]) -> Table:
     rows, marked = [], set()
     for way in ways:
         for one in asked:
-            row = row_of(one, main_split(one), how=way)
+            row = one.row(main_split(one), how=way)
             if row is None:
                 continue
             name, marks = _marked(way, one.prompt)
@@ -172,7 +168,7 @@ def _protocols(id: str, asked: Sequence[Asked]) -> Table:
             cells += [flat(row, "accuracy"), flat(row, "f1")]
             if undecided:
                 # Bounds are of splits and of all pooled, not of the mean.
-                whole = row_of(one, main_split(one, POOLED), how=way) or {}
+                whole = one.row(main_split(one, POOLED), how=way) or {}
                 cells.append(number(row.get("undecided"), unit="count"))
                 cells += [flat(whole, f"f1_if_undecided_{bound}") for bound in ("wrong", "right")]
             rows.append(cells)

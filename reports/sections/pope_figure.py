@@ -8,7 +8,7 @@ from analysis.figures import figure
 from benchmarks.pope.rows import MEAN, POOLED
 from reports.document import Figure, printed
 from reports.sections.drawing import WIDTH, column_style, dots, finished, looks, places
-from reports.sections.side_by_side import Asked, Row
+from reports.sections.side_by_side import Asked
 
 PANELS = {"accuracy": "accuracy, %", "f1": "F1, %"}
 FLOORS = {"floor:always-yes": ("always yes", ":"), "floor:object-prior": ("object's name alone", "--")}
@@ -22,7 +22,7 @@ def by_split(id: str, asked: Sequence[Asked]) -> Figure:
         panels = drawn.subplots(2, 1, sharex=True)
         for axes, (score, name) in zip(panels, PANELS.items(), strict=True):
             for floor, (told, dash) in FLOORS.items():
-                rows = [_row(asked[0], split, floor) for split in splits]
+                rows = [asked[0].row(split, floor) for split in splits]
                 for x, row in enumerate(rows):
                     if row is not None and row.get(score) is not None:
                         label = told if x == 0 else None
@@ -32,7 +32,7 @@ def by_split(id: str, asked: Sequence[Asked]) -> Figure:
             looked = looks(seaborn, [one.label for one in asked])
             for shift, one, look in zip(places(len(asked)), asked, looked, strict=True):
                 at = [x + shift for x in range(len(splits))]
-                dots(axes, at, [_row(one, split) for split in splits], score, look)
+                dots(axes, at, [one.row(split) for split in splits], score, look)
             axes.set_ylabel(name)
             axes.grid(visible=False, axis="x")
         panels[-1].set_xticks(range(len(splits)), ["mean" if s == MEAN else s for s in splits])
@@ -49,15 +49,11 @@ def by_split(id: str, asked: Sequence[Asked]) -> Figure:
         )
 
 
-def _row(one: Asked, split: str, condition: str = "image") -> Row | None:
-    return next((row for row in one.of(condition) if row["split"] == split), None)
-
-
 def _alt(asked: Sequence[Asked]) -> str:
     said = []
     for one in asked:
         names = [row["split"] for row in one.of()]
-        row = _row(one, MEAN if MEAN in names else names[0]) if names else None
+        row = one.row(MEAN if MEAN in names else names[0]) if names else None
         if row is not None:
             said.append(
                 f"{one.label}: accuracy {printed(row['accuracy'], 'percent')} %, F1 {printed(row['f1'], 'percent')} %"

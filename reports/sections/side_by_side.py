@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agevlm.errors import DataError, RunFolderError
 from benchmarks.controls import IMAGE
 from reports.document import Cell, Column, slug
 from reports.held import check_rows
-from reports.opened import SCORES, Run
-from reports.runs.headline import benchmark_name, lead
+from reports.opened import Run, reading
+from reports.runs.headline import FIELD, benchmark_name, lead
 
 Row = Mapping[str, Any]
 UNKNOWN_PROMPTS = ("not stated", "mixed", "other")
-FIELD = {"pope": "protocol", "cvbench": "reading"}
-"""What the rows of a benchmark call the way in which answers were read."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,11 @@ class Asked:
         found = [r for r in self.rows if r["condition"] == condition]
         return [r for r in found if condition.startswith("floor:") or r[field] == (how or self.lead)]
 
+    def row(self, name: str, condition: str = IMAGE, how: str | None = None) -> Row | None:
+        """The row of a split of POPE, of a number of CV-Bench; None where there is none."""
+        field = {"pope": "split", "cvbench": "score"}[self.run.benchmark]
+        return next((row for row in self.of(condition, how) if row[field] == name), None)
+
     @property
     def ways(self) -> list[str]:
         """The protocols or readings of answers about the image."""
@@ -73,31 +74,13 @@ def asked_by_version(runs: Sequence[Run], benchmark: str) -> dict[str, list[Aske
     for run in runs:
         if run.benchmark != benchmark or run.scores is None:
             continue
-        with readable(run):
+        with reading(run):
             check_rows(benchmark, run.scores)
             leading = lead(run.scores, FIELD[benchmark])
             for version in dict.fromkeys(str(row["data_version"]) for row in run.scores["rows"]):
                 rows = [row for row in run.scores["rows"] if row["data_version"] == version]
                 found.setdefault(version, []).append(Asked(run, version, str(rows[0]["dataset"]), leading, rows))
     return found
-
-
-@contextlib.contextmanager
-def readable(run: Run) -> Iterator[None]:
-    """Read a run's scores within this.
-
-    Raises:
-        DataError: in the place of errors about what is not there; it names the file.
-    """
-    try:
-        yield
-    except RunFolderError as error:
-        raise DataError(f"{run.folder}: {error}") from error
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, StopIteration) as error:
-        raise DataError(
-            f"{run.folder / SCORES}: not as {run.benchmark} writes it ({type(error).__name__}: {error}); give the "
-            "run's command again to score it"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -140,12 +123,3 @@ def version_id(base: str, versions: Sequence[str], version: str) -> str:
     names = [slug(one) for one in versions]
     number = f"-{list(versions).index(version) + 1}" if len(set(names)) < len(names) else ""
     return f"{base}-{slug(version)}{number}"
-
-
-def told(value: Any, low: Any, high: Any) -> str:
-    """A difference in words: established where its interval leaves 0 out, else a tie."""
-    if value is None:
-        return "not defined"
-    if low is None or high is None:
-        return "no interval"
-    return "higher, established" if low > 0 else "lower, established" if high < 0 else "a tie"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agevlm.errors import DataError, RunFolderError
 from benchmarks.cvbench.score import ROW_MEAN
 from benchmarks.pope.rows import MEAN, POOLED
 from benchmarks.remarks import FEW_IMAGES, HIGH_UNPARSED
-from reports.document import NONE, Cell, Column, Finding, Section, Table, Unit, number
-from reports.opened import SCORES, Run
-from reports.runs.headline import KINDS, Headline, benchmark_name, headlines
-from reports.sections.side_by_side import FIELD, asked_by_version, readable
+from reports.document import NONE, Cell, Column, Finding, Section, Table, number
+from reports.opened import Run, reading
+from reports.runs.headline import FIELD, KINDS, UNITS, Headline, benchmark_name, headlines
+from reports.sections.side_by_side import asked_by_version
 
 BENCHMARKS = {
     "pope": "POPE",
@@ -46,9 +45,9 @@ INTERVALS = (
     f"{NONE}: not measured here."
 )
 PAIRED = (
-    "On the same questions or images. Established: the 95 % interval over images leaves 0 out, and where several runs "
-    "of a benchmark are compared with one, the p value stays at most 0.05 after Holm's adjustment; else a tie. The "
-    "differences of analyses are not adjusted for how many there are."
+    "On the same questions or images. Established: the 95 % interval over images leaves 0 out, and of benchmarks the "
+    "p value by image (where several runs are compared with one, after Holm's adjustment) is at most 0.05; else a tie. "
+    "The differences of analyses are not adjusted for how many there are."
 )
 READ = (
     "n: questions with an answer; of an analysis, what it looked at. missing: without an answer, in no number. "
@@ -56,7 +55,6 @@ READ = (
     "benchmark."
 )
 COUNTS = ("n", "missing", "unparsed")
-UNITS: dict[str, Unit] = {"share": "percent", "number": "number", "count": "count"}
 
 
 def section(runs: Sequence[Run], findings: Sequence[Finding] = ()) -> Section:
@@ -91,10 +89,8 @@ class _Headlines:
             return cls(run, (), "a kind of run that this version does not know")
         if run.scores is None:
             return cls(run, (), "no scores")
-        try:
+        with reading(run):
             found = headlines(run.benchmark, run.scores)
-        except RunFolderError as error:
-            raise DataError(f"{run.folder / SCORES}: {error}") from None
         return cls(run, found, "" if found else "no headline among its scores")
 
     def named(self, headline: Headline | None = None) -> str:
@@ -149,7 +145,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[Table]:
 
 def _conditions(run: Run, one: Headline) -> tuple[str, ...]:
     """Data version, prompt, protocol or reading."""
-    with readable(run):
+    with reading(run):
         how = one.of.get(FIELD[run.benchmark], NONE) if run.benchmark in FIELD else NONE
     return _version(run, one), _prompt(run), str(how)
 
@@ -159,7 +155,7 @@ def _asked(runs: Sequence[_Headlines]) -> Table:
     rows: dict[tuple[str, ...], list[Cell]] = {}
     for one in runs:
         for headline in one.found or (None,):
-            with readable(one.run):
+            with reading(one.run):
                 of = {} if headline is None else headline.of
                 label = one.run.label if headline is None else _model(one.run, headline)
                 conditions = (_version(one.run, None), _prompt(one.run), NONE)
@@ -201,7 +197,7 @@ def _lead(runs: Sequence[Run]) -> Iterator[str]:
 def _doubts(runs: Sequence[Run]) -> Iterator[str]:
     """What makes a headline doubtful, as the benchmark's own command warns of it."""
     for asked in (one for name in FIELD for own in asked_by_version(runs, name).values() for one in own):
-        with readable(asked.run):
+        with reading(asked.run):
             rows = [row for row in asked.of() if row.get("split") not in (MEAN, POOLED)]
             if asked.run.benchmark == "cvbench":
                 rows = [row for row in rows if row["score"] == ROW_MEAN]

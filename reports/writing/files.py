@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agevlm.appearing import folder_appears
@@ -36,8 +39,9 @@ def write_report(report: Report, folder: Path, say: Callable[[str], None] | None
         The page.
 
     Raises:
-        DataError: the folder holds something else; two tables or two figures have one id.
-        OSError: it cannot be written. What was there stays.
+        DataError: the folder holds something else, or cannot be written; two tables or two figures have one id. What
+            was there stays.
+        OSError: there is no room. What was there stays, too.
     """
     # Another name for the folder, or `.`, is as good.
     folder = folder.resolve()
@@ -45,7 +49,7 @@ def write_report(report: Report, folder: Path, say: Callable[[str], None] | None
     files, left_out = _files(report)
     others = _others(folder, own)
     _check_apart(folder, set(files), others)
-    with folder_appears(folder, needed=sum(map(len, files.values()))) as new:
+    with _appears(folder, sum(map(len, files.values()))) as new:
         for name in others:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / name, new / name, follow_symlinks=False)
@@ -56,6 +60,37 @@ def write_report(report: Report, folder: Path, say: Callable[[str], None] | None
         if say is not None:
             say(line)
     return folder / PAGE
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a report could be written there, as far as that can be known before it is made.
+
+    Raises:
+        DataError: as `write_report`.
+    """
+    folder = folder.resolve()
+    _earlier(folder)
+    above = next(path for path in folder.parents if path.exists())
+    if not above.is_dir():
+        raise DataError(f"{folder}: cannot be written: {above} is no folder; choose another --out")
+    if os.path.ismount(folder):
+        raise DataError(f"{folder}: a mounted disk cannot be replaced as a whole; choose a folder in it as --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"{folder}: cannot be written: no permission in {above}; choose another --out")
+
+
+@contextlib.contextmanager
+def _appears(folder: Path, needed: int) -> Iterator[Path]:
+    """`folder_appears` with errors that name the option; a full disk stays what it is."""
+    try:
+        with folder_appears(folder, needed) as new:
+            yield new
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, error.strerror, error.filename or str(folder)) from error
+        raise DataError(
+            f"{folder}: cannot be written: {error.strerror} ({error.filename}); choose another --out"
+        ) from (error)
 
 
 def _files(report: Report) -> tuple[dict[str, bytes], list[str]]:
@@ -71,9 +106,11 @@ def _files(report: Report) -> tuple[dict[str, bytes], list[str]]:
     for figure in report.figures:
         files[f"figures/{figure.id}.png"] = figure.png
         files[f"figures/{figure.id}.svg"] = figure.svg
-    title = f"# {markdown_text(visible(report.title))}"
-    files["tables.md"] = "\n".join([f"{title}\n", *(markdown(table, 2) for table in report.tables)]).encode()
-    files["tables.tex"] = latex_document(report.title, report.tables).encode()
+    head = [f"# {markdown_text(visible(report.title))}\n"]
+    if report.warnings:
+        head += ["**Read this first**\n", *(f"- {markdown_text(visible(one))}" for one in report.warnings), ""]
+    files["tables.md"] = "\n".join([*head, *(markdown(table, 2) for table in report.tables)]).encode()
+    files["tables.tex"] = latex_document(report.title, report.tables, report.warnings).encode()
     files[LIST] = json.dumps({"kind": _KIND, "files": sorted([*files, LIST])}, indent=1).encode() + b"\n"
     return files, left_out
 

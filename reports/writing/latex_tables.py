@@ -35,8 +35,8 @@ def latex_table(table: Table) -> str:
     return f"% \\input this file; it needs: {packages}\n" + (_over_pages(table) if long else _on_one(table))
 
 
-def latex_document(title: str, tables: Sequence[Table]) -> str:
-    """A whole document with all tables, for pdflatex."""
+def latex_document(title: str, tables: Sequence[Table], warnings: Sequence[str] = ()) -> str:
+    """A whole document with all tables, for pdflatex; warnings stand before them."""
     head = "\n".join(
         (
             r"\documentclass[10pt]{article}",
@@ -51,6 +51,8 @@ def latex_document(title: str, tables: Sequence[Table]) -> str:
             r"\emergencystretch=3em",
             r"\begin{document}",
             rf"{{\large\bfseries\raggedright {latex(visible(title))}\par}}\bigskip",
+            *([r"{\bfseries Read this first\par}"] if warnings else []),
+            *(rf"{{\raggedright {latex(visible(one))}\par}}\smallskip" for one in warnings),
         )
     )
     parts = []

@@ -21,11 +21,9 @@ def test_a_difference_is_established_where_no_value_of_its_interval_has_the_othe
     assert said.startswith("IoU of a less that of b")
 
 
-@pytest.mark.parametrize(
-    "cell", [{"value": None, "low": None, "high": None}, {"value": 1.0, "low": None, "high": None}]
-)
-def test_without_an_interval_nothing_is_established(cell):
-    assert compared("a", "b", "IoU", cell).endswith("a tie")
+@pytest.mark.parametrize(("value", "said"), [(None, "undefined"), (1.0, "no interval")])
+def test_without_an_interval_nothing_is_established(value, said):
+    assert compared("a", "b", "IoU", {"value": value, "low": None, "high": None}).endswith(f": {said}")
 
 
 def similar(model, value, **changes):

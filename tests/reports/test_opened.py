@@ -15,6 +15,8 @@ from agevlm.errors import RunFolderError
 from benchmarks.reading import Label, read_yes_no
 from benchmarks.run_folder import RunFolder
 from reports.opened import Run, named, open_runs
+from reports.runs.listing import look_at
+from reports.runs.showing import open_run
 from tests.benchmarks.runs.launch import command_here
 from tests.reports.runs.test_listing import drop_last_commit, scores_of
 
@@ -154,6 +156,28 @@ def test_damaged_questions_are_named_by_line(copy):
         assert [r for r in run.remarks if r.startswith(f"{path}:{number}: not a question of cvbench")]
     assert run.held is not None
     assert len(run.held.cvbench[0].questions.questions) == len(lines) - 3
+
+
+def test_a_report_the_list_and_the_terminal_leave_out_the_same_questions(copy):
+    folder = copy("pope")
+    path = folder / "questions.jsonl"
+    lines = path.read_text().splitlines()
+    wordy, other = json.loads(lines[0]), json.loads(lines[1])
+    wordy["question"]["label"] = "no"  # true, as Python takes it
+    other["set"] = 7
+    path.write_text("\n".join([json.dumps(wordy), json.dumps(other), *lines[2:]]) + "\n")
+    run = alone(folder)
+    assert run.held is not None
+    (held,) = run.held.pope
+    shown = open_run(folder, None, None, "image")
+    named = [remark for remark in run.remarks if remark.startswith(f"{path}:")]
+    assert len(held.questions.questions) == len(shown.questions) == len(lines) - 2
+    assert [q.question_id for q in held.questions.questions] == [q.number for q in shown.questions]
+    assert len(named) == 2
+    assert named == list(shown.remarks)
+    listed = look_at(folder)
+    assert listed is not None
+    assert f"{listed.path}/{listed.detail}".startswith(f"{named[0]} (and 1 more)")
 
 
 @pytest.mark.parametrize(

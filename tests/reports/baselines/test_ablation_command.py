@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.statistics.clusters import expanded_percentile_interval
 from reports.baselines.linking import weights_of
 from reports.runs.showing import open_run
-from reports.scenes.intervals import image_draws, seed_draws
+from reports.scenes.intervals import image_draws
 from tests.benchmarks.runs.launch import OPTIONS, command_here
 from tests.benchmarks.runs.stub import make_data
 from tests.reports.baselines.runs import make_stage, model, train, written
@@ -115,11 +114,12 @@ def test_evaluations_are_known_by_the_weights_and_drawn_on_shared_images(call, t
             values.append(np.mean(whole))
         assert found["each"] == {str(s): pytest.approx(v) for s, v in zip(SEEDS, values, strict=True)}
         assert found["value"] == pytest.approx(np.mean(values))
-        drawn = seed_draws(len(SEEDS), len(weights))
-        taken = np.array([np.average(e, weights=w) for e, w in zip(each, drawn, strict=True)])
-        spread = each.mean(1) + (taken - each.mean(1)) * 2**0.5
-        low, high = expanded_percentile_interval(spread, len(names))
-        assert (found["low"], found["high"]) == (pytest.approx(max(0, low)), pytest.approx(min(1, high)))
+        of_seeds, of_images = np.var(values, ddof=1) / 2, each.mean(1).var(ddof=1)
+        free = (of_seeds + of_images) ** 2 / (of_seeds**2 + of_images**2 / (len(names) - 1))
+        reach = stats.t.ppf(0.975, free) * (of_seeds + of_images) ** 0.5
+        assert of_seeds > 0
+        limits = max(0, np.mean(values) - reach), min(1, np.mean(values) + reach)
+        assert (found["low"], found["high"]) == tuple(map(pytest.approx, limits))
 
 
 @pytest.mark.slow
@@ -200,6 +200,12 @@ def test_an_exported_checkpoint_is_a_row_of_its_steps(call, capsys, trained, fol
     log = [json.loads(line) for line in (folders[0] / "log.jsonl").read_text().splitlines()]
     assert metric(rows[1], "loss/text")["value"] == log[1]["loss/text"]
     assert metric(rows[1], "pope/accuracy")["n"] == 1
+    # In a row over both, neither takes the other's place.
+    code, table, _ = call("ablation", folders[0], tmp_path / "pope", "--by", "arm")
+    assert f"{folders[0].name} at step 2" in table
+    code, said, _ = call("ablation", folders[0], tmp_path / "pope", "--by", "arm", "--json", "-")
+    (row,) = json.loads(said)
+    assert metric(row, "loss/text")["value"] == pytest.approx((log[1]["loss/text"] + log[2]["loss/text"]) / 2)
     assert all(one["metric"] != "pope/accuracy" for one in rows[0]["metrics"])
 
 
@@ -240,6 +246,41 @@ def test_differences_are_on_the_seeds_of_both(call, tmp_path):
     assert "+0.500" in differences
     assert "-2.677 … +3.677" in differences
     assert "A difference whose interval holds 0 is a tie" in " ".join(differences.split())
+
+
+def test_a_run_without_guidance_is_no_form_of_its_loss(call, tmp_path):
+    log = '{"step": 10, "loss/text": 1.0, "loss/guidance": 0.5}\n'
+    guidances = [None if weight is None else {"weight": weight, "form": "squared"} for weight in (1.0, 0.0, None)]
+    runs = [
+        written(tmp_path / f"{place}-{seed}", seed, guidance=guidance, log=log)
+        for place, guidance in enumerate(guidances)
+        for seed in (0, 1)
+    ]
+    code, out, _ = call("ablation", *runs)
+    assert code == 0
+    assert "another quantity" not in out
+    _, _, differences = out.partition("Difference from")
+    assert "loss/guidance" in differences.partition("Each training run")[0]
+
+
+@pytest.mark.parametrize("setting", [{"noise": 0.5}, {"answers": True}, {"tokens": "all"}, {"layers": [1]}])
+def test_attention_that_is_measured_elsewhere_is_not_compared(call, tmp_path, setting):
+    usual = {"weight": 1.0, "form": "squared", "noise": 0.0, "answers": False, "tokens": "last", "layers": [1, 4]}
+    runs = [
+        written(tmp_path / f"{place}-{seed}", seed, guidance=guidance)
+        for place, guidance in enumerate((usual, usual | setting))
+        for seed in (0, 1)
+    ]
+    code, out, _ = call("ablation", *runs)
+    assert code == 0
+    (name,) = setting
+    assert f"rows that differ in guidance.{name} are not to be compared by them" in " ".join(out.split())
+    head, _, differences = out.partition("Difference from")
+    assert "attention/iou" in head
+    assert "loss/text" in differences
+    assert "attention/iou" not in differences.partition("Each training run")[0]
+    code, out, _ = call("ablation", *runs, "--json", "-")
+    assert [one["metric"] for one in json.loads(out)[1]["minus_first"]] == ["loss/text"]
 
 
 def test_by_a_setting_says_what_else_is_averaged_over(call, tmp_path):

@@ -26,7 +26,7 @@ def run(*arguments: object):
 
 
 def test_what_is_printed(made):
-    done = run(made / "pope-a", made / "pope-b", "--flips", 2)
+    done = run(made / "pope-a", made / "pope-b", "--full", "--flips", 2)
     assert done.returncode == 0, done.stderr
     # Which way round is in every title.
     assert done.stdout.count("POPE, B (stub (pope-b)) less A (stub (pope-a))") == 5
@@ -34,7 +34,7 @@ def test_what_is_printed(made):
     assert "higher, established" in done.stdout
     assert "protocol default" in done.stdout
     assert re.search(r"right in B, wrong in A: 2 of \d+", done.stdout)
-    none = run(made / "pope-a", made / "pope-b", "--flips", 0)
+    none = run(made / "pope-a", made / "pope-b", "--full", "--flips", 0)
     assert "wrong in A" not in none.stdout
 
 
@@ -61,7 +61,7 @@ def test_three_runs_are_adjusted_for_one_another(made, copy):
     assert (one["other"]["letter"], two["other"]["letter"]) == ("B", "C")
     assert one["base"]["label"] == two["base"]["label"]
     assert one["headline"]["p_holm"] == pytest.approx(2 * one["headline"]["p"])
-    assert "Holm over 2" in run(made / "pope-a", made / "pope-b", third).stdout
+    assert "Holm over 2" in run(made / "pope-a", made / "pope-b", third, "--full").stdout
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -103,11 +103,11 @@ def test_runs_that_differ_in_more_than_the_model_are_refused_unless_told(made, c
     allowed = run(made / "pope-a", other, "--allow", aspect)
     assert allowed.returncode == 0, allowed.stderr
     said = re.search(rf"different {NOUNS[aspect]}: A (.+?), B (.+?)(;|\.|$|:)", refused.stderr)
-    titles = [line for line in allowed.stdout.splitlines() if re.match(r" *POPE[,:]", line)]
-    joined = " ".join(allowed.stdout.split())
     assert said is not None
-    assert len(titles) == 6
-    assert joined.count(f"different {NOUNS[aspect]}: A {said[1]}") >= 6
+    for printed, count in ((allowed, 2), (run(made / "pope-a", other, "--allow", aspect, "--full"), 6)):
+        titles = [line for line in printed.stdout.splitlines() if re.match(r" *POPE[,:]", line)]
+        assert len(titles) == count
+        assert " ".join(printed.stdout.split()).count(f"different {NOUNS[aspect]}: A {said[1]}") >= count
     # Another one is not allowed by it.
     wrong = "prompt" if aspect != "prompt" else "data"
     assert run(made / "pope-a", other, "--allow", wrong).returncode == 2
@@ -132,7 +132,11 @@ def test_controls_of_other_seeds_are_refused(made, copy):
     assert run(made / "pope-a", other).returncode == 0
     refused = run(made / "pope-a", other, "--condition", "shuffled")
     assert "seeds of the control: A 0, B 5" in refused.stderr
-    assert run(made / "pope-a", made / "pope-b", "--condition", "shuffled").returncode == 0
+    alike = run(made / "pope-a", made / "pope-b", "--condition", "shuffled")
+    assert alike.returncode == 0
+    titles = [line for line in alike.stdout.splitlines() if line.startswith("POPE")]
+    assert len(titles) == 2
+    assert all(title.startswith("POPE (shuffled)") for title in titles)
     missing = run(made / "pope-a", made / "pope-b", "--condition", "blind")
     assert missing.returncode == 2
     assert f"--condition blind: {made / 'pope-a'} has image, shuffled" in missing.stderr
@@ -276,6 +280,9 @@ def test_the_page_has_the_tables_and_the_flips(made, tmp_path):
         "compared",
         *(f"b-less-a-{name}" for name in ("scores", "tests", "categories", "right-in-a", "right-in-b")),
     }
+    for path in (out / "tables").glob("*.csv"):
+        heads = next(csv.reader(io.StringIO(path.read_text())))
+        assert len(set(heads)) == len(heads), path
     (found,) = json.loads(done.stdout)
     row = next(csv.DictReader(io.StringIO((out / "tables" / "compared.csv").read_text())))
     assert row["run less A"] == f"{100 * found['headline']['difference']:+.1f}"
@@ -346,3 +353,39 @@ def test_no_model_is_loaded(made):
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_image_that_changed_under_its_name_is_another_data_version(made, copy):
+    other = copy("pope-b")
+    first = questions_of(other)[0]
+    key = first["keys"]["image"]
+    rewrite(
+        other / "answers-00000.jsonl",
+        lambda row: row | {"shown": "0" * 64, "commit": [0, 1]} if row["key"] == key else row | {"commit": [0, 1]},
+    )
+    refused = run(made / "pope-a", other)
+    assert refused.returncode == 2
+    assert "is not the same" in refused.stderr
+    assert "000000000000" in refused.stderr
+    assert "--allow data" in refused.stderr
+    (found,) = json.loads(run(made / "pope-a", other, "--allow", "data", "--json", "-").stdout)
+    assert found["changed"] == 360 - found["shared"] > 0
+    # A control shows something else of its own making.
+    assert run(made / "pope-a", other, "--condition", "shuffled").returncode == 0
+
+
+def test_json_is_strict_whatever_the_log_probabilities(made, copy):
+    other = copy("pope-b")
+    odd = [float("-inf"), float("nan"), float("inf")]
+    rewrite(
+        other / "answers-00000.jsonl",
+        lambda row: row | {"commit": [0, 1], "logprobs": {"yes": odd[len(row["prompt"]) % 3], "no": -0.5}},
+    )
+    done = run(made / "pope-a", other, "--json", "-")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    (found,) = json.loads(done.stdout, parse_constant=refuse)
+    assert None in [flip["other_logprobs"]["yes"] for flip in found["flips"]]
+    assert run(made / "pope-a", other).returncode == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics.clusters import expanded_percentile_interval, resampling_weights
-from reports.compare.comparison import Comparison, compare, leads
+from reports.compare.comparison import Comparison, below, compare, leads
 from reports.compare.flips import margin
 from reports.compare.sides import open_sides
 from tests.reports.compare.conftest import guesses, plant, questions_of, rewrite
@@ -87,6 +87,50 @@ def test_pope_by_longhand(made):
     (lead,) = leads([found], "accuracy")
     assert lead.verdict == "higher, established"
     assert lead.p < 0.001
+
+
+def exchanged(gains: list[int]) -> float:
+    """Share of all choices of signs with a sum at least as far from 0, by counting them sum by sum."""
+    ways = {0: 1}
+    for gain in filter(None, gains):
+        following: dict[int, int] = defaultdict(int)
+        for total, count in ways.items():
+            following[total + gain] += count
+            following[total - gain] += count
+        ways = following
+    return sum(n for total, n in ways.items() if abs(total) >= abs(sum(gains))) / sum(ways.values())
+
+
+@pytest.mark.parametrize("kind", ["pope", "cv"])
+def test_tests_of_groups_are_by_image(made, kind):
+    found = compared(made / f"{kind}-a", made / f"{kind}-b")
+    whole = found.groups[-1]
+    by_image: dict[str, list[int]] = defaultdict(list)
+    for a, b in found.pairing.pairs:
+        by_image[a.question.cluster].append((b.read.verdict == "right") - (a.read.verdict == "right"))
+    gains = [sum(one) for one in by_image.values()]
+    # Where all images have one question, a test by question would do as well.
+    assert max(map(len, by_image.values())) > 1
+    assert (whole.p, whole.n, whole.images) == (pytest.approx(exchanged(gains)), len(found.pairing.pairs), len(gains))
+    assert whole.mcnemar == pytest.approx(exchanged([1] * whole.only_other + [-1] * whole.only_base))
+    mean = whole.gain.value
+    residuals = [[gain - mean for gain in one] for one in by_image.values()]
+    naive = sum(value**2 for one in residuals for value in one)
+    assert whole.design_effect == pytest.approx(sum(sum(one) ** 2 for one in residuals) / naive)
+    assert whole.p != pytest.approx(whole.mcnemar, rel=0.01)
+    # One difference has one p, wherever it stands.
+    numbers = {one.name: one.scores["accuracy"].p for one in found.numbers}
+    named = [group for group in (*found.groups, *found.categories) if group.name in numbers]
+    assert len(named) == {"pope": 4, "cv": 8}[kind]
+    assert [group.p for group in named] == [numbers[group.name] for group in named]
+    assert [g.holm for g in found.groups] == [None] * len(found.groups)
+    for group in found.categories:
+        own = [pair for pair in found.pairing.pairs if group.name.removeprefix("task ") == pair[0].category]
+        if own:
+            sums: dict[str, int] = defaultdict(int)
+            for a, b in own:
+                sums[a.question.cluster] += (b.read.verdict == "right") - (a.read.verdict == "right")
+            assert group.p == pytest.approx(exchanged(list(sums.values())))
 
 
 def test_cvbench_by_longhand(made):
@@ -238,3 +282,31 @@ def test_margins(made):
     best = max(value for place, value in enumerate(given.values()) if place != right)
     unread = replace(asked.read, label="none")
     assert margin(replace(asked, options=given, read=unread)) == pytest.approx(best + right)
+
+
+def apart_on(made: Path, copy, images: int) -> Comparison:
+    """Two runs that say the same but for one question about each of so many images, all lost by the other."""
+    right, wrong = copy("pope-a", "right"), copy("pope-b", "wrong")
+    plant(right, lambda q: "Yes" if q["label"] else "No")
+    taken: dict[str, str] = {}
+    for row in questions_of(wrong):
+        question = row["question"]
+        if len(taken) < images and not question["label"]:
+            taken.setdefault(question["image"], question["text"])
+    plant(wrong, lambda q: "Yes" if q["label"] or taken.get(q["image"]) == q["text"] else "No")
+    return compared(right, wrong)
+
+
+@pytest.mark.parametrize(("images", "found"), [(4, "a tie"), (5, "a tie"), (6, "lower, established")])
+def test_what_few_images_carry_is_established_by_its_p_too(made, copy, images, found):
+    """Four images lost and none gained: the interval leaves 0 out, but one in eight coins does as much."""
+    one = apart_on(made, copy, images)
+    (lead,) = leads([one], "accuracy")
+    assert lead.difference.gain.high < 0
+    assert lead.difference.p == pytest.approx(2 * 0.5**images, abs=0.01)
+    assert lead.verdict == found
+    pooled = one.groups[-1]
+    assert (pooled.name, pooled.p) == ("pooled", pytest.approx(2 * 0.5**images))
+    assert pooled.verdict == found
+    assert (below(lead, -0.001, established=True) is None) == (found == "a tie")
+    assert below(lead, -0.001, established=False) is not None

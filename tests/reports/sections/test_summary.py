@@ -205,7 +205,15 @@ def test_every_run_says_what_made_it(scored):
 
 def test_a_manifest_of_odd_types_is_shown_as_it_is(scored, tmp_path):
     folder = shutil.copytree(scored / "pope", tmp_path / "odd")
-    odd = {"schema": 1, "benchmark": "pope", "model": [], "data": "x", "launches": 3, "prompt": 7, "packages": None}
+    odd = {
+        "schema": 1,
+        "benchmark": "pope",
+        "created": 3,
+        "command": [],
+        "packages": None,
+        "hardware": "x",
+        "python": {},
+    }
     (folder / "run.json").write_text(json.dumps(odd))
     runs = opened(folder)
     assert runs[0].label == "odd"

@@ -10,7 +10,7 @@ import pytest
 
 from agevlm.errors import DataError
 from reports.document import Report, Section
-from reports.writing.files import write_report
+from reports.writing.files import check_folder, write_report
 from tests.reports.writing.conftest import report, tables
 
 
@@ -128,3 +128,24 @@ def test_what_is_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("reports.writing.files.page", lambda made: ("<html>", ["3 pictures left out"]))
     write_report(replace(report(), gallery=None), tmp_path / "b", said.append)
     assert said == ["3 pictures left out"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file is no folder; choose another --out"):
+        check_folder(tmp_path / "file" / "deep" / "er")
+    check_folder(tmp_path / "new" / "deep")
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "disk")
+    with pytest.raises(DataError, match=r"disk: a mounted disk"):
+        check_folder(tmp_path / "disk")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(DataError, match=r"no permission in "):
+        check_folder(tmp_path / "new" / "deep")
+
+    def refused(path: Path, data: bytes) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    with pytest.raises(DataError, match=r"r: cannot be written: Permission denied .*; choose another --out"):
+        write_report(small(0), tmp_path / "r")
+    assert names(tmp_path) == {"file"}

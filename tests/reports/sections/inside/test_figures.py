@@ -67,6 +67,7 @@ def test_figures_are_there_at_column_width_in_type_that_can_be_read(drawn, kind)
         assert one.title
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_to_the_byte(made, drawn):
     for kind in KINDS:
         assert section_of(made / kind) == drawn[kind]
@@ -116,7 +117,9 @@ def test_records_of_other_settings_are_not_drawn_as_if_they_had_been_scored(copy
     assert "other records than those that were scored" in note
 
 
-def test_names_are_text_whatever_is_in_them(copy):
+def test_names_are_text_whatever_is_in_them(copy, monkeypatch):
+    # Pixels take most of the time, and have no names in them.
+    monkeypatch.setattr("analysis.figures.FORMATS", ("svg", "svg"))
     odd = "a$\\frac$b_{x} <script>alert(1)</script> \"q\" & 'r'"
     for kind in KINDS:
         folder = copy(kind)

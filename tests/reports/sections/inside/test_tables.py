@@ -351,4 +351,4 @@ def test_a_difference_is_established_only_where_its_interval_leaves_0_out(low, h
 
 
 def test_nothing_measured_is_neither_side():
-    assert side({"value": None, "low": None, "high": None}, 0.5, "above", "below", "neither") == "–"
+    assert side({"value": None, "low": None, "high": None}, 0.5, "above", "below", "neither") == "undefined"
