@@ -175,7 +175,7 @@ class Overlay:
 
 
 ItemKind = Literal[
-    "false yes", "missed", "wrong option", "unparsed", "right", "not counted", "model failed", "not answered"
+    "false yes", "missed", "wrong answer", "unparsed", "right", "not counted", "model failed", "not answered"
 ]
 """What became of an answer. false yes: the object is not there (a hallucination); missed: it is, and the answer is
 no; unparsed: read as none of the options."""

@@ -151,7 +151,7 @@ def test_without_scripts_the_worst_are_listed(text: str) -> None:
 
 def test_worst_first() -> None:
     found = [items()[place] for place in worst_first(items())]
-    wrong = ("missed", "false yes", "unparsed", "wrong option")
+    wrong = ("missed", "false yes", "unparsed", "wrong answer")
     ranks = [0 if one.kind in wrong else 2 if one.kind == "right" else 1 for one in found]
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
