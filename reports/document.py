@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agevlm.errors import DataError
+
 Unit = Literal["percent", "points", "number", "signed", "count"]
 """percent: a fraction, times 100, one place. points: the same with its sign, for differences. number: three places.
 signed: the same with its sign. count: whole."""
@@ -173,7 +175,7 @@ class Overlay:
 
 
 ItemKind = Literal[
-    "false yes", "missed", "wrong option", "unparsed", "right", "not counted", "model failed", "not answered"
+    "false yes", "missed", "wrong answer", "unparsed", "right", "not counted", "model failed", "not answered"
 ]
 """What became of an answer. false yes: the object is not there (a hallucination); missed: it is, and the answer is
 no; unparsed: read as none of the options."""
@@ -247,9 +249,16 @@ class Report:
 
 
 def stamp() -> str:
-    """When a report is made, in UTC; the time of SOURCE_DATE_EPOCH where it is set, for builds that are the same."""
+    """When a report is made, in UTC; the time of SOURCE_DATE_EPOCH where it is set, for builds that are the same.
+
+    Raises:
+        DataError: that is no time.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH")
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(given) if given else None))
+    except (ValueError, OverflowError, OSError):
+        raise DataError(f"SOURCE_DATE_EPOCH={given!r}: seconds since 1970, as a whole number") from None
 
 
 def _check_id(text: str) -> None:

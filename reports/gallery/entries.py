@@ -16,7 +16,7 @@ from reports.runs.showing import Opened, Shown, open_run
 
 JUDGED = ("judged", "judged-all")
 """Protocols of POPE that cannot be shown question by question."""
-WRONG: frozenset[ItemKind] = frozenset({"false yes", "missed", "wrong option", "unparsed"})
+WRONG: frozenset[ItemKind] = frozenset({"false yes", "missed", "wrong answer", "unparsed"})
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def kind_of(q: Shown) -> ItemKind:
     if q.read.verdict != "wrong":
         return q.read.verdict
     if q.right not in ("yes", "no"):
-        return "wrong option"
+        return "wrong answer"
     return "false yes" if q.right == "no" else "missed"
 
 

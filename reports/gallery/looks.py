@@ -198,7 +198,7 @@ def _kind(row: Mapping[str, Any]) -> ItemKind:
         return "right"
     if row["about"] == "negation":
         # No to "Is there no dog?" claims a dog; yes denies one. Neither word is what the kinds below say.
-        return "wrong option"
+        return "wrong answer"
     return "false yes" if said == "yes" else "missed"
 
 

@@ -91,8 +91,8 @@ def gallery_of(runs: Sequence[Run], wanted: Wanted) -> Gallery | None:
         )
     if looks:
         notes.append(
-            "attention is shown of questions that a grounding run of this report looked at with the same model, image, "
-            "question and prompt; such runs look only for what is there"
+            "Attention is shown on questions that a grounding run of this report looked at with the same model, image, "
+            "question and prompt; such runs look only for what is there."
         )
     if not overlays.all_fit:
         notes.append(f"{len(shown)} overlays, of the worst answers; others were left out to keep the page small")

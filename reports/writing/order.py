@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from reports.document import Item
 
-_WRONG = ("false yes", "missed", "wrong option", "unparsed")
+_WRONG = ("false yes", "missed", "wrong answer", "unparsed")
 
 
 def is_wrong(item: Item) -> bool:

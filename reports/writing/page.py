@@ -22,7 +22,7 @@ from reports.writing.latex_tables import latex_table
 from reports.writing.order import worst_first
 from reports.writing.payload import items_json, pictures_json, script_json
 from reports.writing.tables import csv_text, markdown
-from reports.writing.visible import visible
+from reports.writing.visible import brief, visible
 
 MOST_BYTES = 15_000_000
 """Of the page."""
@@ -72,7 +72,8 @@ def _look() -> tuple[jinja2.Template, dict[str, str]]:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"seen": visible, "linked": _linked, "lines": lambda text: visible(text, lines=True)}
+    environment.filters |= {"seen": visible, "brief": brief, "linked": _linked}
+    environment.filters["lines"] = lambda text: visible(text, lines=True)
     folder = resources.files("reports.writing") / "look"
     names = ("page.css", "theme.js", "page.js", "gallery.js")
     return environment.get_template("page.html.jinja"), {

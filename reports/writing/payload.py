@@ -9,7 +9,7 @@ from typing import Any
 
 from reports.document import Gallery, Item, printed
 from reports.writing.order import shuffled, worst_first
-from reports.writing.visible import visible
+from reports.writing.visible import brief, visible
 
 BANDS = ("small", "medium", "large", "unknown")
 _SMALL, _LARGE = 0.01, 0.1
@@ -72,19 +72,19 @@ def script_json(value: Any) -> str:
 
 def _texts(item: Item) -> dict[str, str | None]:
     return {
-        "run": visible(item.run),
-        "number": visible(item.number),
-        "split": visible(item.split),
-        "category": visible(item.category),
-        "question": visible(item.question, lines=True),
-        "official": visible(item.official, lines=True),
-        "answer": None if item.answer is None else visible(item.answer, lines=True),
-        "read": visible(item.read),
+        "run": brief(item.run),
+        "number": brief(item.number),
+        "split": brief(item.split),
+        "category": brief(item.category),
+        "question": brief(item.question, lines=True),
+        "official": brief(item.official, lines=True),
+        "answer": None if item.answer is None else brief(item.answer, lines=True),
+        "read": brief(item.read),
         "kind": item.kind,
         "margin": None if item.margin is None else printed(item.margin, "signed"),
         "size": None if item.size is None else f"{printed(item.size, 'percent')} %",
         "band": band(item.size),
-        "image": visible(item.image),
+        "image": brief(item.image),
     }
 
 

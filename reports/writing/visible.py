@@ -6,6 +6,8 @@ import unicodedata
 
 # Joiners belong to emoji and to several scripts, and reorder nothing.
 _KEPT = "\u200c\u200d"
+LONGEST = 4000
+"""Characters of a text in the gallery."""
 
 
 def visible(text: str, lines: bool = False) -> str:
@@ -23,6 +25,12 @@ def visible(text: str, lines: bool = False) -> str:
     if lines:
         text = text.replace("\r\n", "\n")
     return "".join(c if _harmless(c) or (lines and c in "\n\t") else _escaped(c) for c in text)
+
+
+def brief(text: str, lines: bool = False) -> str:
+    """The same of a text in the gallery, where one answer without end must not fill the page: cut, and said so."""
+    cut = f" … (cut: {len(text):,} characters)" if len(text) > LONGEST else ""
+    return visible(text[:LONGEST], lines) + cut
 
 
 def _harmless(char: str) -> bool:

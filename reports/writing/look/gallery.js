@@ -3,7 +3,7 @@
 if (document.getElementById("gallery_app")) (() => {
   const STEP = 24;
   const PREFIX = "#gallery:";
-  const KINDS = { "false yes": "bad", "missed": "bad", "wrong option": "bad", "unparsed": "odd", "right": "good" };
+  const KINDS = { "false yes": "bad", "missed": "bad", "wrong answer": "bad", "unparsed": "odd", "right": "good" };
   const FIELDS = ["q", "run", "split", "kind", "category", "size", "order"];
   const data = JSON.parse(byId("gallery_items").textContent);
   const files = JSON.parse(byId("gallery_pictures").textContent);

@@ -128,6 +128,13 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_computed(copy,
         call(copy("pope"))
 
 
+@pytest.mark.parametrize("given", ["soon", "1.5", "9" * 30])
+def test_a_time_that_is_none_is_told(copy, call, monkeypatch, given):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
+    with pytest.raises(DataError, match="SOURCE_DATE_EPOCH"):
+        call(copy("pope"))
+
+
 @pytest.mark.slow
 def test_two_builds_are_the_same_to_the_byte_whatever_the_hash_seed_and_the_working_folder(copy, tmp_path):
     copy("pope")

@@ -68,9 +68,9 @@ def test_margins_of_cvbench_by_longhand(made):
         values = [logprobs[f"({'ABCDEF'[k]})"] for k in range(len(options))]
         said = "ABCDEF".find(item.read[0])
         others = [v for k, v in enumerate(values) if k != gold]
-        answered = values[said] if item.kind == "wrong option" else max(others)
+        answered = values[said] if item.kind == "wrong answer" else max(others)
         assert item.margin == pytest.approx(answered - values[gold])
-        wrong += item.kind == "wrong option"
+        wrong += item.kind == "wrong answer"
     assert wrong > 3
 
 

@@ -52,7 +52,7 @@ def test_every_question_of_a_grounding_run_is_there(inside):
             ("no", "yes"): "missed",
         }.get((row["said"], row["right"]), "unparsed")
         if row["about"] == "negation" and expected in ("false yes", "missed"):
-            expected = "wrong option"
+            expected = "wrong answer"
         assert item.kind == expected
         assert item.picture is not None
         assert (item.overlay is not None) == (row["maps"] is not None)

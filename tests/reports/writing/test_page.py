@@ -151,7 +151,7 @@ def test_without_scripts_the_worst_are_listed(text: str) -> None:
 
 def test_worst_first() -> None:
     found = [items()[place] for place in worst_first(items())]
-    wrong = ("missed", "false yes", "unparsed", "wrong option")
+    wrong = ("missed", "false yes", "unparsed", "wrong answer")
     ranks = [0 if one.kind in wrong else 2 if one.kind == "right" else 1 for one in found]
     assert ranks == sorted(ranks)
     assert set(ranks) == {0, 1, 2}
@@ -249,6 +249,18 @@ def test_nine_thousand_questions_take_little() -> None:
     """Each text once: what is left for pictures is most of the page."""
     text, _ = page(replace(report(), gallery=Gallery(items(9000))))
     assert len(text.encode()) < MOST_BYTES / 10
+
+
+def test_an_answer_without_end_does_not_fill_the_page() -> None:
+    one, *others = items()
+    gallery = Gallery(
+        [replace(one, kind="false yes", margin=99.0, answer="<x>\ud800" * 1_000_000, category="c" * 100_000), *others]
+    )
+    text, said = page(replace(report(), gallery=gallery))
+    assert said == []
+    assert len(text) < 1_000_000
+    assert text.count("(cut: 4,000,000 characters)") == 2, "the gallery's, and the list's for where scripts do not run"
+    assert "(cut: 100,000 characters)" in text
 
 
 def test_all_that_is_nasty_is_there(text: str) -> None:
