@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,11 +69,36 @@ def test_the_watch_would_see_a_script_a_request_and_an_error(tab: Browser, tmp_p
 def test_the_policy_stops_a_script_that_got_in(tab: Browser, written: Path, tmp_path: Path) -> None:
     text = (written / "report.html").read_text(encoding="utf-8")
     path = tmp_path / "forged.html"
-    path.write_text(text.replace("<main", "<script>document.title = 'broken'</script><main", 1), encoding="utf-8")
+    forged = {
+        "inline script": "<script>document.title = 'broken'</script>",
+        "inline event handler": "<svg onload=\"document.title = 'broken'\"></svg>",
+        "Loading the image": "<img src='http://example.invalid/i'>",
+        "Loading the stylesheet": "<link rel='stylesheet' href='http://example.invalid/s'>",
+        "Loading the script": "<script src='http://example.invalid/j'></script>",
+        "Framing": "<iframe src='http://example.invalid/f'></iframe>",
+        "inline style": "<style>body { background: url(http://example.invalid/b) }</style>",
+    }
+    path.write_text(text.replace("<main", f"{''.join(forged.values())}<main", 1), encoding="utf-8")
     tab.open(path)
     assert tab.js("document.title") != "broken"
-    assert any("Content Security Policy" in line for line in tab.console)
+    stopped = [line for line in tab.console if "Content Security Policy" in line]
+    assert len(stopped) == len(tab.console) == len(forged)
+    for what in forged:
+        assert any(what in line for line in stopped), what
     tab.console.clear()
+
+
+def test_a_path_with_odd_characters(tab: Browser, written: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a b #1? %41 'é\""
+    folder.mkdir()
+    path = Path(shutil.copy(written / "report.html", folder / "re port#?.html"))
+    tab.open(path, "#gallery:kind=missed")
+    tab.until("document.querySelectorAll('#gallery_cards > li').length > 0")
+    counted = tab.js("document.getElementById('gallery_count').textContent")
+    tab.js("document.getElementById('clear_button').click()")
+    tab.until(f"document.getElementById('gallery_count').textContent !== {json.dumps(counted)}")
+    assert [one for one in tab.requests if not one.startswith("data:")] == [path.as_uri()]
+    assert tab.console == []
 
 
 def test_texts_are_texts(opened: Callable[..., Browser]) -> None:
