@@ -19,6 +19,12 @@ from tests.benchmarks.runs.launch import command_here
 from tests.reports.compare.conftest import rewrite
 
 
+@pytest.fixture(autouse=True)
+def screen(monkeypatch):
+    """Of one width, whatever the tests run in: names fold where there is less room."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def lead_of(*folders, metric="accuracy"):
     base, *others = open_sides(folders, None, None, "image")
     return leads([compare(base, one, draws=100) for one in others], metric)

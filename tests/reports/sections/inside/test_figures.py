@@ -117,6 +117,7 @@ def test_records_of_other_settings_are_not_drawn_as_if_they_had_been_scored(copy
     assert "other records than those that were scored" in note
 
 
+@pytest.mark.slow
 def test_names_are_text_whatever_is_in_them(copy, monkeypatch):
     # Pixels take most of the time, and have no names in them.
     monkeypatch.setattr("analysis.figures.FORMATS", ("svg", "svg"))
