@@ -34,16 +34,22 @@ ASKED = {
     "linkage": "linkage, whether attention foretells errors",
     "failure-signs": "failure signs, those that the AGE-VLM paper names, each against a threshold",
 }
-SCALES = (
-    "POPE, CV-Bench: % of questions. similarity: chance that an image's own caption is more alike to it than another "
-    "image's (AUROC of hidden states after the last layer of self-attention, mean pooling, raw; 0.5: no difference). "
-    "grounding: attention of the object's word against the object's mask, as many cells as the mask covers (IoU, 0 to "
-    "1). failure signs: how many of the paper's signs."
-)
-INTERVALS = (
-    "In brackets: 95 % interval over images; lmms-eval gives standard errors instead, see its table. "
-    f"{NONE}: not measured here."
-)
+SCALES = {
+    "pope": "POPE: % of questions.",
+    "cvbench": "CV-Bench: % of questions.",
+    "lmms": "lmms-eval gives standard errors, no intervals: see its table.",
+    "similarity": "similarity: chance that an image's own caption is more alike to it than another image's (AUROC of "
+    "hidden states after the last layer of self-attention, mean pooling, raw; 0.5: no difference).",
+    "grounding": "grounding: attention of the object's word against the object's mask, as many cells as the mask "
+    "covers (IoU, 0 to 1).",
+    "padding": "padding: share of attention on padding over padding's share of the cells, of the object's word in "
+    "images that are not square (1: no more than its share).",
+    "linkage": "linkage: chance that a wrong answer ranks above a right one (AUROC), by the answer's confidence (far "
+    "below 0.5: doubt goes with errors), and by margin, the name's prior and attention together.",
+    "failure-signs": "failure signs: how many of the paper's signs.",
+}
+"""What the numbers of a kind of run are."""
+INTERVALS = f"In brackets: 95 % interval over images. {NONE}: not measured here."
 PAIRED = (
     "On the same questions or images. Established: the 95 % interval over images leaves 0 out, and of benchmarks the "
     "p value by image (where several runs are compared with one, after Holm's adjustment) is at most 0.05; else a tie. "
@@ -128,7 +134,9 @@ def _side_by_side(runs: Sequence[_Headlines]) -> Iterator[Table]:
         heads.append(Column(" · ".join([key[0], *apart]) if names.count(key[0]) > 1 else key[0]))
     models = list(dict.fromkeys(model for cells in columns.values() for model in cells))
     rows = [[Cell(model), *(cells.get(model, Cell(NONE)) for cells in columns.values())] for model in models]
-    yield Table("summary", "Headline numbers", [Column("model", False), *heads], rows, (SCALES, INTERVALS))
+    there = {one.run.benchmark for one in runs}
+    scales = " ".join(said for benchmark, said in SCALES.items() if benchmark in there)
+    yield Table("summary", "Headline numbers", [Column("model", False), *heads], rows, (scales, INTERVALS))
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[Table]:

@@ -53,7 +53,9 @@ def test_measures_of_different_data_or_prompts_are_columns_of_their_own(scored):
     ]
     for row in shown:
         assert sum(value == "–" for value in row.values()) == 2
-    (alone,) = rows(table(summary.section(opened(scored / "pope")), "summary"))
+    one = table(summary.section(opened(scored / "pope")), "summary")
+    assert one.notes[0] == "POPE: % of questions."
+    (alone,) = rows(one)
     assert list(alone) == ["model", "POPE: F1, mean of splits, %", "POPE: accuracy, mean of splits, %"]
 
 
