@@ -8,10 +8,10 @@ from rich.console import Console
 
 from benchmarks.controls import IMAGE
 from benchmarks.cvbench.questions import Question
-from benchmarks.cvbench.readers import JUDGED, MAIN, READERS, Reader
+from benchmarks.cvbench.readers import MAIN, READERS, Reader
 from benchmarks.cvbench.results import Answered, Results
 from benchmarks.cvbench.types import NO_ANSWER, Reading
-from benchmarks.judge.cases import Case, stem
+from benchmarks.judge.cases import JUDGED, Case, stem
 from benchmarks.judge.judging import Judged
 from benchmarks.judge.share import Read, Share, print_share, rule_of, share_of
 from benchmarks.records import Answer

@@ -28,9 +28,6 @@ HEADLINES: dict[Aggregate, tuple[str, ...]] = {
 MAIN = "rules"
 """The reading that leads unless another is named, and against which others are counted as different."""
 
-JUDGED = {"unread": "judged", "all": "judged-all"}
-"""Which answers a judge reads (`--judge-which`) -> the reading's name: see `benchmarks.cvbench.judged`."""
-
 
 @dataclass(frozen=True)
 class Reader:

@@ -10,10 +10,11 @@ from rich.console import Console
 from agevlm.errors import AgeVlmError
 from benchmarks.cvbench.answers import load_run
 from benchmarks.cvbench.judged import cases_of, judged_reader, print_judged, shares
-from benchmarks.cvbench.readers import JUDGED, Reader
+from benchmarks.cvbench.readers import Reader
 from benchmarks.cvbench.result import check_result, print_result
 from benchmarks.cvbench.results import Answered, Results, reading_rows, results
 from benchmarks.judge.asking import check_judged, judge_run
+from benchmarks.judge.cases import JUDGED
 from benchmarks.judge.options import JudgeSettings
 from benchmarks.judge.share import to_json
 from benchmarks.launch import say_tally

@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.controls import IMAGE
-from benchmarks.cvbench.readers import JUDGED, MAIN, READERS
+from benchmarks.cvbench.readers import MAIN, READERS
 from benchmarks.cvbench.results import FLOOR, ResultRow, Results
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN, Disagreement, Score
 from benchmarks.cvbench.types import LETTERS, Reading
+from benchmarks.judge.cases import JUDGED
 from benchmarks.tables import HEADLINE_MARK, answer_table, empty_table, percent, shortened
 
 UNKNOWN_PROMPTS = ("not stated", "mixed", "other")

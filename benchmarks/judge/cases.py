@@ -24,6 +24,8 @@ BY_JUDGE = "judge"
 """What the rule's name of a reading begins with where a judge read the answer, or was to."""
 NAMED_NONE = f"{BY_JUDGE}-none"
 """The rule's name where its verdict is that no option is meant."""
+JUDGED = {"unread": "judged", "all": "judged-all"}
+"""Which answers a judge reads (`--judge-which`) -> the name of the reading or protocol that its verdicts make."""
 _BRACKET_MARK = re.compile(r"\[(?=/?[A-Z_]+\])")
 
 Message = Mapping[str, str]

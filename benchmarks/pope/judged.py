@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.judge.cases import Case
+from benchmarks.judge.cases import JUDGED, Case
 from benchmarks.judge.judging import Judged
 from benchmarks.judge.share import Read, Share, rule_of, share_of
 from benchmarks.pope.protocols import PROTOCOLS, Protocol
@@ -12,8 +12,6 @@ from benchmarks.pope.rows import IMAGE, Answered
 from benchmarks.pope.types import Question
 from benchmarks.reading import Label, Reading, read_yes_no
 
-NAMES = {"unread": "judged", "all": "judged-all"}
-"""Which answers a judge reads (`--judge-which`) -> the protocol's name."""
 OPTIONS = ("yes", "no")
 _LABELS = (Label.YES, Label.NO)
 
@@ -55,7 +53,7 @@ def judged_protocol(judged: Judged, which: str) -> Protocol:
         return Reading(Label.UNPARSED if outcome.option is None else _LABELS[outcome.option], rule_of(outcome))
 
     return Protocol(
-        name=NAMES[which],
+        name=JUDGED[which],
         summary="a language model reads the answer as yes, no or neither; undecided ones are in no count",
         source="this suite, benchmarks/judge",
         prompt=None,

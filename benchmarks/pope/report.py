@@ -9,12 +9,13 @@ from rich.console import Console
 
 from agevlm.errors import AgeVlmError
 from benchmarks.judge.asking import check_judged, judge_run
+from benchmarks.judge.cases import JUDGED
 from benchmarks.judge.judging import Judged
 from benchmarks.judge.options import JudgeSettings
 from benchmarks.judge.share import print_share, to_json
 from benchmarks.launch import say_tally
 from benchmarks.pope.answers import load_run
-from benchmarks.pope.judged import NAMES, cases_of, judged_protocol, shares
+from benchmarks.pope.judged import cases_of, judged_protocol, shares
 from benchmarks.pope.protocols import Protocol
 from benchmarks.pope.result import check_result, print_result
 from benchmarks.pope.rows import Answered, Scores
@@ -68,7 +69,7 @@ def report(
         every = (*protocols, judged_protocol(judged, judge.which))
         scores = score(answered, every, draws=draws, seed=seed)
         share = [
-            {"data_version": version, **to_json(judged, judge.which, NAMES[judge.which], found)}
+            {"data_version": version, **to_json(judged, judge.which, JUDGED[judge.which], found)}
             for version, found in shares(answered, judged, judge.which).items()
         ]
         _write(folder, {**scored, "judge": share}, scores)
@@ -83,7 +84,7 @@ def report(
 def print_shares(answered: Sequence[Answered], judged: Judged, which: str, console: Console) -> None:
     """The judge's share, a table for each data set."""
     for version, found in shares(answered, judged, which).items():
-        print_share(judged, which, NAMES[which], "default", found, console, f" · data {version}")
+        print_share(judged, which, JUDGED[which], "default", found, console, f" · data {version}")
 
 
 def _write(folder: RunFolder, head: dict[str, Any], scores: Scores) -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 import click
 
 from agevlm.errors import DataError
-
-INCOMPLETE = 3
-"""Exit code where something is missing, as the commands of runs have it."""
+from benchmarks.remarks import ANSWERS_MISSING
 
 
 @click.command()
@@ -26,7 +24,7 @@ INCOMPLETE = 3
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the image files.  [where the runs had them]")
 @click.option("--no-pictures", is_flag=True, help="Questions without pictures: a small file.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the order `random`.")
-@click.option("--allow-partial", is_flag=True, help=f"Exit with 0, not {INCOMPLETE}, if the page begins with warnings.")
+@click.option("--allow-partial", is_flag=True, help=f"Exit with 0, not {ANSWERS_MISSING}, if the page has warnings.")
 def report(
     runs: tuple[Path, ...],
     out: Path,
@@ -60,4 +58,4 @@ def report(
         click.secho(warning, fg="yellow", err=True)
     click.echo(f"{len(made.tables)} tables and {len(made.figures)} figures in {out}; the page:\n{page}")
     if made.warnings and not allow_partial:
-        sys.exit(INCOMPLETE)
+        sys.exit(ANSWERS_MISSING)

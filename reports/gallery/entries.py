@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agevlm.errors import AgeVlmError, DataError
+from benchmarks.judge.cases import JUDGED
 from benchmarks.run_folder import RunFolder
 from reports.document import Item, ItemKind
 from reports.opened import Run
@@ -14,8 +15,6 @@ from reports.runs.headline import FIELD
 from reports.runs.printing import remark_lines
 from reports.runs.showing import Opened, Shown, open_run
 
-JUDGED = ("judged", "judged-all")
-"""Protocols of POPE that cannot be shown question by question."""
 WRONG: frozenset[ItemKind] = frozenset({"false yes", "missed", "wrong answer", "unparsed"})
 
 
@@ -71,7 +70,7 @@ def _opened(run: Run, notes: list[str]) -> Opened:
 
     pope = run.benchmark == "pope"
     named = RunFolder(run.folder).last_scored(f"{FIELD[run.benchmark]}s")
-    ways = [name for name in named if not (pope and name in JUDGED)]
+    ways = [name for name in named if not (pope and name in JUDGED.values())]
     trouble = "a judge's verdicts on POPE's answers are not kept question by question"
     for name in dict.fromkeys([*ways, "default" if pope else MAIN]):
         try:

@@ -203,10 +203,11 @@ Reads = Callable[[Mapping[str, Any], AnswerRecord | None, str], Shown]
 
 
 def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) -> tuple[str, Reads]:
+    from benchmarks.judge.cases import JUDGED
     from benchmarks.pope.protocols import protocol
     from benchmarks.pope.types import Question
 
-    if name in ("judged", "judged-all"):
+    if name in JUDGED.values():
         raise DataError(
             f"--protocol {name}: a judge's verdicts on POPE's answers are not kept question by question; `agevlm-eval "
             f"score pope --answers {folder} --judge ...` scores by them, judge.jsonl has every call"
@@ -244,8 +245,9 @@ def _pope(folder: Path, name: str | None, _condition: str, _remarks: list[str]) 
 def _cvbench(folder: Path, name: str | None, condition: str, remarks: list[str]) -> tuple[str, Reads]:
     from benchmarks.cvbench.questions import Question
     from benchmarks.cvbench.ranked import option_forms
-    from benchmarks.cvbench.readers import JUDGED, MAIN, chosen_readers
+    from benchmarks.cvbench.readers import MAIN, chosen_readers
     from benchmarks.cvbench.types import LETTERS
+    from benchmarks.judge.cases import JUDGED
 
     name = name or next(iter(RunFolder(folder).last_scored("readings")), MAIN)
     judged = _judged(folder, name, condition, remarks) if name in JUDGED.values() else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.controls import IMAGE
-from benchmarks.cvbench.readers import JUDGED, READERS
+from benchmarks.cvbench.readers import READERS
 from benchmarks.cvbench.score import OFFICIAL, ROW_MEAN
+from benchmarks.judge.cases import JUDGED
 from benchmarks.remarks import FEW_IMAGES
 from reports.document import NONE, Cell, Column, Figure, Section, Table, flat, number
 from reports.opened import Run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from agevlm.cli import eval_main
+from tests.calling import caller
 from tests.reports.runs.conftest import copy, made
 
 __all__ = ["copy", "made"]
@@ -40,15 +40,4 @@ def renamed(copy) -> Renamed:
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run `agevlm-eval` with these arguments: exit code, stdout, stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["agevlm-eval", *map(str, arguments)])
-        code = 0
-        try:
-            eval_main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return caller(eval_main, "agevlm-eval", monkeypatch, capsys)
